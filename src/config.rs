@@ -1,0 +1,1 @@
+//! Configuration: what every knob means, its default and its limits.

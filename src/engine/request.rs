@@ -1,0 +1,143 @@
+//! What enters the engine and what comes out: token ids and numbers, never text.
+
+use std::fmt;
+
+/// One sequence to generate. Built by `chat`, already validated against the model's limits.
+#[derive(Debug)]
+pub struct Request {
+    /// Prompt token ids; not empty.
+    pub prompt: Vec<u32>,
+    /// How many tokens to generate at most; at least 1, and `prompt.len() + max_tokens` fits the context.
+    pub max_tokens: u32,
+    /// Stop tokens are banned before this many tokens have been generated.
+    pub min_tokens: u32,
+    /// Tokens that end the sequence; they are reported as the reason, not as output.
+    pub stop_tokens: Vec<u32>,
+    pub sampling: Sampling,
+    /// Wanted alternatives per generated token: `None` = no log-probabilities, `Some(0)` = the chosen alone.
+    pub logprobs: Option<u32>,
+    /// The same for the prompt's own tokens (`echo`).
+    pub prompt_logprobs: Option<u32>,
+    /// Sequences share cached prefixes only within one salt.
+    pub cache_salt: u64,
+    /// Token mask from a grammar.
+    pub constraint: Option<Box<dyn Constraint>>,
+}
+
+/// How the next token is chosen. Defaults are OpenAI's: temperature 1, everything else off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 = greedy.
+    pub temperature: f32,
+    /// Nucleus, in (0, 1]; 1 = off.
+    pub top_p: f32,
+    /// 0 = off.
+    pub top_k: u32,
+    /// Tokens less likely than `min_p` times the likeliest are dropped; 0 = off.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 = off.
+    pub repetition_penalty: f32,
+    /// Subtracted once per occurrence in the output.
+    pub frequency_penalty: f32,
+    /// Subtracted once for a token that occurred in the output.
+    pub presence_penalty: f32,
+    /// Added to the logits: (token id, bias), with -100 and lower a ban.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Same request and seed, same tokens.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// A token mask that follows the output, such as a grammar. Fails closed.
+pub trait Constraint: Send + fmt::Debug {
+    /// Bit `id` of `mask` (word `id / 32`, bit `id % 32`) is set when the token may come next.
+    ///
+    /// # Errors
+    /// The constraint cannot go on; the sequence ends with this error.
+    fn mask(&mut self, mask: &mut [u32]) -> Result<(), String>;
+
+    /// Takes the token that was chosen.
+    ///
+    /// # Errors
+    /// The token was not allowed.
+    fn accept(&mut self, token: u32) -> Result<(), String>;
+
+    /// The output so far is complete and nothing may follow but a stop token.
+    fn is_finished(&self) -> bool;
+}
+
+/// Progress of one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A part of the prompt is in the KV cache.
+    Prefill { processed: u32, cached: u32, total: u32 },
+    /// Log-probabilities of the prompt's tokens, from the second on, when asked for.
+    PromptLogprobs(Vec<TokenLogprobs>),
+    /// One generated token.
+    Token { id: u32, logprobs: Option<TokenLogprobs> },
+    /// The sequence is complete.
+    Finished(Outcome),
+    /// The sequence ended by a failure; its partial output stays readable.
+    Failed(crate::error::Error),
+}
+
+/// Log-probability (natural) of a token and of its likeliest alternatives, after logit bias and penalties
+/// and before temperature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    pub id: u32,
+    pub logprob: f32,
+    /// Likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a sequence ended and what it took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    pub reason: FinishReason,
+    pub usage: Usage,
+    pub timings: Timings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token, or the constraint is complete.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+    /// The job was cancelled.
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    /// Of the prompt, taken from the prefix cache.
+    pub cached_tokens: u32,
+    pub completion_tokens: u32,
+}
+
+/// Wall-clock times in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    pub queue_ms: f64,
+    pub prefill_ms: f64,
+    /// From submission to the first token.
+    pub ttft_ms: f64,
+    pub decode_ms: f64,
+}

@@ -1,0 +1,1 @@
+//! A deterministic runner without tensors, for tests and simulation.

@@ -1,0 +1,1 @@
+//! GGUF: a hardened, memory-mapped reader and a writer.

@@ -1,0 +1,64 @@
+//! The seam between the engine and tensors.
+
+use super::batch::Batch;
+
+/// What the engine must know of a model to schedule for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerSpec {
+    /// Logits per row.
+    pub vocab_size: usize,
+    /// Positions a sequence may have.
+    pub context_len: usize,
+    /// Blocks in the KV pool.
+    pub num_blocks: usize,
+    /// Rows that [`Runner::forward`] accepts in one batch.
+    pub max_rows: usize,
+    /// Bytes of KV in one block over all layers.
+    pub kv_bytes_per_block: usize,
+    /// Bytes of resident weights.
+    pub weight_bytes: usize,
+    /// Where the model runs: `cpu`, `cuda:0`, `metal:0`.
+    pub device: String,
+}
+
+/// Logits of the wanted rows on the host, (`logit_rows.len()`, `vocab_size`), row-major.
+#[derive(Clone, Debug, Default)]
+pub struct Logits {
+    pub data: Vec<f32>,
+    pub vocab_size: usize,
+}
+
+impl Logits {
+    /// Logits of the `i`-th wanted row, (`vocab_size`).
+    #[must_use]
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.vocab_size..(i + 1) * self.vocab_size]
+    }
+
+    /// As [`Self::row`], for logits processors that edit in place.
+    pub fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        &mut self.data[i * self.vocab_size..(i + 1) * self.vocab_size]
+    }
+}
+
+/// A forward pass that failed; the engine ends its jobs with it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RunnerError(pub String);
+
+/// Owner of weights and KV pool; lives on the engine thread.
+pub trait Runner: Send {
+    fn spec(&self) -> &RunnerSpec;
+
+    /// Runs one batch: writes K and V of every row into its slot and computes the wanted logits.
+    ///
+    /// # Errors
+    /// A failed device operation. A batch that contradicts [`RunnerSpec`] is a bug of the caller.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError>;
+
+    /// Copies the KV of block `from` to block `to` in all layers (copy on write of a shared block).
+    ///
+    /// # Errors
+    /// A failed device operation.
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError>;
+}
