@@ -12,6 +12,8 @@
 //!
 //! Imports point downwards only; `tests/it/tidy.rs` checks it.
 
+#![deny(unsafe_code)]
+
 pub mod chat;
 pub mod cli;
 pub mod config;
