@@ -418,7 +418,7 @@ fn alignment_is_honoured_both_ways() {
         let mut writer = valid();
         writer.set("general.alignment", alignment);
         let gguf = Gguf::from_bytes(writer.to_bytes()).unwrap();
-        assert_eq!(gguf.alignment(), alignment.into());
+        assert_eq!(gguf.alignment(), u64::from(alignment));
         assert_eq!(gguf.data(gguf.tensor("b.weight").unwrap()), [7; 36], "{alignment}");
     }
 }
