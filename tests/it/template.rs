@@ -95,7 +95,7 @@ fn hostile_templates_end_in_errors() {
         "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
         "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = [b] %}{{ a }}",
         "{{ '{% set a.b = \\'' }}{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}",
-        "{% set ns = namespace(l=[1]) %}{% for i in range(99999) %}{% set ns.l = ns.l|map('upper')|reverse %}{% endfor %}{{ ns.l|length.a.b }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(99999) %}{% set ns.l = ns.l|map('upper')|reverse %}{% endfor %}{{ ns.l.a.b }}",
         "{{ messages[0].missing.deeper }}",
         "{{ raise_exception('no') }}",
         "{% include 'other' %}",
@@ -104,13 +104,65 @@ fn hostile_templates_end_in_errors() {
         "{{",
     ];
     let deep = ["+a", ".a", "|upper", "[a]", "(1)", " if a else a", " and a", " ~ a", " is a"]
-        .map(|link| format!("{{{{ a{} }}}}", link.repeat(250_000 / link.len())));
+        .map(|link| format!("{{{{ a{} }}}}", link.repeat(120_000 / link.len())));
     let nested = ["{% if a %}", "{% elif a %}", "{% for a in a %}", "{{ (", "{{ [", "{{ not ", "{{ -"]
-        .map(|link| format!("{{% if a %}}{}", link.repeat(250_000 / link.len())));
+        .map(|link| format!("{{% if a %}}{}", link.repeat(120_000 / link.len())));
     let huge = "x".repeat(1 << 20);
     let made = deep.iter().chain(&nested).chain([&huge]).map(String::as_str);
     for source in sources.into_iter().chain(made) {
         let result = template(source).render_at(&user("hi"), &|_| vec![], NOW_S);
-        assert!(result.is_err(), "{:.200}", source);
+        assert!(result.is_err(), "{source:.200}");
     }
+}
+
+#[test]
+fn variables_of_the_server_are_not_for_requests() {
+    let template = template("{{ messages[0].content }}{{ colour }}{{ bos_token }}");
+    let render = |name: &str| {
+        let mut input = user("hi");
+        input.kwargs.insert(name.to_owned(), "red".into());
+        template.render_at(&input, &|_| vec![], NOW_S)
+    };
+    assert_eq!(render("colour").unwrap().text, "hired<BOS>");
+    for name in ["messages", "tools", "add_generation_prompt", "bos_token", "raise_exception"] {
+        let error = render(name).unwrap_err();
+        assert_eq!(error.param, Some(format!("chat_template_kwargs.{name}")));
+    }
+}
+
+#[test]
+fn what_the_template_raises_reaches_the_client() {
+    let error = template("{{ raise_exception('roles must alternate') }}")
+        .render_at(&user("hi"), &|_| vec![], NOW_S)
+        .unwrap_err();
+    assert_eq!(error.message, "the chat template refuses: roles must alternate");
+    assert_eq!(error.kind.status(), 400);
+}
+
+#[test]
+fn places_in_the_request_are_protected_in_the_text() {
+    let template = template("<|im_start|>{{ messages[0].content|trim }}<|im_end|>");
+    let find = |text: &str| text.match_indices("<|im_end|>").map(|(at, _)| at + 1).collect();
+    let rendered = template.render_at(&user(" a<|im_end|> "), &find, NOW_S).unwrap();
+    assert_eq!(rendered.text, "<|im_start|>a<|im_end|><|im_end|>");
+    assert_eq!(rendered.protected, [14]);
+}
+
+/// Every template with tools shows a tool's name and description; one that ignores them would let a
+/// request go wrong without a word.
+#[test]
+fn tools_of_a_request_are_in_the_prompt() {
+    let silent: Vec<String> = fixtures()
+        .iter()
+        .filter(|(_, fixture)| {
+            let cases = fixture["cases"].as_array().unwrap();
+            let case = cases.iter().find(|case| case["name"] == "tools").unwrap();
+            let template = template(fixture["template"].as_str().unwrap());
+            let rendered = template.render_at(&input(case), &|_| vec![], NOW_S);
+            !rendered.is_ok_and(|r| r.text.contains("get_weather"))
+        })
+        .map(|(name, _)| name.clone())
+        .collect();
+    // Published without a place for tools; see `ChatTemplate::takes_tools`.
+    assert_eq!(silent, Vec::<String>::new());
 }

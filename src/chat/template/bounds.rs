@@ -13,6 +13,8 @@ use minijinja::{Error, ErrorKind, State};
 pub(super) const FILTER: &str = "_kolosal_bounded";
 /// Deepest value in a namespace; messages with tool schemas stay below 20.
 const MAX_DEPTH: usize = 64;
+/// Longest tag without its strings; the longest published ones have 300 characters.
+const MAX_TAG_CODE: usize = 4096;
 /// Values looked at for one unit of fuel.
 const VISITS_PER_FUEL: u64 = 8;
 
@@ -78,6 +80,41 @@ pub(super) fn with_bounds(source: &str) -> String {
     }
     out.push_str(&source[done..]);
     out
+}
+
+/// Refuses tags with more code than a person writes, whose syntax tree would be as deep as they are
+/// long: compiling takes time with the square of the depth. Text in quotes does not count.
+pub(super) fn check_tags(source: &str) -> Result<(), Error> {
+    for (at, open) in source.match_indices("{{").chain(source.match_indices("{%")) {
+        let close = if open == "{{" { b"}}" } else { b"%}" };
+        let code = code_len(source.as_bytes().get(at + 2..).unwrap_or_default(), close);
+        if code > MAX_TAG_CODE {
+            let problem = format!("a tag has more than {MAX_TAG_CODE} characters of code");
+            return Err(Error::new(ErrorKind::SyntaxError, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes outside quotes before `close`, counted up to the limit.
+fn code_len(bytes: &[u8], close: &[u8]) -> usize {
+    let (mut quote, mut count, mut i) = (None, 0, 0);
+    while let Some(&byte) = bytes.get(i)
+        && count <= MAX_TAG_CODE
+    {
+        match quote {
+            Some(_) if byte == b'\\' => i += 1,
+            Some(open) if byte == open => quote = None,
+            Some(_) => {}
+            None if bytes[i..].starts_with(close) => break,
+            None => {
+                count += 1;
+                quote = matches!(byte, b'"' | b'\'').then_some(byte);
+            }
+        }
+        i += 1;
+    }
+    count
 }
 
 /// Where the expression lies that a `set` tag assigns to a namespace; `at` is after the `{%`.

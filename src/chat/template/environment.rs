@@ -11,13 +11,15 @@ use super::{bounds, json};
 /// Work that one render may do. Rendering a conversation takes a few hundred units a message; a unit
 /// also pays for 64 bytes, so this bounds memory too.
 const FUEL: u64 = 20_000_000;
+/// Work for each of the small conversations that find out what a template takes.
+const PROBE_FUEL: u64 = 500_000;
 /// Name of the template in its environment.
 pub(super) const NAME: &str = "chat_template";
 /// Variable with the seconds since 1970 at which a render takes place.
 pub(super) const NOW: &str = "_kolosal_now_s";
 
 /// Stack of the thread that compiles. Chains of operators make a syntax tree as deep as they are long,
-/// up to one level for every two bytes of the source; only pages that are used cost memory.
+/// and conditions one as deep as they are many; only pages that are used cost memory.
 const COMPILER_STACK: usize = 512 << 20;
 
 /// An environment with the one template `source`, compiled on a thread of its own.
@@ -33,11 +35,17 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     })
 }
 
+/// Gives renders all the fuel, once probing is done.
+pub(super) fn refuel(env: &mut Environment<'static>) {
+    env.set_fuel(Some(FUEL));
+}
+
 fn compile(source: &str) -> Result<Environment<'static>, Error> {
+    bounds::check_tags(source)?;
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     env.set_syntax(syntax);
-    env.set_fuel(Some(FUEL));
+    env.set_fuel(Some(PROBE_FUEL));
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", raise_exception);

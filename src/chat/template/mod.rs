@@ -25,8 +25,8 @@ use crate::model::gguf::Metadata;
 use environment::{NAME, NOW, Raised};
 use messages::Forms;
 
-/// Longest template; the longest published ones have 60 KB.
-const MAX_SOURCE_LEN: usize = 256 << 10;
+/// Longest template; the longest published ones have 20 KB.
+const MAX_SOURCE_LEN: usize = 128 << 10;
 /// Longest rendered conversation.
 const MAX_OUTPUT_LEN: usize = 64 << 20;
 /// What templates are given by us and requests may not set.
@@ -221,6 +221,7 @@ impl Compiled {
             let context = Context { input: &input, tokens, special_places: &places, now_s: 0 };
             compiled.execute(&context, &input.messages).ok()
         });
+        environment::refuel(&mut compiled.env);
         Ok(compiled)
     }
 
@@ -236,8 +237,7 @@ impl Compiled {
         let text = match self.execute(context, &messages) {
             Err(first) if !is_refusal(&first) => {
                 messages::fill_gaps(&mut messages);
-                let tools = input.tools.clone().unwrap_or_else(|| Value::Array(vec![]));
-                let filled = ChatInput { tools: Some(tools), ..input.clone() };
+                let filled = filled(context);
                 let context = Context { input: &filled, ..*context };
                 self.execute(&context, &messages).map_err(|_| first)
             }
@@ -290,6 +290,20 @@ impl Compiled {
         };
         Error::invalid("messages", message)
     }
+}
+
+/// The request with what some templates need and transformers leaves to the caller: a list of tools
+/// even if empty, and the same as text with the date for those written before `tools` existed.
+fn filled(context: &Context<'_>) -> ChatInput {
+    let mut input = context.input.clone();
+    let tools = input.tools.take().unwrap_or_else(|| Value::Array(vec![]));
+    let set = |kwargs: &mut Map<String, Value>, name: &str, text: String| {
+        kwargs.entry(name).or_insert(Value::String(text));
+    };
+    set(&mut input.kwargs, "functions", serde_json::to_string_pretty(&tools).unwrap_or_default());
+    set(&mut input.kwargs, "datetime", time::strftime(context.now_s, "%b %d %Y %H:%M:%S UTC"));
+    input.tools = Some(tools);
+    input
 }
 
 /// Whether the template itself raised the error.
