@@ -63,7 +63,7 @@ impl Default for RunnerOptions {
 /// # Errors
 /// See [`ModelError`].
 pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, ModelError> {
-    let model = arch::describe(gguf.metadata())?;
+    let model = arch::describe(gguf)?;
     let capacity = capacity(&model, options);
     match device(&options.device)? {
         Some(device) => {
@@ -82,7 +82,7 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
 /// # Errors
 /// As [`load_runner`], as far as metadata tells.
 pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, ModelError> {
-    let model = arch::describe(gguf.metadata())?;
+    let model = arch::describe(gguf)?;
     let capacity = capacity(&model, options);
     let kv = model.kv_bytes_per_block() as u64 * capacity.num_blocks as u64;
     let widest = model.hidden.max(model.layers.iter().map(widest_row).max().unwrap_or(0));

@@ -49,8 +49,8 @@ pub struct LayerSpec {
 /// Which norms a layer has and how attention and feed-forward hang together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Norms {
-    /// Before attention (`attn_norm`).
-    pub attn: bool,
+    /// Before attention.
+    pub attn: Option<&'static str>,
     /// On attention's output (`post_attention_norm`).
     pub attn_post: bool,
     /// Before the feed-forward part, if it has one of its own.
@@ -63,16 +63,19 @@ pub struct Norms {
 
 impl Norms {
     /// Llama: a norm before each part.
-    pub const PRE: Self =
-        Self { attn: true, attn_post: false, ffn: Some("ffn_norm"), ffn_post: false, parallel: false };
+    pub const PRE: Self = Self {
+        attn: Some("attn_norm"),
+        attn_post: false,
+        ffn: Some("ffn_norm"),
+        ffn_post: false,
+        parallel: false,
+    };
     /// Gemma 2 and 3, GLM-4: a norm before and after each part.
     pub const PRE_POST: Self = Self { attn_post: true, ffn_post: true, ..Self::PRE };
     /// OLMo 2: a norm after each part alone.
-    pub const POST: Self =
-        Self { attn: false, attn_post: true, ffn: None, ffn_post: true, parallel: false };
+    pub const POST: Self = Self { attn: None, ffn: None, ..Self::PRE_POST };
     /// phi-2, falcon, command-r: one norm, then both parts side by side.
-    pub const PARALLEL: Self =
-        Self { attn: true, attn_post: false, ffn: None, ffn_post: false, parallel: true };
+    pub const PARALLEL: Self = Self { ffn: None, parallel: true, ..Self::PRE };
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -121,19 +124,40 @@ pub struct RopeSpec {
     pub dim: usize,
     pub base: f32,
     pub scaling: RopeScaling,
-    /// Tensor of `dim / 2` divisors of the frequencies (Llama 3.1's `rope_freqs.weight`).
-    pub factors: Option<String>,
+    pub factors: RopeFactors,
     /// Factor on cosine and sine.
     pub magnitude: f32,
+}
+
+/// Tensors of `dim / 2` divisors of the frequencies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RopeFactors {
+    None,
+    /// Llama 3.1's `rope_freqs.weight`.
+    Always(&'static str),
+    /// LongRoPE (arXiv 2402.13753): `long` when contexts beyond `original_context` are to be served.
+    BySize {
+        short: &'static str,
+        long: &'static str,
+        original_context: usize,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     None,
     /// Positions are divided by `factor`.
-    Linear { factor: f32 },
+    Linear {
+        factor: f32,
+    },
     /// YaRN (arXiv 2309.00071) with llama.cpp's parameters.
-    Yarn { factor: f32, original_context: usize, beta_fast: f32, beta_slow: f32, ext_factor: f32 },
+    Yarn {
+        factor: f32,
+        original_context: usize,
+        beta_fast: f32,
+        beta_slow: f32,
+        ext_factor: f32,
+    },
 }
 
 /// Element-wise non-linearity.
@@ -152,10 +176,28 @@ pub enum ActSpec {
 #[derive(Clone, Debug, PartialEq)]
 pub enum FfnSpec {
     /// `down(act(gate(x)) · up(x))`.
-    Gated { width: usize, act: ActSpec },
+    Gated {
+        width: usize,
+        act: ActSpec,
+    },
     /// `down(act(up(x)))`.
-    Plain { width: usize, act: ActSpec },
+    Plain {
+        width: usize,
+        act: ActSpec,
+    },
     Moe(MoeSpec),
+}
+
+impl FfnSpec {
+    /// The same width without a gate.
+    #[must_use]
+    pub fn plain(&self, act: ActSpec) -> Self {
+        let width = match self {
+            Self::Gated { width, .. } | Self::Plain { width, .. } => *width,
+            Self::Moe(moe) => moe.width,
+        };
+        Self::Plain { width, act }
+    }
 }
 
 /// A mixture of gated experts.

@@ -7,7 +7,9 @@ use kolosal_kernels::quant;
 use super::error::ModelError;
 use super::gguf::{Gguf, TensorInfo};
 use super::ops::{Norm, Ops, WeightSource};
-use super::spec::{AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm};
+use super::spec::{
+    AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
+};
 
 /// All weights, in the form that the back end `O` computes with.
 pub struct Weights<O: Ops> {
@@ -119,9 +121,13 @@ impl<O: Ops> Loader<'_, O> {
             .ropes
             .iter()
             .map(|rope| {
-                let factors = match &rope.factors {
-                    Some(name) => Some(self.floats(name, rope.dim / 2)?),
-                    None => None,
+                let factors = match rope.factors {
+                    RopeFactors::None => None,
+                    RopeFactors::Always(name) => Some(self.floats(name, rope.dim / 2)?),
+                    RopeFactors::BySize { short, long, original_context } => {
+                        let name = if context_len > original_context { long } else { short };
+                        Some(self.floats(name, rope.dim / 2)?)
+                    }
                 };
                 self.ops.load_rope(rope, factors.as_deref(), context_len)
             })
@@ -155,7 +161,10 @@ impl<O: Ops> Loader<'_, O> {
             false => None,
         };
         Ok(Layer {
-            attn_norm: self.norm_if(layer.norms.attn, &name("attn_norm"), hidden, spec.norm)?,
+            attn_norm: match layer.norms.attn {
+                Some(part) => Some(self.norm(&name(part), hidden, spec.norm)?),
+                None => None,
+            },
             q,
             k,
             v,
@@ -190,8 +199,11 @@ impl<O: Ops> Loader<'_, O> {
         hidden: usize,
         attn: &AttnSpec,
     ) -> Result<[O::Linear; 3], ModelError> {
-        let widths =
-            [attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim, attn.kv_heads * attn.value_dim];
+        let widths = [
+            attn.heads * attn.head_dim,
+            attn.kv_heads * attn.head_dim,
+            attn.kv_heads * attn.value_dim,
+        ];
         let fused = format!("blk.{index}.attn_qkv");
         if self.gguf.tensor(&format!("{fused}.weight")).is_none() {
             let name = |part: &str| format!("blk.{index}.attn_{part}");
@@ -232,9 +244,14 @@ impl<O: Ops> Loader<'_, O> {
                 }
                 // One tensor holds the gate above the up projection (phi3, glm4).
                 let mut parts = self.split(&name("up"), &[*width, *width], hidden)?.into_iter();
-                let mut next = || parts.next().ok_or(ModelError::MissingTensor(name("gate.weight")));
+                let mut next =
+                    || parts.next().ok_or(ModelError::MissingTensor(name("gate.weight")));
                 let (gate, up) = (next()?, next()?);
-                Ok(Ffn::Gated(Gated { gate, up, down: self.linear(&name("down"), hidden, *width)? }))
+                Ok(Ffn::Gated(Gated {
+                    gate,
+                    up,
+                    down: self.linear(&name("down"), hidden, *width)?,
+                }))
             }
             FfnSpec::Plain { width, .. } => Ok(Ffn::Plain {
                 up: self.linear(&name("up"), *width, hidden)?,
@@ -419,14 +436,17 @@ impl<'a, O> Loader<'a, O> {
     {
         self.used.insert(name.to_owned());
         let gguf: &'a Gguf = self.gguf;
-        let info =
-            gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        let info = gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
         if info.shape != expected {
-            return Err(ModelError::Shape {
-                name: name.to_owned(),
-                found: info.shape.clone(),
-                expected: expected.to_vec(),
-            });
+            // A matrix of one row may be stored as a vector.
+            let squeezed = expected[0] == 1 && info.shape == expected[1..];
+            if !squeezed {
+                return Err(ModelError::Shape {
+                    name: name.to_owned(),
+                    found: info.shape.clone(),
+                    expected: expected.to_vec(),
+                });
+            }
         }
         let (n, k) = (expected[expected.len() - 2], expected[expected.len() - 1]);
         Ok(WeightSource { name, ty: info.ty, n, k, bytes: gguf.data(info) })

@@ -1,14 +1,21 @@
 //! One small file a family: metadata in, [`ModelSpec`] out. Nothing here computes.
 
+mod cohere;
 mod gemma;
+mod glm;
+mod gpt;
+mod gpt_oss;
+mod granite;
 mod llama;
+mod olmo;
+mod phi;
 mod qwen;
 
 use super::error::ModelError;
-use super::gguf::Metadata;
+use super::gguf::{Gguf, Metadata};
 use super::spec::{
-    ActSpec, AttnSpec, FfnSpec, LayerSpec, ModelSpec, Norms, NormKind, NormSpec, QkNorm, RopeScaling,
-    RopeSpec, RopeStyle,
+    ActSpec, AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind, NormSpec, Norms,
+    QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle,
 };
 
 type Describe = fn(&Keys<'_>) -> Result<ModelSpec, ModelError>;
@@ -16,22 +23,42 @@ type Describe = fn(&Keys<'_>) -> Result<ModelSpec, ModelError>;
 /// Architectures by `general.architecture`, with what is known to use them.
 pub const ARCHITECTURES: &[(&str, &str, Describe)] = &[
     ("llama", "Llama 1–3, SmolLM, Mistral, Mixtral, TinyLlama and relatives", llama::llama),
+    ("smollm3", "SmolLM 3", llama::smollm3),
+    ("internlm2", "InternLM 2", llama::llama),
     ("qwen2", "Qwen 1.5, 2 and 2.5", qwen::qwen2),
+    ("qwen2moe", "Qwen 1.5 MoE, Qwen 2 MoE", qwen::qwen2moe),
     ("qwen3", "Qwen 3", qwen::qwen3),
+    ("qwen3moe", "Qwen 3 MoE", qwen::qwen3moe),
+    ("gemma", "Gemma 1", gemma::gemma),
+    ("gemma2", "Gemma 2", gemma::gemma2),
     ("gemma3", "Gemma 3 (text)", gemma::gemma3),
+    ("phi2", "Phi 1, 1.5 and 2", phi::phi2),
+    ("phi3", "Phi 3, 3.5 and 4", phi::phi3),
+    ("olmo2", "OLMo 2 and 3", olmo::olmo2),
+    ("granite", "Granite 3", granite::granite),
+    ("granitemoe", "Granite 3 MoE", granite::granitemoe),
+    ("glm4", "GLM-4 (0414)", glm::glm4),
+    ("command-r", "Command R", cohere::command_r),
+    ("gpt2", "GPT-2", gpt::gpt2),
+    ("gptneox", "GPT-NeoX, Pythia", gpt::gptneox),
+    ("starcoder2", "StarCoder 2", gpt::starcoder2),
+    ("stablelm", "StableLM", gpt::stablelm),
+    ("falcon", "Falcon 7B and 40B", gpt::falcon),
+    ("gpt-oss", "gpt-oss", gpt_oss::gpt_oss),
 ];
 
 /// Describes the model of a file.
 ///
 /// # Errors
 /// An unknown architecture (the error lists the known ones), or a key that is missing or absurd.
-pub fn describe(metadata: &Metadata) -> Result<ModelSpec, ModelError> {
+pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
+    let metadata = gguf.metadata();
     let name = metadata.architecture()?;
     let Some((_, _, describe)) = ARCHITECTURES.iter().find(|(known, ..)| *known == name) else {
         let known: Vec<&str> = ARCHITECTURES.iter().map(|(known, ..)| *known).collect();
         return Err(ModelError::UnknownArchitecture(name.to_owned(), known.join(", ")));
     };
-    let spec = describe(&Keys { metadata, name })?;
+    let spec = describe(&Keys { gguf, metadata, name })?;
     check(&spec)?;
     Ok(spec)
 }
@@ -82,6 +109,7 @@ fn check(spec: &ModelSpec) -> Result<(), ModelError> {
 
 /// Metadata under the architecture's prefix.
 struct Keys<'a> {
+    gguf: &'a Gguf,
     metadata: &'a Metadata,
     name: &'a str,
 }
@@ -89,6 +117,11 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.name)
+    }
+
+    /// The file has this tensor.
+    fn has(&self, tensor: &str) -> bool {
+        self.gguf.tensor(tensor).is_some()
     }
 
     fn usize(&self, key: &str) -> Result<usize, ModelError> {
@@ -133,10 +166,16 @@ impl Keys<'_> {
 
     fn rms(&self) -> Result<NormSpec, ModelError> {
         let eps = self.f32("attention.layer_norm_rms_epsilon")?;
-        let eps = eps.ok_or_else(|| {
-            ModelError::MissingKey(self.key("attention.layer_norm_rms_epsilon"))
-        })?;
+        let eps = eps
+            .ok_or_else(|| ModelError::MissingKey(self.key("attention.layer_norm_rms_epsilon")))?;
         Ok(NormSpec { kind: NormKind::Rms, eps })
+    }
+
+    fn layer_norm(&self) -> Result<NormSpec, ModelError> {
+        let eps = self.f32("attention.layer_norm_epsilon")?;
+        let eps =
+            eps.ok_or_else(|| ModelError::MissingKey(self.key("attention.layer_norm_epsilon")))?;
+        Ok(NormSpec { kind: NormKind::Layer, eps })
     }
 
     fn vocab_size(&self) -> Result<usize, ModelError> {
@@ -148,18 +187,31 @@ impl Keys<'_> {
 
     /// Rotary embedding by the standard keys; `dim` is the default for `rope.dimension_count`.
     fn rope(&self, style: RopeStyle, dim: usize) -> Result<RopeSpec, ModelError> {
-        let scaling = self.rope_scaling()?;
-        let magnitude = match scaling {
-            RopeScaling::Yarn { .. } => self.f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
-            _ => 1.0,
-        };
         Ok(RopeSpec {
             style,
             dim: self.opt_usize("rope.dimension_count")?.unwrap_or(dim),
             base: self.f32("rope.freq_base")?.unwrap_or(10_000.0),
-            scaling,
-            factors: None,
-            magnitude,
+            scaling: self.rope_scaling()?,
+            factors: self.rope_factors()?,
+            magnitude: self.f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
+        })
+    }
+
+    fn rope_factors(&self) -> Result<RopeFactors, ModelError> {
+        if self.has("rope_freqs.weight") {
+            return Ok(RopeFactors::Always("rope_freqs.weight"));
+        }
+        if !self.has("rope_factors_long.weight") {
+            return Ok(RopeFactors::None);
+        }
+        let original = self.opt_usize("rope.scaling.original_context_length")?;
+        Ok(RopeFactors::BySize {
+            short: "rope_factors_short.weight",
+            long: "rope_factors_long.weight",
+            original_context: match original {
+                Some(original) => original,
+                None => self.usize("context_length")?,
+            },
         })
     }
 
@@ -189,7 +241,9 @@ impl Keys<'_> {
             }
             Some(other) => Err(ModelError::BadKey {
                 key: self.key("rope.scaling.type"),
-                problem: format!("'{other}' is not supported; supported: none, linear, yarn, longrope"),
+                problem: format!(
+                    "'{other}' is not supported; supported: none, linear, yarn, longrope"
+                ),
             }),
         }
     }
@@ -203,7 +257,8 @@ impl Keys<'_> {
             return Err(too_many());
         }
         let heads = self.per_layer("attention.head_count", layers)?;
-        let heads = heads.ok_or_else(|| ModelError::MissingKey(self.key("attention.head_count")))?;
+        let heads =
+            heads.ok_or_else(|| ModelError::MissingKey(self.key("attention.head_count")))?;
         let kv_heads =
             self.per_layer("attention.head_count_kv", layers)?.unwrap_or_else(|| heads.clone());
         let widths = self.per_layer("feed_forward_length", layers)?;
@@ -248,6 +303,21 @@ impl Keys<'_> {
         })
     }
 
+    /// The mixture that the standard keys describe, with softmax scores that are made to sum to one.
+    fn moe(&self, width: usize) -> Result<MoeSpec, ModelError> {
+        Ok(MoeSpec {
+            experts: self.usize("expert_count")?,
+            used: self.usize("expert_used_count")?,
+            width: self.opt_usize("expert_feed_forward_length")?.unwrap_or(width),
+            act: ActSpec::Silu,
+            score: MoeScore::Softmax,
+            normalise: true,
+            scale: 1.0,
+            shared_width: None,
+            shared_gate: false,
+        })
+    }
+
     /// Which layers see a window only: the file's pattern (a period or a flag a layer), else all but
     /// every `period`-th.
     fn windows(&self, layers: usize, period: usize) -> Result<Vec<bool>, ModelError> {
@@ -270,8 +340,8 @@ impl Keys<'_> {
             None => {
                 let heads = self.per_layer("attention.head_count", 1)?.unwrap_or_default();
                 let heads = heads.first().copied().filter(|heads| *heads > 0);
-                let heads =
-                    heads.ok_or_else(|| ModelError::MissingKey(self.key("attention.head_count")))?;
+                let heads = heads
+                    .ok_or_else(|| ModelError::MissingKey(self.key("attention.head_count")))?;
                 Ok(self.usize("embedding_length")? / heads)
             }
         }

@@ -119,7 +119,8 @@ impl CandleOps {
         let k = gather(&kv.k, spec.head_dim)?;
         let v = gather(&kv.v, spec.value_dim)?;
         // (kv_heads, share · rows, head_dim): the heads of a group lie side by side.
-        let q = q.narrow(0, span.rows.start as usize, rows)?.reshape((rows, heads, spec.head_dim))?;
+        let q =
+            q.narrow(0, span.rows.start as usize, rows)?.reshape((rows, heads, spec.head_dim))?;
         let q = q.transpose(0, 1)?.contiguous()?.reshape((groups, share * rows, spec.head_dim))?;
         let mut scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(spec.scale))?;
         if let Some(cap) = spec.softcap {
@@ -130,7 +131,8 @@ impl CandleOps {
         let weights = match sinks {
             None => candle_nn::ops::softmax(&scores, D::Minus1)?,
             Some(sinks) => {
-                let sinks = sinks.reshape((groups, share, 1, 1))?.broadcast_as((groups, share, rows, 1))?;
+                let sinks =
+                    sinks.reshape((groups, share, 1, 1))?.broadcast_as((groups, share, rows, 1))?;
                 let all = Tensor::cat(&[&scores, &sinks.contiguous()?], D::Minus1)?;
                 candle_nn::ops::softmax(&all, D::Minus1)?.narrow(3, 0, keys)?.contiguous()?
             }
@@ -241,9 +243,8 @@ impl Ops for CandleOps {
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
         let slots = num_blocks * BLOCK;
         for attn in layers {
-            let pool = |dim: usize| {
-                Tensor::zeros((slots, attn.kv_heads * dim), DType::F16, &self.device)
-            };
+            let pool =
+                |dim: usize| Tensor::zeros((slots, attn.kv_heads * dim), DType::F16, &self.device);
             self.kv.push(LayerKv { k: pool(attn.head_dim)?, v: pool(attn.value_dim)? });
         }
         Ok(())

@@ -376,7 +376,16 @@ impl Ops for CpuOps {
         };
         let kv = (&**k_pool, &**v_pool);
         let scratch = &mut self.scratch;
-        attention::attention(q.view(), shape, kv, &spans, &params, out.view_mut(), scratch, &self.pool);
+        attention::attention(
+            q.view(),
+            shape,
+            kv,
+            &spans,
+            &params,
+            out.view_mut(),
+            scratch,
+            &self.pool,
+        );
         Ok(out)
     }
 
