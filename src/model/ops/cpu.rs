@@ -450,6 +450,7 @@ fn activation(act: ActSpec) -> kolosal_kernels::Activation {
     match act {
         ActSpec::Silu => Activation::Silu,
         ActSpec::Gelu => Activation::Gelu,
+        ActSpec::GeluErf => Activation::GeluErf,
         ActSpec::Relu => Activation::Relu,
         ActSpec::Relu2 => Activation::Relu2,
         ActSpec::OaiSwiglu => Activation::OaiSwiglu,
