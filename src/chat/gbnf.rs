@@ -199,8 +199,9 @@ impl<'a> Parser<'a> {
                 };
                 match range {
                     Some(range) => Ok(range),
-                    None => self
-                        .error(&format!("bad repetition '{{{body}}}' (at most {REPEAT_MAX} times)")),
+                    None => self.error(&format!(
+                        "bad repetition '{{{body}}}' (at most {REPEAT_MAX} times)"
+                    )),
                 }
             }
             _ => Ok(String::new()),

@@ -2,6 +2,8 @@
 //! their answers.
 
 mod detokenizer;
+mod gbnf;
+pub mod grammar;
 mod stop;
 mod template;
 mod text_model;
