@@ -5,12 +5,17 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
+use std::str::FromStr;
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{LogFormat, LoggingConfig};
+
+/// Silences the lines that `server` writes for each request.
+const ACCESS_LOG_OFF: &str = "kolosal_server::access=off";
 
 /// Logging that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +31,11 @@ pub enum TraceError {
 /// # Errors
 /// A level that is no filter, or a file that cannot be opened.
 pub fn init(config: &LoggingConfig) -> Result<(), TraceError> {
-    let filter = filter(&config.level)?;
+    let mut filter = filter(&config.level)?;
+    if !config.access_log {
+        let off = Directive::from_str(ACCESS_LOG_OFF);
+        filter = filter.add_directive(off.expect("the directive is well-formed: this is a bug"));
+    }
     let to_terminal = config.file.is_none() && io::stderr().is_terminal();
     let color = to_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let subscriber = tracing_subscriber::fmt()
@@ -71,6 +80,11 @@ fn writer(config: &LoggingConfig) -> Result<BoxMakeWriter, TraceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_access_log_can_be_silenced() {
+        assert!(Directive::from_str(ACCESS_LOG_OFF).is_ok());
+    }
 
     #[test]
     fn levels_and_directives_are_read() {

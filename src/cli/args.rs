@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::model::DeviceChoice;
+
 /// LLM inference server for GGUF models with an OpenAI-compatible API
 ///
 /// Without a command, `kolosal` is `kolosal serve`.
 #[derive(Debug, Parser)]
 #[command(name = "kolosal", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(override_usage = "kolosal [OPTIONS] [COMMAND]")]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) global: GlobalArgs,
@@ -201,11 +204,37 @@ pub(super) struct StopArgs {
     pub(super) client: ClientArgs,
 }
 
+/// A model run directly, without engine and scheduler.
 #[derive(Debug, Args)]
-pub(super) struct BenchArgs {
-    /// Model to measure
+pub(super) struct RunnerArgs {
+    /// Model to run
     #[arg(short, long)]
     pub(super) model: String,
+    /// Compute threads; 0 = one per core
+    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    pub(super) threads: usize,
+    /// Where to run: auto, cpu, candle-cpu (the portable reference path), gpu:N
+    #[arg(long, default_value = "auto", value_parser = device, value_name = "DEVICE")]
+    pub(super) device: DeviceChoice,
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "candle-cpu" => Ok(DeviceChoice::CandleCpu),
+        _ => text
+            .strip_prefix("gpu:")
+            .and_then(|index| index.parse().ok())
+            .map(DeviceChoice::Gpu)
+            .ok_or_else(|| "expected auto, cpu, candle-cpu or gpu:N".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    pub(super) runner: RunnerArgs,
     /// Prompt lengths to prefill
     #[arg(short, long = "n-prompt", value_delimiter = ',', default_value = "512")]
     pub(super) prompt: Vec<usize>,
@@ -215,9 +244,6 @@ pub(super) struct BenchArgs {
     /// Sequences to decode at the same time
     #[arg(short, long, value_delimiter = ',', default_value = "1")]
     pub(super) batch: Vec<usize>,
-    /// Compute threads; 0 = one per core
-    #[arg(short, long, default_value_t = 0)]
-    pub(super) threads: usize,
     /// Repetitions; the median counts
     #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) repetitions: u32,
@@ -228,25 +254,20 @@ pub(super) struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct LogitsArgs {
-    /// Model to ask
-    #[arg(short, long)]
-    pub(super) model: String,
+    #[command(flatten)]
+    pub(super) runner: RunnerArgs,
     /// Token ids, separated by commas
     #[arg(long, value_delimiter = ',', required = true)]
     pub(super) tokens: Vec<u32>,
     /// How many tokens to print
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(super) top: usize,
-    /// Compute threads; 0 = one per core
-    #[arg(short = 't', long, default_value_t = 0)]
-    pub(super) threads: usize,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct PerplexityArgs {
-    /// Model to measure
-    #[arg(short, long)]
-    pub(super) model: String,
+    #[command(flatten)]
+    pub(super) runner: RunnerArgs,
     /// Text, read as UTF-8
     #[arg(short, long)]
     pub(super) file: PathBuf,
@@ -256,9 +277,6 @@ pub(super) struct PerplexityArgs {
     /// Chunks to compute [default: all]
     #[arg(long, value_name = "N")]
     pub(super) chunks: Option<usize>,
-    /// Compute threads; 0 = one per core
-    #[arg(short, long, default_value_t = 0)]
-    pub(super) threads: usize,
 }
 
 #[derive(Debug, Args)]

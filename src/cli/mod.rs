@@ -4,6 +4,7 @@
 //! [`failure::Outcome`]; exit codes are decided in one place.
 
 mod args;
+mod assembly;
 mod bench;
 mod chat;
 mod client;

@@ -23,12 +23,12 @@ const RULES: &[(&str, Rule)] = &[
     ("server.host", Rule::Special),
     ("server.allow_public_access", Rule::Special),
     ("server.allow_internet_access", Rule::Refused("ports of a router are not opened from here")),
-    ("server.max_connections", Rule::To("limits.max_connections")),
+    ("server.max_connections", Rule::Noted("connections are limited by the system")),
     ("server.max_request_size", Rule::To("limits.max_body_bytes")),
     ("server.idle_timeout", Rule::To("registry.idle_timeout_s")),
     (
         "server.request_timeout",
-        Rule::Noted("had no effect in the original; see limits.request_timeout_s"),
+        Rule::Noted("generations end by max_tokens, and when the client leaves"),
     ),
     ("logging.level", Rule::Special),
     ("logging.file", Rule::Special),
@@ -43,8 +43,8 @@ const RULES: &[(&str, Rule)] = &[
     ("auth.rate_limit.window_size", Rule::Noted("rate limits are not enforced")),
     ("auth.cors.enabled", Rule::Special),
     ("auth.cors.allowed_origins", Rule::Special),
-    ("auth.cors.allow_credentials", Rule::To("cors.allow_credentials")),
-    ("auth.cors.max_age", Rule::To("cors.max_age_s")),
+    ("auth.cors.allow_credentials", Rule::Refused("cookies are not used; keys travel in headers")),
+    ("auth.cors.max_age", Rule::Noted("browsers may remember the answer for a day")),
     ("auth.cors.allowed_methods", Rule::Noted("the methods of each route are allowed")),
     ("auth.cors.allowed_headers", Rule::Noted("the headers that routes read are allowed")),
     ("features.health_check", Rule::Noted("health checks are always on")),
@@ -237,7 +237,7 @@ auth:
   api_key_header: X-API-Key
   api_keys: [k]
   rate_limit: {enabled: true, max_requests: 100, window_size: 60}
-  cors: {enabled: true, allowed_origins: ["https://a.example"], allow_credentials: true, max_age: 5}
+  cors: {enabled: true, allowed_origins: ["https://a.example"], allow_credentials: false, max_age: 5}
 models:
   - {id: m, path: /models/m.gguf, load_immediately: false, main_gpu_id: 0, preload_context: false, type: llm,
      load_params: {n_ctx: 2048, n_keep: 1024, use_mmap: true, use_mlock: false, n_parallel: 2, n_gpu_layers: 0}}
@@ -246,12 +246,11 @@ search: {enabled: false, searxng_url: "http://localhost"}
 "#;
         let (config, notes) = config(yaml).unwrap();
         assert_eq!((config.server.host.as_str(), config.server.port), ("127.0.0.1", 9090));
-        assert_eq!(config.limits.max_connections, 50);
         assert_eq!(config.limits.max_body_bytes, 1 << 20);
         assert_eq!(config.registry.idle_timeout_s, 60);
         assert_eq!(config.logging.level, "warn");
         assert_eq!(config.auth.api_keys[0].expose(), "k");
-        assert_eq!((config.cors.max_age_s, config.cors.allow_credentials), (5, true));
+        assert_eq!(config.cors.allowed_origins, ["https://a.example"]);
         let model = &config.models[0];
         assert_eq!((model.reference.as_str(), model.n_ctx), ("/models/m.gguf", Some(2048)));
         assert!(!model.load_immediately);
@@ -265,6 +264,7 @@ search: {enabled: false, searxng_url: "http://localhost"}
             ("search: {enabled: true}", "search.enabled"),
             ("auth: {require_api_key: true}", "auth.api_keys is empty"),
             ("auth: {api_key_header: X-Custom}", "X-Custom is not read"),
+            ("auth: {cors: {allow_credentials: true}}", "cookies are not used"),
             ("models: [{path: a, type: embedding}]", "models[0].type"),
             ("server: {prot: 1}", "did you mean server.port?"),
         ];

@@ -47,8 +47,6 @@ pub struct ServerConfig {
     pub worker_threads: usize,
     /// Seconds that running requests get after a first SIGTERM or SIGINT.
     pub drain_timeout_s: u64,
-    /// Seconds between keep-alive comments in a silent event stream.
-    pub sse_keep_alive_s: u64,
     /// Serve `smollm2:135m` when no model is configured.
     pub default_model: bool,
 }
@@ -60,7 +58,6 @@ impl Default for ServerConfig {
             port: 8080,
             worker_threads: 0,
             drain_timeout_s: 10,
-            sse_keep_alive_s: 15,
             default_model: true,
         }
     }
@@ -98,6 +95,8 @@ pub struct EngineDefaults {
     pub n_ubatch: u32,
     /// Compute threads of one engine; 0 = one per physical core.
     pub threads: usize,
+    /// Bytes of the KV pool of one engine at most; one full context always fits.
+    pub max_kv_bytes: u64,
     /// Requests that may wait for a place in one engine; more are refused with 503.
     pub max_waiting: usize,
     /// Reuse the KV of prompts that begin alike.
@@ -112,6 +111,7 @@ impl Default for EngineDefaults {
             n_batch: 2048,
             n_ubatch: 512,
             threads: 0,
+            max_kv_bytes: 1 << 30,
             max_waiting: 256,
             prefix_cache: true,
         }
@@ -130,6 +130,8 @@ pub struct HubSection {
     pub token: Option<Secret>,
     /// Base URL of the model hub, for mirrors.
     pub endpoint: Option<String>,
+    /// If not empty, URL references may name these hosts only; these may have private addresses.
+    pub allow_hosts: Vec<String>,
 }
 
 /// What a client may ask of the server at most.
@@ -138,15 +140,13 @@ pub struct HubSection {
 pub struct LimitsConfig {
     /// Bytes of a request body.
     pub max_body_bytes: usize,
-    /// Connections open at the same time.
-    pub max_connections: usize,
-    /// Seconds until an unfinished generation is ended with an error; 0 = never.
-    pub request_timeout_s: u64,
+    /// Seconds until a body that has not arrived is given up.
+    pub body_timeout_s: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_body_bytes: 16 << 20, max_connections: 1024, request_timeout_s: 0 }
+        Self { max_body_bytes: 16 << 20, body_timeout_s: 60 }
     }
 }
 
@@ -186,21 +186,11 @@ pub struct AuthConfig {
 }
 
 /// Which web pages may call from a browser.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CorsConfig {
     /// Origins such as `https://chat.example.org`, or `*`; empty = none.
     pub allowed_origins: Vec<String>,
-    /// Let pages send cookies and credentials.
-    pub allow_credentials: bool,
-    /// Seconds that a browser may remember the answer.
-    pub max_age_s: u32,
-}
-
-impl Default for CorsConfig {
-    fn default() -> Self {
-        Self { allowed_origins: Vec::new(), allow_credentials: false, max_age_s: 86_400 }
-    }
 }
 
 /// One engine that exists from the start. Absent numbers come from the sections above.

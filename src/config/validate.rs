@@ -19,9 +19,8 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("engine.max_waiting", engine.max_waiting as u64, 0..=1_000_000),
         ("server.worker_threads", config.server.worker_threads as u64, 0..=1024),
         ("server.drain_timeout_s", config.server.drain_timeout_s, 0..=3600),
-        ("server.sse_keep_alive_s", config.server.sse_keep_alive_s, 1..=3600),
         ("limits.max_body_bytes", config.limits.max_body_bytes as u64, 1024..=(1 << 32)),
-        ("limits.max_connections", config.limits.max_connections as u64, 1..=1_000_000),
+        ("limits.body_timeout_s", config.limits.body_timeout_s, 1..=86_400),
         ("registry.max_load_waiters", config.registry.max_load_waiters as u64, 0..=1_000_000),
     ] {
         within(key, value, range)?;
@@ -31,10 +30,6 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     }
     if let Some(index) = config.auth.api_keys.iter().position(|key| key.expose().is_empty()) {
         return Err((format!("auth.api_keys[{index}]"), "must not be empty".into()));
-    }
-    if config.cors.allow_credentials && config.cors.allowed_origins.iter().any(|o| o == "*") {
-        let reason = "cannot be combined with cors.allowed_origins = [\"*\"]";
-        return Err(("cors.allow_credentials".into(), reason.into()));
     }
     config.models.iter().enumerate().try_for_each(|(index, model)| check_model(index, model))?;
     unique_ids(config)

@@ -1,0 +1,176 @@
+//! `kolosal run`: a dialogue in the terminal, or one answer for a prompt.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use rustyline::error::ReadlineError;
+use serde_json::{Value, json};
+
+use super::App;
+use super::args::RunArgs;
+use super::assembly::{self, Caller};
+use super::failure::{Context, Failure, Outcome};
+use super::output::stdin_is_terminal;
+use super::progress;
+use crate::chat::generation::{GenerationRequest, Output, PromptInput, generate};
+use crate::chat::ChatInput;
+use crate::config::ModelConfig;
+use crate::engine::FinishReason;
+use crate::registry::{Loaded, Loader};
+
+/// Ends the dialogue.
+const GOODBYE: [&str; 3] = ["/bye", "/exit", "/quit"];
+/// Forgets what was said.
+const CLEAR: &str = "/clear";
+
+pub(super) fn run(app: &App, args: &RunArgs) -> Outcome {
+    let runtime = App::runtime(2)?;
+    let loaded = load(app, args, &runtime)?;
+    let mut messages = Vec::new();
+    if let Some(system) = &args.system {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    let chat = Chat { app, args, loaded, runtime };
+    match one_prompt(args)? {
+        Some(prompt) => chat.answer(&mut messages, &prompt),
+        None => chat.dialogue(messages),
+    }
+}
+
+/// The prompt to answer once: the arguments, or what is piped in; both together when both are there.
+fn one_prompt(args: &RunArgs) -> Outcome<Option<String>> {
+    let mut prompt = args.prompt.join(" ");
+    if !stdin_is_terminal() {
+        let mut piped = String::new();
+        std::io::stdin().lock().read_to_string(&mut piped).context("standard input")?;
+        if prompt.is_empty() {
+            prompt = piped;
+        } else if !piped.trim().is_empty() {
+            prompt = format!("{prompt}\n\n{piped}");
+        }
+        if prompt.trim().is_empty() {
+            return Err(Failure::usage("no prompt: standard input is empty"));
+        }
+    }
+    Ok((!prompt.is_empty()).then_some(prompt))
+}
+
+fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome<Loaded> {
+    let mut config = app.configure_quietly()?;
+    config.engine.n_parallel = 1;
+    if let Some(threads) = args.compute.threads {
+        config.engine.threads = threads;
+    }
+    let model = ModelConfig {
+        reference: args.model.clone(),
+        n_ctx: args.compute.n_ctx,
+        ..ModelConfig::default()
+    };
+    let spec = assembly::engine_spec(&model, &config.engine).map_err(Failure::usage)?;
+    let hub = Arc::new(assembly::hub(&config, Caller::Person)?);
+    let loader = assembly::loader(&config, hub, progress::for_terminal(app.out.quiet));
+    let loading = runtime.spawn_blocking(move || loader.load(&spec));
+    let loaded = runtime.block_on(super::models::interruptible(async {
+        loading.await.map_err(Failure::failed)?.map_err(Failure::from)
+    }));
+    if loaded.is_err() {
+        // A fetch that was interrupted holds a thread; the process need not wait for it.
+        return loaded;
+    }
+    loaded.inspect(|loaded| loaded.info.warnings.iter().for_each(|text| app.out.note(text)))
+}
+
+struct Chat<'a> {
+    app: &'a App,
+    args: &'a RunArgs,
+    loaded: Loaded,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Chat<'_> {
+    fn dialogue(&self, mut messages: Vec<Value>) -> Outcome {
+        let system = messages.clone();
+        let mut editor = rustyline::DefaultEditor::new().map_err(Failure::failed)?;
+        self.app.out.note(format!("{} — {CLEAR} forgets, {} ends", self.args.model, GOODBYE[0]));
+        loop {
+            let line = match editor.readline(">>> ") {
+                Ok(line) => line,
+                Err(ReadlineError::Interrupted | ReadlineError::Eof) => return Ok(()),
+                Err(error) => return Err(Failure::failed(error)),
+            };
+            match line.trim() {
+                "" => {}
+                CLEAR => messages.clone_from(&system),
+                word if GOODBYE.contains(&word) => return Ok(()),
+                prompt => {
+                    let _full_history = editor.add_history_entry(prompt);
+                    match self.answer(&mut messages, prompt) {
+                        Err(Failure::Interrupted) => self.app.out.note("interrupted"),
+                        Err(Failure::Failed(reason)) => self.app.out.note(format!("error: {reason}")),
+                        other => other?,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a message and prints the answer as it comes; both are added to the dialogue.
+    fn answer(&self, messages: &mut Vec<Value>, prompt: &str) -> Outcome {
+        messages.push(json!({"role": "user", "content": prompt}));
+        let work = super::models::interruptible(self.stream(messages));
+        let answer = self.runtime.block_on(work).inspect_err(|_| {
+            messages.pop();
+        })?;
+        messages.push(json!({"role": "assistant", "content": answer}));
+        Ok(())
+    }
+
+    async fn stream(&self, messages: &[Value]) -> Outcome<String> {
+        let request = self.request(messages);
+        let mut generation = generate(&self.loaded.text, &self.loaded.engine, request).await?;
+        let mut answer = String::new();
+        while let Some(output) = generation.next().await {
+            match output {
+                Output::Prefill { .. } => {}
+                Output::Delta { text, .. } => {
+                    if !self.app.out.json {
+                        self.app.out.piece(&text)?;
+                    }
+                    answer.push_str(&text);
+                }
+                Output::Finished { reason, usage, timings, .. } => {
+                    if self.app.out.json {
+                        let reason = if reason == FinishReason::Length { "length" } else { "stop" };
+                        self.app.out.json(&json!({
+                            "text": answer,
+                            "finish_reason": reason,
+                            "prompt_tokens": usage.prompt_tokens,
+                            "completion_tokens": usage.completion_tokens,
+                            "ttft_ms": timings.ttft_ms,
+                            "decode_ms": timings.decode_ms,
+                        }))?;
+                    } else {
+                        self.app.out.line("")?;
+                    }
+                }
+                Output::Failed { error, .. } => return Err(error.into()),
+            }
+        }
+        Ok(answer)
+    }
+
+    fn request(&self, messages: &[Value]) -> GenerationRequest {
+        let input = ChatInput {
+            messages: messages.to_vec(),
+            add_generation_prompt: true,
+            ..ChatInput::default()
+        };
+        let mut request = GenerationRequest::new(PromptInput::Chat(input));
+        request.max_tokens = self.args.max_tokens;
+        request.seed = self.args.seed;
+        if let Some(temperature) = self.args.temperature {
+            request.sampling.temperature = temperature;
+        }
+        request
+    }
+}
