@@ -13,4 +13,5 @@ mod sdk;
 mod simulation;
 mod template;
 mod tidy;
+mod tiny;
 mod tokenizer;
