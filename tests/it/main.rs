@@ -8,6 +8,7 @@ mod http;
 mod hub;
 mod kernels;
 mod parity;
+mod program;
 mod registry;
 mod sdk;
 mod simulation;
