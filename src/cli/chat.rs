@@ -12,10 +12,11 @@ use super::assembly::{self, Caller};
 use super::failure::{Context, Failure, Outcome};
 use super::output::stdin_is_terminal;
 use super::progress;
-use crate::chat::generation::{GenerationRequest, Output, PromptInput, generate};
 use crate::chat::ChatInput;
+use crate::chat::generation::{
+    Finished, FinishReason, GenerationRequest, Output, PromptInput, generate,
+};
 use crate::config::ModelConfig;
-use crate::engine::FinishReason;
 use crate::registry::{Loaded, Loader};
 
 /// Ends the dialogue.
@@ -132,31 +133,35 @@ impl Chat<'_> {
         while let Some(output) = generation.next().await {
             match output {
                 Output::Prefill { .. } => {}
-                Output::Delta { text, .. } => {
+                Output::Delta(delta) => {
                     if !self.app.out.json {
-                        self.app.out.piece(&text)?;
+                        self.app.out.piece(&delta.text)?;
                     }
-                    answer.push_str(&text);
+                    answer.push_str(&delta.text);
                 }
-                Output::Finished { reason, usage, timings, .. } => {
-                    if self.app.out.json {
-                        let reason = if reason == FinishReason::Length { "length" } else { "stop" };
-                        self.app.out.json(&json!({
-                            "text": answer,
-                            "finish_reason": reason,
-                            "prompt_tokens": usage.prompt_tokens,
-                            "completion_tokens": usage.completion_tokens,
-                            "ttft_ms": timings.ttft_ms,
-                            "decode_ms": timings.decode_ms,
-                        }))?;
-                    } else {
-                        self.app.out.line("")?;
-                    }
-                }
+                Output::Finished(finished) => self.finish(&answer, &finished)?,
                 Output::Failed { error, .. } => return Err(error.into()),
             }
         }
         Ok(answer)
+    }
+
+    fn finish(&self, answer: &str, finished: &Finished) -> Outcome {
+        if !self.app.out.json {
+            return self.app.out.line("");
+        }
+        let reason = match finished.reason {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        };
+        self.app.out.json(&json!({
+            "text": answer,
+            "finish_reason": reason,
+            "prompt_tokens": finished.usage.prompt_tokens,
+            "completion_tokens": finished.usage.completion_tokens,
+            "ttft_ms": finished.timings.ttft_ms,
+            "decode_ms": finished.timings.decode_ms,
+        }))
     }
 
     fn request(&self, messages: &[Value]) -> GenerationRequest {
