@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::config::{Config, EngineDefaults, ModelConfig};
 use crate::engine::EngineConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hub::{Hub, HubConfig, Progress, Reference, Token};
 use crate::model::gguf::Gguf;
 use crate::model::{DeviceChoice, Runner, RunnerOptions, estimate_bytes, load_runner};

@@ -83,7 +83,7 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
     let text = |key: &str| json!(metadata.str(key).ok().flatten());
     let number = |key: &str| json!(metadata.u32(&format!("{architecture}.{key}")).ok().flatten());
     let parameters: u64 = gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum();
-    let supported = crate::model::arch::ARCHITECTURES.iter().any(|(name, ..)| *name == architecture);
+    let supported = crate::model::arch::ARCHITECTURES.iter().any(|known| known.name == architecture);
     let vocabulary = metadata.strings("tokenizer.ggml.tokens").ok().flatten();
     vec![
         ("name", text("general.name")),

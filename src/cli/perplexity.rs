@@ -11,6 +11,7 @@ use super::args::PerplexityArgs;
 use super::compute::{Opened, Room};
 use super::failure::{Context, Failure, Outcome};
 use super::lanes::{Lanes, Want, forward, log_sum_exp};
+use crate::chat::Special;
 use crate::model::{Batch, Runner};
 
 /// Rows whose logits are computed in one pass; a vocabulary of 262,144 takes 1 MiB a row.
@@ -63,9 +64,8 @@ pub(super) fn run(app: &App, args: &PerplexityArgs) -> Outcome {
     let n_ctx = args.n_ctx as usize;
     let mut opened = Opened::open(app, &args.runner, Room { positions: n_ctx, sequences: 1 })?;
     let tokenizer = opened.tokenizer()?;
-    let mut tokens = Vec::new();
-    tokens.extend(tokenizer.bos().filter(|_| tokenizer.add_bos()));
-    tokens.extend(tokenizer.encode(text, crate::chat::Special::Plain));
+    let mut tokens = tokenizer.encode(text, Special::Plain);
+    tokenizer.add_bos_to(&mut tokens);
     if tokens.len() < 2 * n_ctx {
         let found = tokens.len();
         let needed = 2 * n_ctx;

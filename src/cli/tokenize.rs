@@ -16,14 +16,8 @@ pub(super) fn run(app: &App, args: &TokenizeArgs) -> Outcome {
     let mut text = String::new();
     std::io::stdin().lock().read_to_string(&mut text).context("standard input")?;
     let special = if args.parse_special { Special::Parse } else { Special::Plain };
-    let mut ids = Vec::new();
-    if !args.no_bos {
-        ids.extend(tokenizer.bos().filter(|_| tokenizer.add_bos()));
-    }
-    ids.extend(tokenizer.encode(&text, special));
-    if !args.no_bos {
-        ids.extend(tokenizer.eos().filter(|_| tokenizer.add_eos()));
-    }
+    let ids = tokenizer.encode(&text, special);
+    let ids = if args.no_bos { ids } else { tokenizer.frame(ids) };
     if app.out.json {
         return app.out.json(&ids);
     }
