@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 
-use super::App;
+use super::{App, interruptible};
 use super::args::RunArgs;
 use super::assembly::{self, Caller};
 use super::failure::{Context, Failure, Outcome};
@@ -26,7 +26,14 @@ const CLEAR: &str = "/clear";
 
 pub(super) fn run(app: &App, args: &RunArgs) -> Outcome {
     let runtime = App::runtime(2)?;
-    let loaded = load(app, args, &runtime)?;
+    let loaded = match load(app, args, &runtime) {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            // A fetch that was interrupted may hold a thread; nobody need wait for it.
+            runtime.shutdown_background();
+            return Err(failure);
+        }
+    };
     let mut messages = Vec::new();
     if let Some(system) = &args.system {
         messages.push(json!({"role": "system", "content": system}));
@@ -71,14 +78,11 @@ fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome
     let hub = Arc::new(assembly::hub(&config, Caller::Person)?);
     let loader = assembly::loader(&config, hub, progress::for_terminal(app.out.quiet));
     let loading = runtime.spawn_blocking(move || loader.load(&spec));
-    let loaded = runtime.block_on(super::models::interruptible(async {
+    let loaded = runtime.block_on(interruptible(async {
         loading.await.map_err(Failure::failed)?.map_err(Failure::from)
-    }));
-    if loaded.is_err() {
-        // A fetch that was interrupted holds a thread; the process need not wait for it.
-        return loaded;
-    }
-    loaded.inspect(|loaded| loaded.info.warnings.iter().for_each(|text| app.out.note(text)))
+    }))?;
+    loaded.info.warnings.iter().for_each(|text| app.out.note(text));
+    Ok(loaded)
 }
 
 struct Chat<'a> {
@@ -118,7 +122,7 @@ impl Chat<'_> {
     /// Sends a message and prints the answer as it comes; both are added to the dialogue.
     fn answer(&self, messages: &mut Vec<Value>, prompt: &str) -> Outcome {
         messages.push(json!({"role": "user", "content": prompt}));
-        let work = super::models::interruptible(self.stream(messages));
+        let work = interruptible(self.stream(messages));
         let answer = self.runtime.block_on(work).inspect_err(|_| {
             messages.pop();
         })?;

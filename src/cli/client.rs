@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use super::App;
+use super::{App, wait_for};
 use super::args::{ClientArgs, StopArgs};
 use super::failure::{Failure, Outcome};
 use crate::config::Config;
@@ -43,7 +43,7 @@ fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Val
     let url = format!("{}{path}", base_url(args, &config));
     let key = args.api_key.clone();
     let key = key.or_else(|| config.auth.api_keys.first().map(|key| key.expose().to_owned()));
-    App::runtime(1)?.block_on(async {
+    wait_for(async {
         let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
         let mut request = client.map_err(Failure::failed)?.request(method, &url);
         if let Some(key) = key {

@@ -151,6 +151,23 @@ impl App {
     }
 }
 
+/// Ends work when the user presses Ctrl-C; what was fetched so far is kept for the next try.
+async fn interruptible<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+    }
+}
+
+/// Waits for work of a command, or for Ctrl-C.
+fn wait_for<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = App::runtime(2)?;
+    let outcome = runtime.block_on(interruptible(work));
+    // What still blocks a thread then is of no use to anybody.
+    runtime.shutdown_background();
+    outcome
+}
+
 /// A key of the configuration, its value, and the flag that sets it.
 type Flag = (&'static str, Value, &'static str);
 

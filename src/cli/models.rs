@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::App;
+use super::{App, wait_for};
 use super::args::{ModelArg, PullArgs, RmArgs};
 use super::assembly::{self, Caller};
 use super::compute::locate_here;
@@ -18,9 +18,9 @@ use crate::model::gguf::Gguf;
 pub(super) fn pull(app: &App, args: &PullArgs) -> Outcome {
     let hub = hub(app)?;
     let references: Vec<Reference> = args.models.iter().map(|name| parse(name)).collect::<Outcome<_>>()?;
-    App::runtime(2)?.block_on(async {
+    wait_for(async {
         for reference in &references {
-            let path = interruptible(fetch(app, &hub, reference)).await?;
+            let path = fetch(app, &hub, reference).await?;
             if app.out.json {
                 app.out.json(&json!({"model": reference.to_string(), "path": path}))?;
             } else {
@@ -135,7 +135,7 @@ pub(super) fn locate(app: &App, name: &str) -> Outcome<PathBuf> {
     let reference = parse(name)?;
     match hub.resolve(&reference) {
         Some(path) => Ok(path),
-        None => App::runtime(2)?.block_on(interruptible(fetch(app, &hub, &reference))),
+        None => wait_for(fetch(app, &hub, &reference)),
     }
 }
 
@@ -146,12 +146,4 @@ pub(super) fn parse(name: &str) -> Outcome<Reference> {
 async fn fetch(app: &App, hub: &Hub, reference: &Reference) -> Outcome<PathBuf> {
     let progress = progress::for_terminal(app.out.quiet);
     Ok(hub.fetch(reference, progress.as_ref()).await.map_err(Error::from)?)
-}
-
-/// Ends work when the user presses Ctrl-C; what was fetched so far is kept for the next try.
-pub(super) async fn interruptible<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    tokio::select! {
-        outcome = work => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
-    }
 }

@@ -9,7 +9,7 @@ use super::args::ServeArgs;
 use super::assembly::{self, Caller};
 use super::failure::{Failure, Outcome};
 use super::progress;
-use crate::config::{Config, ModelConfig, Secret};
+use crate::config::{Config, LogFormat, ModelConfig, Secret};
 use crate::hub::{DEFAULT_MODEL, Reference};
 use crate::registry::{EngineSpec, Registry};
 use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options};
@@ -71,10 +71,11 @@ async fn serve(
     let loader = assembly::loader(&config, hub, progress::for_terminal(app.out.quiet));
     let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
     let address = listener.local_addr().map_err(Failure::failed)?;
-    app.out.note(format!("Kolosal Server {}", env!("CARGO_PKG_VERSION")));
-    app.out.note(format!("listening on http://{address} (API at /v1, documentation at /docs)"));
+    let announce = |text: String| announce(app, &config, &text);
+    announce(format!("Kolosal Server {}", env!("CARGO_PKG_VERSION")));
+    announce(format!("listening on http://{address} (API at /v1, documentation at /docs)"));
     for (spec, load_now) in engines {
-        app.out.note(format!("engine {}: {}", spec.id, spec.reference));
+        announce(format!("engine {}: {}", spec.id, spec.reference));
         let id = spec.id.clone();
         registry.add(spec, false).await?;
         if load_now {
@@ -87,8 +88,17 @@ async fn serve(
     let http = server::App::new(Arc::new(state));
     server::run(listener, http, signal.cancelled(), drain_limit).await.map_err(Failure::failed)?;
     registry.shutdown().await;
-    app.out.note("stopped");
+    announce("stopped".to_owned());
     Ok(())
+}
+
+/// Says something to the person who started the server, or to the log where that is for programs.
+fn announce(app: &App, config: &Config, text: &str) {
+    if config.logging.format == LogFormat::Text && config.logging.file.is_none() {
+        app.out.note(text);
+    } else {
+        tracing::info!("{text}");
+    }
 }
 
 /// How the server is to behave.
