@@ -101,7 +101,7 @@ impl App {
             Command::Perplexity(args) => perplexity::run(self, &args),
             Command::Tokenize(args) => tokenize::run(self, &args),
             Command::Inspect(args) => inspect::run(self, &args),
-            Command::Openapi => self.out.piece(&server::openapi_json()),
+            Command::Openapi => self.out.piece(server::openapi_json()),
             Command::Completions(args) => {
                 let mut script = Vec::new();
                 clap_complete::generate(args.shell, &mut Cli::command(), "kolosal", &mut script);

@@ -13,6 +13,7 @@ pub(super) struct Output {
     pub(super) quiet: bool,
 }
 
+#[expect(clippy::unused_self, reason = "data and remarks are printed through one handle")]
 impl Output {
     /// A line of data.
     pub(super) fn line(self, text: impl AsRef<str>) -> Outcome {
