@@ -41,7 +41,7 @@ impl Hasher for SeededHasher {
 
     fn write_u64(&mut self, value: u64) {
         // A folded multiplication: both halves of the 128-bit product depend on all input bits.
-        let product = u128::from(value ^ self.0) * 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835_u128;
+        let product = u128::from(value ^ self.0) * 0x9E37_79B9_7F4A_7C15_u128;
         self.0 = (product >> 64) as u64 ^ product as u64;
     }
 
