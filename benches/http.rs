@@ -18,9 +18,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Prose without end: every request takes another stretch, so that no two share a prefix.
 const WORDS: [&str; 24] = [
-    "river", "stone", "morning", "engine", "letter", "garden", "window", "winter", "signal", "paper",
-    "harbour", "copper", "shadow", "market", "forest", "thunder", "candle", "bridge", "island",
-    "mirror", "kettle", "saddle", "violin", "lantern",
+    "river", "stone", "morning", "engine", "letter", "garden", "window", "winter", "signal",
+    "paper", "harbour", "copper", "shadow", "market", "forest", "thunder", "candle", "bridge",
+    "island", "mirror", "kettle", "saddle", "violin", "lantern",
 ];
 
 struct Options {
@@ -164,7 +164,8 @@ async fn ask(client: &reqwest::Client, options: &Options, seed: usize) -> Result
     let mut prompt = format!("Tell a long story number {seed} about:");
     let mut state = seed as u64 + 1;
     for _ in 0..options.prompt_words {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         prompt.push(' ');
         prompt.push_str(WORDS[(state >> 33) as usize % WORDS.len()]);
     }
@@ -191,8 +192,9 @@ async fn ask(client: &reqwest::Client, options: &Options, seed: usize) -> Result
             if let Some(count) = event["usage"]["completion_tokens"].as_u64() {
                 tokens = count as usize;
             }
-            let has_text =
-                event["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty());
+            let has_text = event["choices"][0]["delta"]["content"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty());
             if has_text {
                 let now = Instant::now();
                 match first {
@@ -216,25 +218,28 @@ fn svg(label: &str, rows: &[Value]) -> String {
     let mut out = String::from(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"260\" font-family=\"sans-serif\" font-size=\"12\">",
     );
-    for (left, key, title) in
-        [(50.0, "tok_s", "tokens/s in total"), (410.0, "ttft_ms_p95", "time to first token, p95, ms")]
-    {
+    for (left, key, title) in [
+        (50.0, "tok_s", "tokens/s in total"),
+        (410.0, "ttft_ms_p95", "time to first token, p95, ms"),
+    ] {
         let values: Vec<(f64, f64)> = rows
             .iter()
             .filter_map(|row| Some((row["clients"].as_f64()?, row[key].as_f64()?)))
             .collect();
         let max_x = values.iter().fold(1.0, |max, value| f64::max(max, value.0));
         let max_y = values.iter().fold(1.0, |max, value| f64::max(max, value.1));
-        let point =
-            |(x, y): (f64, f64)| (left + x / max_x * 280.0, 220.0 - y / max_y * 170.0);
+        let point = |(x, y): (f64, f64)| (left + x / max_x * 280.0, 220.0 - y / max_y * 170.0);
         let _ = write!(out, "<text x=\"{left}\" y=\"20\">{label}: {title}</text>");
         let _ = write!(
             out,
             "<path d=\"M{left} 50V220H{}\" stroke=\"#888\" fill=\"none\"/>",
             left + 280.0
         );
-        let line: Vec<String> =
-            values.iter().map(|&value| point(value)).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let line: Vec<String> = values
+            .iter()
+            .map(|&value| point(value))
+            .map(|(x, y)| format!("{x:.1},{y:.1}"))
+            .collect();
         let _ = write!(
             out,
             "<polyline points=\"{}\" stroke=\"#06c\" stroke-width=\"2\" fill=\"none\"/>",
@@ -245,7 +250,9 @@ fn svg(label: &str, rows: &[Value]) -> String {
             let _ = write!(
                 out,
                 "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"#06c\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{:.0}</text><text x=\"{x:.1}\" y=\"236\" text-anchor=\"middle\">{}</text>",
-                y - 8.0, value.1, value.0
+                y - 8.0,
+                value.1,
+                value.0
             );
         }
     }

@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod load;
 mod moe;
 pub mod ops;
+mod rope;
 pub mod runner;
 pub mod spec;
 pub mod weights;

@@ -7,7 +7,7 @@ use super::spec::{MoeScore, MoeSpec};
 use super::weights::Moe;
 
 /// Routes each row of `x` (the normed input, prepared as `input`) to its experts: (T, hidden).
-pub fn mixture<O: Ops>(
+pub(super) fn mixture<O: Ops>(
     ops: &mut O,
     (input, x): (&O::Act, &O::Tensor),
     weights: &Moe<O>,

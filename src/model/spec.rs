@@ -150,22 +150,29 @@ pub enum RopeScaling {
     Linear {
         factor: f32,
     },
-    /// YaRN (arXiv 2309.00071) with llama.cpp's parameters.
-    Yarn {
-        factor: f32,
-        original_context: usize,
-        beta_fast: f32,
-        beta_slow: f32,
-        ext_factor: f32,
-    },
+    Yarn(YarnSpec),
+}
+
+/// YaRN (arXiv 2309.00071) with llama.cpp's parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct YarnSpec {
+    pub factor: f32,
+    pub original_context: usize,
+    pub beta_fast: f32,
+    pub beta_slow: f32,
+    pub ext_factor: f32,
+    /// The ramp between kept and stretched frequencies begins and ends at whole pairs.
+    pub truncate: bool,
 }
 
 /// Element-wise non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActSpec {
     Silu,
-    /// tanh form, as ggml.
+    /// tanh form.
     Gelu,
+    /// By the error function.
+    GeluErf,
     Relu,
     /// ReLU squared.
     Relu2,

@@ -417,14 +417,15 @@ impl<O: Ops> Loader<'_, O> {
             .map_err(|error| bad(name, info, error.to_string()))?;
         Ok(values)
     }
-
-    fn info(&mut self, name: &str) -> Result<&TensorInfo, ModelError> {
-        self.used.insert(name.to_owned());
-        self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
-    }
 }
 
 impl<'a, O> Loader<'a, O> {
+    fn info(&mut self, name: &str) -> Result<&'a TensorInfo, ModelError> {
+        self.used.insert(name.to_owned());
+        let gguf: &'a Gguf = self.gguf;
+        gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
+    }
+
     /// A tensor of two or three dimensions whose shape must be `expected`.
     fn source<'n>(
         &mut self,
@@ -434,9 +435,7 @@ impl<'a, O> Loader<'a, O> {
     where
         'a: 'n,
     {
-        self.used.insert(name.to_owned());
-        let gguf: &'a Gguf = self.gguf;
-        let info = gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        let info = self.info(name)?;
         if info.shape != expected {
             // A matrix of one row may be stored as a vector.
             let squeezed = expected[0] == 1 && info.shape == expected[1..];
@@ -449,7 +448,7 @@ impl<'a, O> Loader<'a, O> {
             }
         }
         let (n, k) = (expected[expected.len() - 2], expected[expected.len() - 1]);
-        Ok(WeightSource { name, ty: info.ty, n, k, bytes: gguf.data(info) })
+        Ok(WeightSource { name, ty: info.ty, n, k, bytes: self.gguf.data(info) })
     }
 }
 

@@ -3,7 +3,7 @@
 mod cli;
 mod engine;
 mod generation;
-mod gguf;
+//mod gguf;
 mod http;
 mod hub;
 mod kernels;

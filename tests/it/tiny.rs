@@ -43,7 +43,8 @@ impl Default for Tiny {
 
 /// Printable bytes of GPT-2's byte-level alphabet, in id order.
 fn byte_alphabet() -> Vec<char> {
-    let direct = |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || byte >= 174;
+    let direct =
+        |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || byte >= 174;
     let mut next = 256;
     (0..256u32)
         .map(|byte| {
@@ -66,7 +67,8 @@ impl Tiny {
     pub fn bytes(&self) -> Vec<u8> {
         let metadata = self.metadata();
         let spec = arch::describe(&Gguf::from_bytes(metadata.to_bytes()).unwrap()).unwrap();
-        let mut maker = Maker { writer: metadata, ty: self.ty, bias: self.bias, state: 0x9e37_79b9 };
+        let mut maker =
+            Maker { writer: metadata, ty: self.ty, bias: self.bias, state: 0x9e37_79b9 };
         maker.model(&spec, self.tied);
         maker.writer.to_bytes()
     }

@@ -80,6 +80,9 @@ class Fixture:
         self.name, self.arch, self.meta, self.split = name, arch, meta, split
         self.parts, self.rope_norm, self.unit_norm = {**PARTS, **(parts or {})}, rope_norm, unit_norm
         torch.manual_seed(1)
+        theta = getattr(config, "rope_parameters", None) or {}
+        if "rope_theta" in theta:
+            self.meta.setdefault("rope.freq_base", float(theta["rope_theta"]))
         self.config, self.model = config, model(config).float().eval()
         fill(self.model, unit_norm)
 
@@ -123,7 +126,8 @@ class Fixture:
             m = LAYER.match(name)
             if m is None:
                 base, _, suffix = name.rpartition(".")
-                yield f"{TOP[base]}.{suffix}", t
+                target = TOP[base]
+                yield f"{target}.{suffix}", t + 1 if self.unit_norm and "norm" in target else t
                 continue
             i, part, suffix = m[1], m[2], m[3] or "weight"
             yield from self.layer(f"blk.{i}", part, suffix, t)

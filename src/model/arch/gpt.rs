@@ -21,6 +21,7 @@ pub(super) fn gptneox(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let parallel = keys.metadata.bool(&keys.key("use_parallel_residual"))?.unwrap_or(true);
     for layer in &mut spec.layers {
         layer.norms.parallel = parallel;
+        layer.ffn = layer.ffn.plain(ActSpec::GeluErf);
     }
     Ok(spec)
 }
@@ -50,6 +51,7 @@ pub(super) fn falcon(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = starcoder2(keys)?;
     let own = keys.has("blk.0.attn_norm_2.weight");
     for layer in &mut spec.layers {
+        layer.ffn = layer.ffn.plain(ActSpec::GeluErf);
         layer.norms = match own {
             true => Norms { attn: Some("attn_norm_2"), ffn: Some("attn_norm"), ..Norms::PARALLEL },
             false => Norms::PARALLEL,

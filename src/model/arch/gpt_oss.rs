@@ -2,12 +2,15 @@
 
 use super::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{ActSpec, FfnSpec, ModelSpec, MoeScore, Norms, RopeStyle};
+use crate::model::spec::{ActSpec, FfnSpec, ModelSpec, MoeScore, Norms, RopeScaling, RopeStyle};
 
 const PATTERN: usize = 2;
 
 pub(super) fn gpt_oss(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    if let RopeScaling::Yarn(yarn) = &mut rope.scaling {
+        yarn.truncate = false;
+    }
     let mut spec = keys.dense(keys.rms()?, rope)?;
     let window = keys.usize("attention.sliding_window")?;
     let is_local = keys.windows(spec.layers.len(), PATTERN)?;

@@ -15,36 +15,47 @@ use super::error::ModelError;
 use super::gguf::{Gguf, Metadata};
 use super::spec::{
     ActSpec, AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind, NormSpec, Norms,
-    QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle,
+    QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
 };
 
-type Describe = fn(&Keys<'_>) -> Result<ModelSpec, ModelError>;
+/// A family that the decoder can run.
+pub struct Architecture {
+    /// `general.architecture`.
+    pub name: &'static str,
+    /// Models that use it.
+    pub models: &'static str,
+    describe: fn(&Keys<'_>) -> Result<ModelSpec, ModelError>,
+}
 
-/// Architectures by `general.architecture`, with what is known to use them.
-pub const ARCHITECTURES: &[(&str, &str, Describe)] = &[
-    ("llama", "Llama 1–3, SmolLM, Mistral, Mixtral, TinyLlama and relatives", llama::llama),
-    ("smollm3", "SmolLM 3", llama::smollm3),
-    ("internlm2", "InternLM 2", llama::llama),
-    ("qwen2", "Qwen 1.5, 2 and 2.5", qwen::qwen2),
-    ("qwen2moe", "Qwen 1.5 MoE, Qwen 2 MoE", qwen::qwen2moe),
-    ("qwen3", "Qwen 3", qwen::qwen3),
-    ("qwen3moe", "Qwen 3 MoE", qwen::qwen3moe),
-    ("gemma", "Gemma 1", gemma::gemma),
-    ("gemma2", "Gemma 2", gemma::gemma2),
-    ("gemma3", "Gemma 3 (text)", gemma::gemma3),
-    ("phi2", "Phi 1, 1.5 and 2", phi::phi2),
-    ("phi3", "Phi 3, 3.5 and 4", phi::phi3),
-    ("olmo2", "OLMo 2 and 3", olmo::olmo2),
-    ("granite", "Granite 3", granite::granite),
-    ("granitemoe", "Granite 3 MoE", granite::granitemoe),
-    ("glm4", "GLM-4 (0414)", glm::glm4),
-    ("command-r", "Command R", cohere::command_r),
-    ("gpt2", "GPT-2", gpt::gpt2),
-    ("gptneox", "GPT-NeoX, Pythia", gpt::gptneox),
-    ("starcoder2", "StarCoder 2", gpt::starcoder2),
-    ("stablelm", "StableLM", gpt::stablelm),
-    ("falcon", "Falcon 7B and 40B", gpt::falcon),
-    ("gpt-oss", "gpt-oss", gpt_oss::gpt_oss),
+/// All of them.
+pub const ARCHITECTURES: &[Architecture] = &[
+    Architecture {
+        name: "llama",
+        models: "Llama 1–3, SmolLM, Mistral, Mixtral, TinyLlama and relatives",
+        describe: llama::llama,
+    },
+    Architecture { name: "smollm3", models: "SmolLM 3", describe: llama::smollm3 },
+    Architecture { name: "internlm2", models: "InternLM 2", describe: llama::llama },
+    Architecture { name: "qwen2", models: "Qwen 1.5, 2 and 2.5", describe: qwen::qwen2 },
+    Architecture { name: "qwen2moe", models: "Qwen 1.5 MoE, Qwen 2 MoE", describe: qwen::qwen2moe },
+    Architecture { name: "qwen3", models: "Qwen 3", describe: qwen::qwen3 },
+    Architecture { name: "qwen3moe", models: "Qwen 3 MoE", describe: qwen::qwen3moe },
+    Architecture { name: "gemma", models: "Gemma 1", describe: gemma::gemma },
+    Architecture { name: "gemma2", models: "Gemma 2", describe: gemma::gemma2 },
+    Architecture { name: "gemma3", models: "Gemma 3 (text)", describe: gemma::gemma3 },
+    Architecture { name: "phi2", models: "Phi 1, 1.5 and 2", describe: phi::phi2 },
+    Architecture { name: "phi3", models: "Phi 3, 3.5 and 4", describe: phi::phi3 },
+    Architecture { name: "olmo2", models: "OLMo 2 and 3", describe: olmo::olmo2 },
+    Architecture { name: "granite", models: "Granite 3", describe: granite::granite },
+    Architecture { name: "granitemoe", models: "Granite 3 MoE", describe: granite::granitemoe },
+    Architecture { name: "glm4", models: "GLM-4 (0414)", describe: glm::glm4 },
+    Architecture { name: "command-r", models: "Command R", describe: cohere::command_r },
+    Architecture { name: "gpt2", models: "GPT-2", describe: gpt::gpt2 },
+    Architecture { name: "gptneox", models: "GPT-NeoX, Pythia", describe: gpt::gptneox },
+    Architecture { name: "starcoder2", models: "StarCoder 2", describe: gpt::starcoder2 },
+    Architecture { name: "stablelm", models: "StableLM", describe: gpt::stablelm },
+    Architecture { name: "falcon", models: "Falcon 7B and 40B", describe: gpt::falcon },
+    Architecture { name: "gpt-oss", models: "gpt-oss", describe: gpt_oss::gpt_oss },
 ];
 
 /// Describes the model of a file.
@@ -54,11 +65,11 @@ pub const ARCHITECTURES: &[(&str, &str, Describe)] = &[
 pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     let metadata = gguf.metadata();
     let name = metadata.architecture()?;
-    let Some((_, _, describe)) = ARCHITECTURES.iter().find(|(known, ..)| *known == name) else {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|(known, ..)| *known).collect();
+    let Some(architecture) = ARCHITECTURES.iter().find(|known| known.name == name) else {
+        let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
         return Err(ModelError::UnknownArchitecture(name.to_owned(), known.join(", ")));
     };
-    let spec = describe(&Keys { gguf, metadata, name })?;
+    let spec = (architecture.describe)(&Keys { gguf, metadata, name })?;
     check(&spec)?;
     Ok(spec)
 }
@@ -228,7 +239,7 @@ impl Keys<'_> {
             None | Some("linear") => Ok(RopeScaling::Linear { factor }),
             Some("yarn") => {
                 let original = self.opt_usize("rope.scaling.original_context_length")?;
-                Ok(RopeScaling::Yarn {
+                Ok(RopeScaling::Yarn(YarnSpec {
                     factor,
                     original_context: match original {
                         Some(original) => original,
@@ -237,7 +248,8 @@ impl Keys<'_> {
                     beta_fast: self.f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                     beta_slow: self.f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
                     ext_factor: self.f32("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0),
-                })
+                    truncate: true,
+                }))
             }
             Some(other) => Err(ModelError::BadKey {
                 key: self.key("rope.scaling.type"),

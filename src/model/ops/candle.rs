@@ -9,7 +9,6 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{D, DType, Device, Module, Tensor};
 use kolosal_kernels::quant::{self, GgmlType};
-use kolosal_kernels::rope::RopeTable;
 
 use super::{Norm, Ops, WeightSource};
 use crate::model::batch::{BLOCK, Batch, Span};
@@ -174,6 +173,7 @@ fn activate(x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
     Ok(match act {
         ActSpec::Silu => x.silu()?,
         ActSpec::Gelu => x.gelu()?,
+        ActSpec::GeluErf => x.gelu_erf()?,
         ActSpec::Relu => x.relu()?,
         ActSpec::Relu2 => x.relu()?.sqr()?,
         // σ(1.702 x) · x; the clamps and the +1 are the caller's.
@@ -224,14 +224,14 @@ impl Ops for CandleOps {
         factors: Option<&[f32]>,
         context_len: usize,
     ) -> Result<CandleRope, ModelError> {
-        let table = super::rope_table(spec, factors, context_len);
         let half = spec.dim / 2;
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in 0..context_len {
-            let (row_cos, row_sin) = RopeTable::row(&table, position);
-            cos.extend_from_slice(row_cos);
-            sin.extend_from_slice(row_sin);
-        }
+        let (frequencies, magnitude) = spec.frequencies(factors);
+        let angles = (0..context_len).flat_map(|position| {
+            frequencies.iter().map(move |frequency| position as f64 * frequency)
+        });
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles
+            .map(|angle| ((angle.cos() * magnitude) as f32, (angle.sin() * magnitude) as f32))
+            .unzip();
         Ok(CandleRope {
             cos: Tensor::from_vec(cos, (context_len, half), &self.device)?,
             sin: Tensor::from_vec(sin, (context_len, half), &self.device)?,

@@ -5,7 +5,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use kolosal_kernels::attention::{self, AttnParams, AttnScratch, KvShape, SpanRef};
+use kolosal_kernels::attention::{
+    self, AttnInput, AttnParams, AttnScratch, Kv, KvMut, KvShape, SpanRef,
+};
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed, Rows, RowsMut};
 use kolosal_kernels::norm;
@@ -35,6 +37,12 @@ struct LayerKv {
     shape: KvShape,
     k: Vec<u16>, // (blocks, k_block_len), f16
     v: Vec<u16>, // (blocks, v_block_len), f16
+}
+
+impl LayerKv {
+    fn view_mut(&mut self) -> KvMut<'_> {
+        KvMut { shape: self.shape, k: &mut self.k, v: &mut self.v }
+    }
 }
 
 /// (rows, cols) of f32 in a buffer that returns to its pool.
@@ -355,8 +363,8 @@ impl Ops for CpuOps {
         sinks: Option<&Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
         let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim);
-        let LayerKv { shape, k: k_pool, v: v_pool } = &mut self.kv[layer];
-        attention::kv_write(shape, (k_pool, v_pool), (k.view(), v.view()), &self.slots, &self.pool);
+        let kv = &mut self.kv[layer];
+        attention::kv_write(kv.view_mut(), k.view(), v.view(), &self.slots, &self.pool);
         let spans: Vec<SpanRef<'_>> = self
             .spans
             .iter()
@@ -374,18 +382,9 @@ impl Ops for CpuOps {
             sinks: sinks.map(Vec::as_slice),
             causal: true,
         };
-        let kv = (&**k_pool, &**v_pool);
-        let scratch = &mut self.scratch;
-        attention::attention(
-            q.view(),
-            shape,
-            kv,
-            &spans,
-            &params,
-            out.view_mut(),
-            scratch,
-            &self.pool,
-        );
+        let kv = Kv { shape: kv.shape, k: &kv.k, v: &kv.v };
+        let input = AttnInput { q: q.view(), kv, spans: &spans, params };
+        attention::attention(&input, out.view_mut(), &mut self.scratch, &self.pool);
         Ok(out)
     }
 
@@ -432,17 +431,11 @@ impl Ops for CpuOps {
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
-        for LayerKv { shape, k, v } in &mut self.kv {
-            copy_within(k, shape.k_block_len(), (from, to));
-            copy_within(v, shape.v_block_len(), (from, to));
+        for kv in &mut self.kv {
+            attention::copy_block(kv.view_mut(), from, to);
         }
         Ok(())
     }
-}
-
-fn copy_within(pool: &mut [u16], block_len: usize, (from, to): (u32, u32)) {
-    let from = from as usize * block_len;
-    pool.copy_within(from..from + block_len, to as usize * block_len);
 }
 
 fn activation(act: ActSpec) -> kolosal_kernels::Activation {
@@ -450,6 +443,7 @@ fn activation(act: ActSpec) -> kolosal_kernels::Activation {
     match act {
         ActSpec::Silu => Activation::Silu,
         ActSpec::Gelu => Activation::Gelu,
+        ActSpec::GeluErf => Activation::GeluErf,
         ActSpec::Relu => Activation::Relu,
         ActSpec::Relu2 => Activation::Relu2,
         ActSpec::OaiSwiglu => Activation::OaiSwiglu,
