@@ -1,6 +1,7 @@
 //! The one integration-test binary.
 
 mod cli;
+mod code_map;
 mod engine;
 mod generation;
 //mod gguf;

@@ -427,26 +427,6 @@ fn the_readme_lists_every_architecture() {
     check("the README has a row for each architecture", &violations);
 }
 
-/// The code map names every module, and nothing that is gone.
-#[test]
-fn the_code_map_is_complete() {
-    let map = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
-    let mut violations = Vec::new();
-    for file in rust_files(&["src"]) {
-        let folder_file = file.name.matches('/').count() == 2 && !file.name.ends_with("/mod.rs");
-        let stem = file.name.rsplit('/').next().unwrap().trim_end_matches(".rs").to_owned();
-        if folder_file && !is_test(&file.name) && !map.contains(&format!("`{stem}`")) {
-            violations.push(format!("{} is missing", file.name));
-        }
-    }
-    for name in map.split('`').skip(1).step_by(2).filter(|name| name.starts_with("src/")) {
-        if !root().join(name.trim_end_matches('/')).exists() {
-            violations.push(format!("{name} does not exist"));
-        }
-    }
-    check("docs/ARCHITECTURE.md knows the tree", &violations);
-}
-
 #[test]
 fn the_checks_see_what_they_should() {
     let text = "use crate::{model::x, engine};\n// crate::cli\nlet s = \"crate::server\";\ncrate::chat::f();";
