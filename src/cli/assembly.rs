@@ -1,15 +1,17 @@
 //! Puts the house together: hub, loader and registry as the configuration says.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::progress::{Bars, Lines};
 use crate::config::{Config, EngineDefaults, ModelConfig};
 use crate::engine::EngineConfig;
 use crate::error::Result;
-use crate::hub::{Hub, HubConfig, Progress, Reference, Token};
+use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
 use crate::model::gguf::Gguf;
 use crate::model::{DeviceChoice, Runner, RunnerOptions, estimate_bytes, load_runner};
 use crate::registry::load::{Backend, GgufLoader, Locate};
@@ -41,6 +43,15 @@ pub(super) fn hub(config: &Config, caller: Caller) -> Result<Hub> {
         hub.endpoint.clone_from(endpoint);
     }
     Ok(Hub::new(hub)?)
+}
+
+/// Bars for a person at a terminal, lines for a log, nothing for `--quiet`.
+pub(super) fn progress(quiet: bool) -> Arc<dyn Progress> {
+    match (quiet, std::io::stderr().is_terminal()) {
+        (true, _) => Arc::new(NoProgress),
+        (false, true) => Arc::new(Bars::new()),
+        (false, false) => Arc::new(Lines::new(std::io::stderr())),
+    }
 }
 
 /// A loader that fetches what is not here. It blocks, and must be called within a runtime.

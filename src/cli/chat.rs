@@ -11,7 +11,6 @@ use super::args::RunArgs;
 use super::assembly::{self, Caller};
 use super::failure::{Context, Failure, Outcome};
 use super::output::stdin_is_terminal;
-use super::progress;
 use crate::chat::ChatInput;
 use crate::chat::generation::{
     Finished, FinishReason, GenerationRequest, Output, PromptInput, generate,
@@ -76,7 +75,7 @@ fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome
     };
     let spec = assembly::engine_spec(&model, &config.engine).map_err(Failure::usage)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Person)?);
-    let loader = assembly::loader(&config, hub, progress::for_terminal(app.out.quiet));
+    let loader = assembly::loader(&config, hub, assembly::progress(app.out.quiet));
     let loading = runtime.spawn_blocking(move || loader.load(&spec));
     let loaded = runtime.block_on(interruptible(async {
         loading.await.map_err(Failure::failed)?.map_err(Failure::from)

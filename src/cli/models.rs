@@ -10,7 +10,6 @@ use super::assembly::{self, Caller};
 use super::compute::locate_here;
 use super::failure::{Context, Failure, Outcome};
 use super::output::human_bytes;
-use super::progress;
 use crate::error::Error;
 use crate::hub::{Hub, LocalModel, Reference};
 use crate::model::gguf::Gguf;
@@ -144,6 +143,6 @@ pub(super) fn parse(name: &str) -> Outcome<Reference> {
 }
 
 async fn fetch(app: &App, hub: &Hub, reference: &Reference) -> Outcome<PathBuf> {
-    let progress = progress::for_terminal(app.out.quiet);
+    let progress = assembly::progress(app.out.quiet);
     Ok(hub.fetch(reference, progress.as_ref()).await.map_err(Error::from)?)
 }

@@ -8,7 +8,6 @@ use super::App;
 use super::args::ServeArgs;
 use super::assembly::{self, Caller};
 use super::failure::{Failure, Outcome};
-use super::progress;
 use crate::config::{Config, LogFormat, ModelConfig, Secret};
 use crate::hub::{DEFAULT_MODEL, Reference};
 use crate::registry::{EngineSpec, Registry};
@@ -68,7 +67,7 @@ async fn serve(
 ) -> Outcome {
     let signal = shutdown::on_signal().map_err(Failure::failed)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Clients)?);
-    let loader = assembly::loader(&config, hub, progress::for_terminal(app.out.quiet));
+    let loader = assembly::loader(&config, hub, assembly::progress(app.out.quiet));
     let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
     let address = listener.local_addr().map_err(Failure::failed)?;
     let announce = |text: String| announce(app, &config, &text);
