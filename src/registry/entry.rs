@@ -236,11 +236,8 @@ impl Entry {
     /// Lets a ready engine go; the caller runs the action.
     pub(super) fn drain(&mut self, leave: Leave, grace: Duration) -> Option<Action> {
         let Phase::Ready(loaded) = &self.phase else { return None };
-        let victim = Victim {
-            id: self.spec.id.clone(),
-            load_id: self.load_id,
-            loaded: Arc::clone(loaded),
-        };
+        let victim =
+            Victim { id: self.spec.id.clone(), load_id: self.load_id, loaded: Arc::clone(loaded) };
         self.phase = Phase::Draining { leave };
         Some(Action::Drain { victim, grace })
     }

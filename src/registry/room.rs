@@ -116,12 +116,7 @@ impl Table {
     }
 
     /// Drains the least recently used idle engines that make up for `short`: each with its bytes.
-    fn evict(
-        &mut self,
-        heir: u64,
-        short: Shortage,
-        now: Instant,
-    ) -> Option<Vec<(Victim, u64)>> {
+    fn evict(&mut self, heir: u64, short: Shortage, now: Instant) -> Option<Vec<(Victim, u64)>> {
         let config = &self.config;
         let mut idle: Vec<&mut Entry> = self
             .entries

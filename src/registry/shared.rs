@@ -121,17 +121,14 @@ impl Shared {
 
     async fn load(self: Arc<Self>, id: String, load_id: u64) {
         let outcome = self.try_load(&id, load_id).await;
-        if let Err(error) = &outcome {
-            warn!(engine = id, %error, "engine not loaded");
+        match &outcome {
+            Ok(_) => info!(engine = id, "engine loaded"),
+            Err(error) => warn!(engine = id, %error, "engine not loaded"),
         }
         let mut table = self.lock();
         let now = table.config.clock.now();
         let effects = table.finish_load((&id, load_id), outcome, now);
-        let load_time = table.entry_of(&id, load_id).and_then(|entry| entry.load_time);
         drop(table);
-        if let Some(time) = load_time {
-            info!(engine = id, seconds = time.as_secs_f64(), "engine loaded");
-        }
         self.deliver(effects);
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 
 /// Longest engine id in bytes.
-pub const MAX_ID_BYTES: usize = 256;
+const MAX_ID_BYTES: usize = 256;
 
 /// One registered engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +118,12 @@ impl LoadParams {
             return Err(Error::invalid("main_gpu_id", text));
         }
         Ok(())
+    }
+
+    /// Sequences that run at once: without continuous batching one after the other.
+    #[must_use]
+    pub fn max_running(&self) -> usize {
+        if self.cont_batching { self.n_parallel as usize } else { 1 }
     }
 }
 
