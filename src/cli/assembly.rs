@@ -66,6 +66,8 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
     let engine = EngineConfig {
         max_waiting: config.engine.max_waiting,
         prefix_cache: config.engine.prefix_cache,
+        target_step_ms: config.engine.target_step_ms,
+        max_draft_tokens: config.engine.max_draft_tokens,
         ..EngineConfig::default()
     };
     let runners = Runners {

@@ -101,6 +101,10 @@ pub struct EngineDefaults {
     pub max_waiting: usize,
     /// Reuse the KV of prompts that begin alike.
     pub prefix_cache: bool,
+    /// Milliseconds that a step with a prompt's chunk beside running sequences may take; 0 = any.
+    pub target_step_ms: u32,
+    /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
+    pub max_draft_tokens: usize,
 }
 
 impl Default for EngineDefaults {
@@ -114,6 +118,8 @@ impl Default for EngineDefaults {
             max_kv_bytes: 1 << 30,
             max_waiting: 256,
             prefix_cache: true,
+            target_step_ms: 100,
+            max_draft_tokens: 0,
         }
     }
 }

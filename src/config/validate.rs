@@ -17,6 +17,8 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("engine.n_ubatch", u64::from(engine.n_ubatch), 1..=u64::from(engine.n_batch)),
         ("engine.threads", engine.threads as u64, 0..=1024),
         ("engine.max_waiting", engine.max_waiting as u64, 0..=1_000_000),
+        ("engine.target_step_ms", u64::from(engine.target_step_ms), 0..=60_000),
+        ("engine.max_draft_tokens", engine.max_draft_tokens as u64, 0..=64),
         ("server.worker_threads", config.server.worker_threads as u64, 0..=1024),
         ("server.drain_timeout_s", config.server.drain_timeout_s, 0..=3600),
         ("limits.max_body_bytes", config.limits.max_body_bytes as u64, 1024..=(1 << 32)),
