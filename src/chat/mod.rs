@@ -2,6 +2,7 @@
 //! their answers.
 
 mod detokenizer;
+pub mod generation;
 mod stop;
 mod template;
 mod text_model;

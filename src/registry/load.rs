@@ -8,7 +8,7 @@ use crate::chat::TextModel;
 use crate::engine::{Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
 use crate::model::Runner;
-use crate::model::gguf::{Gguf, GgufError, Metadata};
+use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
 
 use super::spec::{EngineSpec, LoadParams};
 
@@ -94,7 +94,8 @@ impl GgufLoader {
 
     fn open(&self, spec: &EngineSpec) -> Result<(PathBuf, Gguf)> {
         let path = (self.locate)(&spec.reference)?;
-        let gguf = Gguf::open(&path).map_err(|error| open_error(&path, &error))?;
+        let access = if spec.params.use_mmap { Access::Map } else { Access::Read };
+        let gguf = Gguf::open_with(&path, access).map_err(|error| open_error(&path, &error))?;
         Ok((path, gguf))
     }
 }
@@ -107,17 +108,19 @@ impl Loader for GgufLoader {
 
     fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
         let (path, gguf) = self.open(spec)?;
-        let text = Arc::new(TextModel::from_gguf(gguf.metadata()).map_err(Error::from)?);
+        // A bad vocabulary is found out before the weights are read.
+        let text = Arc::new(TextModel::from_gguf(gguf.metadata())?);
         let runner = self.backend.runner(&gguf, &spec.params)?;
         let mut info = describe(&gguf, path);
         info.context_len = runner.spec().context_len;
         info.warnings = warnings(&spec.params, &info);
+        info.warnings.extend(text.warning().map(str::to_owned));
         // The mapping goes before the engine runs: weights that were packed need it no more.
         drop(gguf);
         let config = EngineConfig {
             name: spec.id.clone(),
             max_running: spec.params.max_running(),
-            max_batch_tokens: spec.params.n_batch.min(spec.params.n_ubatch) as usize,
+            max_batch_tokens: spec.params.max_rows(),
             ..self.engine.clone()
         };
         let engine = Engine::start(runner, config)?;
@@ -183,9 +186,6 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
             "n_ctx {} was reduced to {}, the context that the model was trained for",
             params.n_ctx, info.context_len
         ));
-    }
-    if !info.chat_template {
-        warnings.push("the file has no chat template; a generic one is used".to_owned());
     }
     warnings
 }

@@ -6,6 +6,7 @@
 //! is never held while something loads, drains or waits, so that other engines serve on meanwhile.
 
 pub mod admit;
+mod backend;
 mod clock;
 mod config;
 mod entry;
@@ -21,10 +22,11 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+pub use backend::NativeBackend;
 pub use clock::Clock;
 pub use config::{KeepAlive, RegistryConfig, Wait};
 pub use lease::Lease;
-pub use load::{Loaded, Loader, ModelInfo};
+pub use load::{Backend, GgufLoader, Loaded, Loader, Locate, ModelInfo};
 pub use spec::{EngineSpec, LoadParams};
 pub use status::{State, Status};
 

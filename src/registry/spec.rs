@@ -63,20 +63,24 @@ impl EngineSpec {
 pub struct LoadParams {
     /// Context of one sequence in tokens, 1..=1,000,000; the model's own limit holds as well.
     pub n_ctx: u32,
-    /// Tokens kept at the front when a context is shifted, `0..=n_ctx`.
+    /// Tokens kept at the front when a context is shifted, `0..=n_ctx`. Checked and shown, but without
+    /// effect: contexts are not shifted, a request that does not fit is refused.
     pub n_keep: u32,
     /// Sequences that run at once, 1..=256.
     pub n_parallel: u32,
-    /// Rows of one step at most, 1..=8192.
+    /// Bound of `n_ubatch`, 1..=8192.
     pub n_batch: u32,
-    /// Rows of one chunk of a prompt, `1..=n_batch`.
+    /// Rows of one step at most, `1..=n_batch`; raised to `n_parallel`, so that each sequence has one.
     pub n_ubatch: u32,
-    /// Layers on the GPU, 0..=1000; more than the model has means all.
+    /// 0 = run on the CPU; up to 1000 = on the GPU, if there is one, with all layers.
     pub n_gpu_layers: u32,
     /// Which GPU; -1 = the first usable, up to 15.
     pub main_gpu_id: i32,
+    /// Map the file instead of reading it into memory as a whole.
     pub use_mmap: bool,
+    /// Checked and shown, but without effect: weights are packed into memory of our own.
     pub use_mlock: bool,
+    /// Without it, sequences run one after the other.
     pub cont_batching: bool,
     /// Run one token through the model before the engine is ready.
     pub warmup: bool,
@@ -120,7 +124,13 @@ impl LoadParams {
         Ok(())
     }
 
-    /// Sequences that run at once: without continuous batching one after the other.
+    /// Rows of one step at most.
+    #[must_use]
+    pub fn max_rows(&self) -> usize {
+        (self.n_ubatch as usize).max(self.max_running())
+    }
+
+    /// Sequences that run at once.
     #[must_use]
     pub fn max_running(&self) -> usize {
         if self.cont_batching { self.n_parallel as usize } else { 1 }
