@@ -1,0 +1,147 @@
+//! What a generation yields, gathered: the common ground of the answers of both dialect routes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::usage::Usage;
+use crate::{
+    chat::generation::{Generation, Output, TextLogprobs},
+    engine::request::FinishReason as EngineReason,
+    error::{Error, Result},
+    registry::Lease,
+    server::{drain::Drain, schema::wire_enum},
+};
+
+wire_enum! {
+    /// Why an answer ends.
+    pub(crate) enum FinishReason {
+        /// The model's end token, or a stop string or token.
+        Stop = "stop",
+        /// As many tokens as were allowed.
+        Length = "length",
+    }
+}
+
+impl From<EngineReason> for FinishReason {
+    fn from(reason: EngineReason) -> Self {
+        match reason {
+            EngineReason::Length => Self::Length,
+            EngineReason::Stop | EngineReason::Cancelled => Self::Stop,
+        }
+    }
+}
+
+/// What every object of one answer repeats.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub id: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    pub model: String,
+    pub system_fingerprint: String,
+}
+
+impl Head {
+    pub(crate) fn new(prefix: &str, model: &str, lease: &Lease) -> Self {
+        Self {
+            id: format!("{prefix}-{}", random_id()),
+            created: unix_time_s(),
+            model: model.to_owned(),
+            system_fingerprint: fingerprint(lease),
+        }
+    }
+}
+
+/// A generation that runs, and the engine that it keeps loaded.
+pub(crate) struct Running {
+    pub generation: Generation,
+    pub lease: Lease,
+}
+
+/// One complete answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Choice {
+    pub text: String,
+    pub logprobs: Vec<TextLogprobs>,
+    pub reason: Option<FinishReason>,
+}
+
+/// Waits for all answers of a generation; `n` of them.
+pub(crate) async fn collect(
+    running: &mut Running,
+    n: u32,
+    drain: &Drain,
+) -> Result<(Vec<Choice>, Usage)> {
+    let mut choices = vec![Choice::default(); n as usize];
+    let mut usage = Usage::default();
+    loop {
+        let output = tokio::select! {
+            biased;
+            output = running.generation.next() => output,
+            () = drain.expired() => return Err(Drain::error()),
+        };
+        match output {
+            None => return Ok((choices, usage)),
+            Some(Output::Prefill { .. }) => {}
+            Some(Output::Delta { index, text, logprobs, .. }) => {
+                let choice = choice_at(&mut choices, index)?;
+                choice.text.push_str(&text);
+                choice.logprobs.extend(logprobs);
+            }
+            Some(Output::Finished { index, reason, usage: of_choice, .. }) => {
+                choice_at(&mut choices, index)?.reason = Some(reason.into());
+                usage.add_choice(of_choice);
+            }
+            Some(Output::Failed { error, .. }) => return Err(error),
+        }
+    }
+}
+
+fn choice_at(choices: &mut [Choice], index: u32) -> Result<&mut Choice> {
+    let count = choices.len();
+    choices
+        .get_mut(index as usize)
+        .ok_or_else(|| Error::internal(format!("answer {index} of {count}")))
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_time_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// 24 letters and digits, different each time.
+pub(crate) fn random_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    // Names, not secrets: the standard library's per-instance random keys are enough.
+    let mut id = String::with_capacity(24);
+    for _ in 0..3 {
+        let mut bits = RandomState::new().hash_one(0_u8);
+        for _ in 0..8 {
+            id.push(char::from(ALPHABET[(bits % 62) as usize]));
+            bits /= 62;
+        }
+    }
+    id
+}
+
+/// Names what decides the answer beside the request: the program's version and the model.
+fn fingerprint(lease: &Lease) -> String {
+    let info = &lease.info;
+    let parts =
+        format!("{}/{}/{}", env!("CARGO_PKG_VERSION"), info.architecture, info.quantization);
+    format!("fp_{:010x}", xxhash_rust::xxh3::xxh3_64(parts.as_bytes()) & 0xff_ffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::random_id;
+
+    #[test]
+    fn ids_are_alphanumeric_and_differ() {
+        let ids: std::collections::HashSet<_> = (0..1000).map(|_| random_id()).collect();
+        assert_eq!(ids.len(), 1000);
+        let is_id = |id: &String| id.len() == 24 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+        assert!(ids.iter().all(is_id));
+    }
+}
