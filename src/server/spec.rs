@@ -36,6 +36,28 @@ const BARE_PATHS: [&str; 5] = [
 /// Paths without any alias.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
+/// Requests that refuse fields they do not have.
+const STRICT_REQUESTS: [&str; 5] = [
+    "ChatCompletionRequest",
+    "CompletionRequest",
+    "CreateEngineRequest",
+    "LoadingParameters",
+    "StreamOptions",
+];
+
+/// Parts of requests that ignore fields they do not have.
+const LENIENT_REQUESTS: [&str; 5] =
+    ["ChatMessage", "Part", "ToolCall", "FunctionCall", "ResponseFormat"];
+
+/// Fields of answers that may be absent.
+const SKIPPED: [(&str, &str); 5] = [
+    ("ChatCompletionChunk", "usage"),
+    ("ChatDelta", "content"),
+    ("ChatDelta", "role"),
+    ("Completion", "usage"),
+    ("ErrorObject", "details"),
+];
+
 /// All routes of the document.
 type Apis = (ChatApi, CompletionApi, ModelApi, EngineApi, HealthApi, ProbeApi);
 
@@ -118,9 +140,11 @@ fn allow_table() -> Vec<(Vec<String>, String)> {
 
 fn finish(mut document: Value) -> Value {
     document["openapi"] = "3.1.0".into();
+    add_examples(&mut document);
     if let Some(paths) = document["paths"].as_object_mut() {
         *paths = with_aliases(std::mem::take(paths));
     }
+    document["tags"] = tags();
     document["components"]["securitySchemes"] = json!({
         "bearer": { "type": "http", "scheme": "bearer" },
         "apiKey": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
@@ -128,7 +152,64 @@ fn finish(mut document: Value) -> Value {
     // Keys are optional: a server without configured keys takes every request.
     document["security"] = json!([{}, { "bearer": [] }, { "apiKey": [] }]);
     modernise(&mut document);
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.iter_mut().for_each(|(name, schema)| tighten(name, schema));
+    }
     document
+}
+
+/// Says what serde does: requests have no other fields, answers have all of theirs.
+fn tighten(name: &str, schema: &mut Value) {
+    if STRICT_REQUESTS.contains(&name) {
+        schema["additionalProperties"] = false.into();
+    } else if !LENIENT_REQUESTS.contains(&name) {
+        let fields = schema["properties"].as_object().into_iter().flat_map(Map::keys);
+        let always = fields.filter(|field| !SKIPPED.contains(&(name, field.as_str())));
+        let required: Vec<_> = always.cloned().collect();
+        if !required.is_empty() {
+            schema["required"] = required.into();
+        }
+    }
+}
+
+fn tags() -> Value {
+    json!([
+        { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
+        { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
+        { "name": "Models", "description": "What can be asked" },
+        { "name": "Engines", "description": "Register, load, unload and remove engines" },
+        { "name": "Health", "description": "Whether the server lives and serves" },
+        { "name": "Aliases", "description": "Other paths of the same operations" },
+    ])
+}
+
+fn add_examples(document: &mut Value) {
+    let examples = [
+        (
+            "/chat/completions",
+            json!({
+                "model": "my-model",
+                "messages": [{ "role": "user", "content": "Say hello." }],
+                "max_completion_tokens": 32,
+            }),
+        ),
+        (
+            "/completions",
+            json!({ "model": "my-model", "prompt": "Once upon a time", "max_tokens": 32 }),
+        ),
+        (
+            "/engines",
+            json!({
+                "engine_id": "my-model",
+                "model_path": "/models/my-model.Q4_K_M.gguf",
+                "loading_parameters": { "n_ctx": 4096 },
+            }),
+        ),
+    ];
+    for (path, example) in examples {
+        let body = &mut document["paths"][path]["post"]["requestBody"]["content"];
+        body["application/json"]["example"] = example;
+    }
 }
 
 /// Gives every path its main form and its aliases.
@@ -173,13 +254,29 @@ fn modernise(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(modernise),
         Value::Object(object) => {
+            // poem-openapi wraps a reference to describe it; 3.1 allows words beside a reference.
+            if let Some(Value::Array(parts)) = object.remove("allOf")
+                && let Some(reference) = parts.iter().find_map(|part| part.get("$ref"))
+            {
+                object.insert("$ref".to_owned(), reference.clone());
+            }
             object.values_mut().for_each(modernise);
             if object.remove("nullable") == Some(Value::Bool(true)) {
                 allow_null(object);
             }
-            // The wrapper that poem-openapi puts around a described reference repeats its contents.
-            if let Some(Value::Array(parts)) = object.get_mut("allOf") {
-                parts.retain(|part| part.get("$ref").is_some());
+            let is_unsigned = object
+                .get("format")
+                .and_then(Value::as_str)
+                .is_some_and(|format| format.starts_with("uint"));
+            if is_unsigned && !object.contains_key("minimum") {
+                object.insert("minimum".to_owned(), 0.into());
+            }
+            for limit in ["minimum", "maximum"] {
+                if let Some(value) = object.get_mut(limit)
+                    && let Some(number) = value.as_f64().filter(|number| number.fract() == 0.0)
+                {
+                    *value = (number as i64).into();
+                }
             }
         }
         _ => {}

@@ -27,7 +27,7 @@ pub(crate) struct LoadingParameters {
     /// Map the model file instead of reading it.
     #[oai(nullable)]
     pub use_mmap: Option<bool>,
-    /// Run sequences together; always so, whatever is said here.
+    /// Run sequences together; false: one after the other.
     #[oai(nullable)]
     pub cont_batching: Option<bool>,
     /// Run one token through the model before the engine is ready.

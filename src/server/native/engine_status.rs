@@ -60,10 +60,10 @@ pub(crate) struct EngineMemory {
 /// What an engine has done since it was loaded.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct EnginePerformance {
-    /// Generated tokens per second of the most recent step.
-    pub last_inference_tps: f64,
     pub total_requests: u64,
+    pub failed_requests: u64,
     pub prompt_tokens: u64,
+    /// Prompt tokens that were found in the prefix cache.
     pub cached_tokens: u64,
     pub completion_tokens: u64,
     /// Share of the KV cache in use, 0 to 1.
@@ -107,7 +107,7 @@ fn sentence(state: &State) -> String {
 
 impl EngineStatus {
     pub(crate) fn new(status: &Status) -> Self {
-        let stats = status.stats.clone().unwrap_or_default();
+        let stats = status.stats.as_ref();
         let idle_s = status.idle_for.map(|idle| idle.as_secs_f64());
         let is_loaded = status.info.is_some();
         Self {
@@ -126,18 +126,18 @@ impl EngineStatus {
             pinned: status.spec.pinned,
             parameters: EffectiveParameters::from(&status.spec.params),
             jobs: EngineJobs {
-                running: stats.running as u64,
-                waiting: stats.waiting as u64,
+                running: stats.map_or(0, |stats| stats.running as u64),
+                waiting: stats.map_or(0, |stats| stats.waiting as u64),
                 waiting_for_load: status.waiting as u64,
             },
             memory_usage: memory(status),
             performance: EnginePerformance {
-                last_inference_tps: 0.0,
-                total_requests: 0,
-                prompt_tokens: 0,
-                cached_tokens: 0,
-                completion_tokens: 0,
-                kv_cache_usage: 0.0,
+                total_requests: stats.map_or(0, |stats| stats.jobs_submitted),
+                failed_requests: stats.map_or(0, |stats| stats.jobs_failed),
+                prompt_tokens: stats.map_or(0, |stats| stats.prompt_tokens),
+                cached_tokens: stats.map_or(0, |stats| stats.prefix_hit_tokens),
+                completion_tokens: stats.map_or(0, |stats| stats.generated_tokens),
+                kv_cache_usage: stats.map_or(0.0, |stats| stats.kv_usage),
                 load_time_s: status.load_time.map(|time| time.as_secs_f64()),
                 loads: status.loads,
             },

@@ -2,13 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::usage::Usage;
 use crate::{
-    chat::generation::{Generation, Output, TextLogprobs},
-    engine::request::FinishReason as EngineReason,
+    chat::generation::{
+        Collected, FinishReason as Reason, Generation, GenerationRequest, generate_all,
+    },
     error::{Error, Result},
     registry::Lease,
-    server::{drain::Drain, schema::wire_enum},
+    server::{AppState, drain::Drain, schema::wire_enum},
 };
 
 wire_enum! {
@@ -21,11 +21,11 @@ wire_enum! {
     }
 }
 
-impl From<EngineReason> for FinishReason {
-    fn from(reason: EngineReason) -> Self {
+impl From<Reason> for FinishReason {
+    fn from(reason: Reason) -> Self {
         match reason {
-            EngineReason::Length => Self::Length,
-            EngineReason::Stop | EngineReason::Cancelled => Self::Stop,
+            Reason::Stop => Self::Stop,
+            Reason::Length => Self::Length,
         }
     }
 }
@@ -57,50 +57,33 @@ pub(crate) struct Running {
     pub lease: Lease,
 }
 
-/// One complete answer.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Choice {
-    pub text: String,
-    pub logprobs: Vec<TextLogprobs>,
-    pub reason: Option<FinishReason>,
-}
+impl Running {
+    /// Starts generating on the engine that the request names; all prompts or none.
+    pub(crate) async fn start(
+        state: &AppState,
+        model: &str,
+        requests: Vec<GenerationRequest>,
+    ) -> Result<Self> {
+        if model.is_empty() {
+            return Err(Error::invalid("model", "model: the name of an engine is required"));
+        }
+        let lease = state.registry.get(model).await.map_err(|error| match error.param {
+            None => error.with_param("model"),
+            Some(_) => error,
+        })?;
+        let generation = generate_all(&lease.text, &lease.engine, requests).await?;
+        Ok(Self { generation, lease })
+    }
 
-/// Waits for all answers of a generation; `n` of them.
-pub(crate) async fn collect(
-    running: &mut Running,
-    n: u32,
-    drain: &Drain,
-) -> Result<(Vec<Choice>, Usage)> {
-    let mut choices = vec![Choice::default(); n as usize];
-    let mut usage = Usage::default();
-    loop {
-        let output = tokio::select! {
+    /// Waits for everything, but not beyond a shutdown.
+    pub(crate) async fn collect(self, drain: &Drain) -> Result<Collected> {
+        let Self { generation, lease: _lease } = self;
+        tokio::select! {
             biased;
-            output = running.generation.next() => output,
-            () = drain.expired() => return Err(Drain::error()),
-        };
-        match output {
-            None => return Ok((choices, usage)),
-            Some(Output::Prefill { .. }) => {}
-            Some(Output::Delta { index, text, logprobs, .. }) => {
-                let choice = choice_at(&mut choices, index)?;
-                choice.text.push_str(&text);
-                choice.logprobs.extend(logprobs);
-            }
-            Some(Output::Finished { index, reason, usage: of_choice, .. }) => {
-                choice_at(&mut choices, index)?.reason = Some(reason.into());
-                usage.add_choice(of_choice);
-            }
-            Some(Output::Failed { error, .. }) => return Err(error),
+            collected = generation.collect() => collected,
+            () = drain.expired() => Err(Drain::error()),
         }
     }
-}
-
-fn choice_at(choices: &mut [Choice], index: u32) -> Result<&mut Choice> {
-    let count = choices.len();
-    choices
-        .get_mut(index as usize)
-        .ok_or_else(|| Error::internal(format!("answer {index} of {count}")))
 }
 
 /// Seconds since 1970.

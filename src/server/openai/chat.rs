@@ -6,10 +6,9 @@ use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
     Generates, OpenAiTag,
-    answer::{Head, collect},
+    answer::{Head, Running},
     chat_answer::{ChatCompletion, ChatCompletionChunk, ChatStream},
     chat_request::ChatCompletionRequest,
-    start::start,
 };
 use crate::server::{
     AppState,
@@ -51,15 +50,15 @@ impl ChatApi {
         let include_usage = request.includes_usage();
         let generation = request.into_generation()?;
         let (n, logprobs) = (generation.n, generation.logprobs.is_some());
-        let mut running = start(&self.0, &model, generation).await?;
+        let running = Running::start(&self.0, &model, vec![generation]).await?;
         let head = Head::new("chatcmpl", &model, &running.lease);
         if is_stream {
             let stream = ChatStream { head, running, n, logprobs, include_usage };
             let events = Events::new(stream.chunks(), self.0.drain.clone());
             return Ok(Reply::new(Content(ChatBody::Stream(events))));
         }
-        let (choices, usage) = collect(&mut running, n, &self.0.drain).await?;
-        let answer = ChatCompletion::new(head, choices, usage, logprobs);
+        let collected = running.collect(&self.0.drain).await?;
+        let answer = ChatCompletion::new(head, collected, logprobs);
         Ok(Reply::new(Content(ChatBody::Full(Json(answer)))))
     }
 }

@@ -7,15 +7,15 @@ use poem_openapi::Object;
 use serde::Serialize;
 
 use super::{
-    answer::{Choice, FinishReason, Head, Running},
+    answer::{FinishReason, Head, Running},
     logprobs::ChatLogprobs,
     message::Role,
     options::ServiceTier,
     usage::Usage,
 };
 use crate::{
-    chat::generation::Output,
-    error::{Error, Result},
+    chat::generation::{Collected, Output},
+    error::Result,
     server::schema::wire_enum,
 };
 
@@ -111,9 +111,9 @@ pub(crate) struct ChatDelta {
 }
 
 impl ChatCompletion {
-    pub(crate) fn new(head: Head, choices: Vec<Choice>, usage: Usage, logprobs: bool) -> Self {
-        let choices = (0..).zip(choices).map(|(index, choice)| ChatChoice {
-            index,
+    pub(crate) fn new(head: Head, collected: Collected, logprobs: bool) -> Self {
+        let choices = collected.choices.into_iter().map(|choice| ChatChoice {
+            index: choice.index,
             logprobs: logprobs.then(|| ChatLogprobs::new(&choice.logprobs)),
             message: ChatAnswer {
                 role: Role::Assistant,
@@ -121,7 +121,7 @@ impl ChatCompletion {
                 refusal: None,
                 annotations: Vec::new(),
             },
-            finish_reason: choice.reason.unwrap_or(FinishReason::Stop),
+            finish_reason: choice.reason.into(),
         });
         Self {
             id: head.id,
@@ -129,7 +129,7 @@ impl ChatCompletion {
             created: head.created,
             model: head.model,
             choices: choices.collect(),
-            usage,
+            usage: collected.usage.into(),
             service_tier: ServiceTier::Default,
             system_fingerprint: head.system_fingerprint,
         }
@@ -153,24 +153,19 @@ impl ChatStream {
             let delta = ChatDelta { role: Some(Role::Assistant), content: Some(String::new()) };
             self.chunk(index, delta)
         });
-        let state = (roles.collect::<VecDeque<_>>(), Usage::default(), Some(self));
-        futures_util::stream::unfold(state, |(mut ready, mut usage, stream)| async move {
-            if let Some(chunk) = ready.pop_front() {
-                return Some((Ok(chunk), (ready, usage, stream)));
+        let state = (roles.collect::<VecDeque<_>>(), Some(self));
+        futures_util::stream::unfold(state, |(mut roles, stream)| async move {
+            if let Some(chunk) = roles.pop_front() {
+                return Some((Ok(chunk), (roles, stream)));
             }
             let mut stream = stream?;
             loop {
                 match stream.running.generation.next().await {
-                    None if stream.include_usage => {
-                        return Some((Ok(stream.usage_chunk(usage)), (ready, usage, None)));
-                    }
-                    None => return None,
-                    Some(Output::Failed { error, .. }) => {
-                        return Some((Err::<_, Error>(error), (ready, usage, None)));
-                    }
+                    None => return stream.usage_chunk().map(|chunk| (Ok(chunk), (roles, None))),
+                    Some(Output::Failed { error, .. }) => return Some((Err(error), (roles, None))),
                     Some(output) => {
-                        if let Some(chunk) = stream.translate(output, &mut usage) {
-                            return Some((Ok(chunk), (ready, usage, Some(stream))));
+                        if let Some(chunk) = stream.translate(output) {
+                            return Some((Ok(chunk), (roles, Some(stream))));
                         }
                     }
                 }
@@ -178,22 +173,23 @@ impl ChatStream {
         })
     }
 
-    fn translate(&self, output: Output, usage: &mut Usage) -> Option<ChatCompletionChunk> {
+    fn translate(&self, output: Output) -> Option<ChatCompletionChunk> {
         match output {
-            Output::Delta { index, text, logprobs, .. } => {
-                let logprobs =
-                    (self.logprobs && !logprobs.is_empty()).then(|| ChatLogprobs::new(&logprobs));
-                if text.is_empty() && logprobs.is_none() {
+            Output::Delta(delta) => {
+                let logprobs = (self.logprobs && !delta.logprobs.is_empty())
+                    .then(|| ChatLogprobs::new(&delta.logprobs));
+                if delta.text.is_empty() && logprobs.is_none() {
                     return None;
                 }
-                let mut chunk = self.chunk(index, ChatDelta { role: None, content: Some(text) });
-                chunk.choices[0].logprobs = logprobs;
+                let content = ChatDelta { role: None, content: Some(delta.text) };
+                let mut chunk = self.chunk(delta.index, content);
+                chunk.choices.iter_mut().for_each(|choice| choice.logprobs = logprobs.clone());
                 Some(chunk)
             }
-            Output::Finished { index, reason, usage: of_choice, .. } => {
-                usage.add_choice(of_choice);
-                let mut chunk = self.chunk(index, ChatDelta::default());
-                chunk.choices[0].finish_reason = Some(reason.into());
+            Output::Finished(finished) => {
+                let mut chunk = self.chunk(finished.index, ChatDelta::default());
+                let reason = Some(finished.reason.into());
+                chunk.choices.iter_mut().for_each(|choice| choice.finish_reason = reason);
                 Some(chunk)
             }
             Output::Prefill { .. } | Output::Failed { .. } => None,
@@ -206,8 +202,9 @@ impl ChatStream {
         self.envelope(vec![choice], usage)
     }
 
-    fn usage_chunk(&self, usage: Usage) -> ChatCompletionChunk {
-        self.envelope(Vec::new(), Some(Some(usage)))
+    fn usage_chunk(&self) -> Option<ChatCompletionChunk> {
+        let usage = self.running.generation.usage().into();
+        self.include_usage.then(|| self.envelope(Vec::new(), Some(Some(usage))))
     }
 
     #[allow(clippy::option_option)]

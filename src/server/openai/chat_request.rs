@@ -12,12 +12,12 @@ use super::{
         Modality, ResponseFormat, ServiceTier, StreamOptions, ToolChoice, check_metadata,
         check_stream_options,
     },
-    sampling::{MAX_LOGPROBS, SamplingFields, at_least_one},
+    sampling::SamplingFields,
 };
 use crate::{
     chat::{
         ChatInput,
-        generation::{GenerationRequest, PromptInput},
+        generation::{GenerationRequest, MAX_LOGPROBS, PromptInput},
     },
     error::{Error, Result},
     server::schema::{FreeObject, TextOr, wire_enum},
@@ -201,7 +201,14 @@ impl ChatCompletionRequest {
             continue_final_message: continues,
             kwargs,
         };
-        let checked = SamplingFields {
+        let mut request = GenerationRequest {
+            max_tokens,
+            min_tokens: self.min_tokens.unwrap_or(0),
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            logprobs,
+            ..GenerationRequest::new(PromptInput::Chat(input))
+        };
+        SamplingFields {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
@@ -217,22 +224,8 @@ impl ChatCompletionRequest {
             n: self.n,
             cache_salt: self.cache_salt,
         }
-        .check()?;
-        Ok(GenerationRequest {
-            prompt: PromptInput::Chat(input),
-            max_tokens,
-            min_tokens: self.min_tokens.unwrap_or(0),
-            n: checked.n,
-            best_of: None,
-            sampling: checked.sampling,
-            seed: checked.seed,
-            stop: checked.stop,
-            stop_token_ids: checked.stop_token_ids,
-            ignore_eos: self.ignore_eos.unwrap_or(false),
-            logprobs,
-            echo: false,
-            cache_salt: checked.cache_salt,
-        })
+        .apply(&mut request)?;
+        Ok(request)
     }
 
     /// Whether a stream ends with a chunk of token counts.
@@ -279,5 +272,12 @@ impl ChatCompletionRequest {
             }
             (new, old) => Ok(new.or(old)),
         }
+    }
+}
+
+fn at_least_one(name: &str, value: Option<u32>) -> Result<Option<u32>> {
+    match value {
+        Some(0) => Err(Error::invalid(name, format!("{name} must be 1 or more, is 0"))),
+        value => Ok(value),
     }
 }

@@ -1,6 +1,9 @@
 //! The wire request of `POST /v1/completions` and its translation: one generation for each prompt.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+};
 
 use poem_openapi::{Object, registry::MetaSchema};
 use serde::{
@@ -10,10 +13,10 @@ use serde::{
 
 use super::{
     options::{StreamOptions, check_stream_options},
-    sampling::{MAX_CHOICES, MAX_LOGPROBS, SamplingFields, at_least_one},
+    sampling::SamplingFields,
 };
 use crate::{
-    chat::generation::{GenerationRequest, PromptInput},
+    chat::generation::{GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, PromptInput},
     error::{Error, Result},
     server::schema::{TextOr, wire_type},
 };
@@ -102,28 +105,16 @@ impl<'de> Deserialize<'de> for Prompt {
 }
 
 impl Prompt {
-    fn into_inputs(self) -> Result<Vec<PromptInput>> {
-        let inputs: Vec<_> = match self {
-            Self::Text(text) => vec![PromptInput::Text(text)],
+    fn into_inputs(self) -> Result<VecDeque<PromptInput>> {
+        let inputs: VecDeque<_> = match self {
+            Self::Text(text) => VecDeque::from([PromptInput::Text(text)]),
             Self::Texts(texts) => texts.into_iter().map(PromptInput::Text).collect(),
-            Self::Tokens(ids) => vec![PromptInput::Tokens(ids)],
+            Self::Tokens(ids) => VecDeque::from([PromptInput::Tokens(ids)]),
             Self::TokenLists(lists) => lists.into_iter().map(PromptInput::Tokens).collect(),
         };
-        if inputs.is_empty() {
-            return Err(Error::invalid("prompt", "prompt: at least one prompt is required"));
-        }
         if inputs.len() > MAX_PROMPTS {
             let text = format!("prompt: {} prompts, limit {MAX_PROMPTS}", inputs.len());
             return Err(Error::invalid("prompt", text));
-        }
-        let is_empty = |input: &PromptInput| match input {
-            PromptInput::Text(text) => text.is_empty(),
-            PromptInput::Tokens(ids) => ids.is_empty(),
-            PromptInput::Chat(_) => false,
-        };
-        if let Some(i) = inputs.iter().position(is_empty) {
-            let field = if inputs.len() == 1 { "prompt".into() } else { format!("prompt[{i}]") };
-            return Err(Error::invalid(field, "prompt: a prompt must not be empty"));
         }
         Ok(inputs)
     }
@@ -137,15 +128,15 @@ pub(crate) struct CompletionRequest {
     /// The engine to ask, by its `engine_id`.
     #[oai(validator(min_length = 1))]
     pub model: String,
-    /// One prompt or up to 256, as text or as token ids; each gets `n` completions.
+    /// One prompt or up to 256, as text or as token ids. Each gets `n` completions.
     pub prompt: Prompt,
     /// Send the completions in pieces, as server-sent events.
     #[oai(nullable)]
     pub stream: Option<bool>,
     #[oai(nullable)]
     pub stream_options: Option<StreamOptions>,
-    /// Tokens to generate at most, for each completion; 16 if absent.
-    #[oai(nullable, validator(minimum(value = "1")))]
+    /// Tokens to generate at most, for each completion; 16 if absent. 0 with `echo` scores the prompt.
+    #[oai(nullable)]
     pub max_tokens: Option<u32>,
     /// The model may not stop before it has generated so many tokens.
     #[oai(nullable)]
@@ -224,8 +215,20 @@ impl CompletionRequest {
             let text = format!("logprobs must be from 0 to {MAX_LOGPROBS}, is {count}");
             return Err(Error::invalid("logprobs", text));
         }
-        let max_tokens = at_least_one("max_tokens", self.max_tokens)?;
-        let checked = SamplingFields {
+        let mut inputs = self.prompt.into_inputs()?;
+        let first = inputs
+            .pop_front()
+            .ok_or_else(|| Error::invalid("prompt", "prompt: at least one prompt is required"))?;
+        let mut request = GenerationRequest {
+            max_tokens: Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
+            min_tokens: self.min_tokens.unwrap_or(0),
+            best_of: self.best_of,
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            logprobs: self.logprobs,
+            echo: self.echo.unwrap_or(false),
+            ..GenerationRequest::new(first)
+        };
+        SamplingFields {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
@@ -241,30 +244,18 @@ impl CompletionRequest {
             n: self.n,
             cache_salt: self.cache_salt,
         }
-        .check()?;
-        check_best_of(self.best_of, checked.n, is_stream)?;
-        let inputs = self.prompt.into_inputs()?;
-        let total = inputs.len() * checked.n.max(self.best_of.unwrap_or(1)) as usize;
+        .apply(&mut request)?;
+        check_best_of(self.best_of, request.n, is_stream)?;
+        let total = (inputs.len() + 1) * request.n.max(self.best_of.unwrap_or(1)) as usize;
         if total > MAX_TOTAL {
             let text = format!("{total} completions in one request, limit {MAX_TOTAL}");
             return Err(Error::invalid("n", text));
         }
-        let request = |prompt| GenerationRequest {
-            prompt,
-            max_tokens: Some(max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
-            min_tokens: self.min_tokens.unwrap_or(0),
-            n: checked.n,
-            best_of: self.best_of,
-            sampling: checked.sampling.clone(),
-            seed: checked.seed,
-            stop: checked.stop.clone(),
-            stop_token_ids: checked.stop_token_ids.clone(),
-            ignore_eos: self.ignore_eos.unwrap_or(false),
-            logprobs: self.logprobs,
-            echo: self.echo.unwrap_or(false),
-            cache_salt: checked.cache_salt.clone(),
-        };
-        Ok(inputs.into_iter().map(request).collect())
+        let others: Vec<_> = inputs
+            .into_iter()
+            .map(|prompt| GenerationRequest { prompt, ..request.clone() })
+            .collect();
+        Ok(std::iter::once(request).chain(others).collect())
     }
 
     /// Whether a stream ends with a chunk of token counts.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use poem_openapi::Object;
 use serde::Serialize;
 
-use crate::chat::generation::TextLogprobs;
+use crate::chat::generation::{TextLogprobs, TokenText};
 
 /// Log-probabilities of an answer's tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Object)]
@@ -43,27 +43,23 @@ pub(crate) struct CompletionLogprobs {
     /// Null for the first token of an echoed prompt, which follows nothing.
     pub token_logprobs: Vec<Option<f32>>,
     /// The likeliest tokens at each place and their log-probabilities.
-    #[oai(nullable)]
-    pub top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Where each token begins, in characters of the text.
     pub text_offset: Vec<u32>,
 }
 
 impl ChatLogprobs {
     pub(crate) fn new(tokens: &[TextLogprobs]) -> Self {
-        let token = |token: &TextLogprobs| TokenLogprob {
-            token: token.token.clone(),
-            logprob: token.logprob,
+        let top = |(token, logprob): &(TokenText, f32)| TopLogprob {
+            token: token.text.clone(),
+            logprob: finite(*logprob),
             bytes: token.bytes.clone(),
-            top_logprobs: token
-                .top
-                .iter()
-                .map(|(token, bytes, logprob)| TopLogprob {
-                    token: token.clone(),
-                    logprob: *logprob,
-                    bytes: bytes.clone(),
-                })
-                .collect(),
+        };
+        let token = |token: &TextLogprobs| TokenLogprob {
+            token: token.token.text.clone(),
+            logprob: finite(token.logprob.unwrap_or(0.0)),
+            bytes: token.token.bytes.clone(),
+            top_logprobs: token.top.iter().map(top).collect(),
         };
         Self { content: tokens.iter().map(token).collect(), refusal: None }
     }
@@ -71,7 +67,22 @@ impl ChatLogprobs {
 
 impl CompletionLogprobs {
     /// `offset` characters of the text came before these tokens.
-    pub(crate) fn new(tokens: &[TextLogprobs], offset: u32) -> Self {
-        Self::default()
+    pub(crate) fn new(tokens: &[TextLogprobs], mut offset: u32) -> Self {
+        let mut lists = Self::default();
+        for token in tokens {
+            lists.text_offset.push(offset);
+            offset += token.token.text.chars().count() as u32;
+            lists.tokens.push(token.token.text.clone());
+            lists.token_logprobs.push(token.logprob.map(finite));
+            let top =
+                token.top.iter().map(|(token, logprob)| (token.text.clone(), finite(*logprob)));
+            lists.top_logprobs.push(token.logprob.map(|_| top.collect()));
+        }
+        lists
     }
+}
+
+/// JSON has no infinity; OpenAI writes -9999 for what cannot happen.
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { -9999.0 }
 }

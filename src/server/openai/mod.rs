@@ -15,7 +15,6 @@ mod message;
 mod models;
 mod options;
 mod sampling;
-mod start;
 mod usage;
 
 pub(crate) use chat::ChatApi;

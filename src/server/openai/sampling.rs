@@ -3,23 +3,16 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use crate::{
+    chat::generation::{
+        GenerationRequest, MAX_CHOICES, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS,
+    },
     engine::request::Sampling,
     error::{Error, Result},
     server::schema::TextOr,
 };
 
-/// Stop strings in one request.
-const MAX_STOPS: usize = 16;
-/// Bytes of one stop string.
-const MAX_STOP_BYTES: usize = 1024;
 /// Entries of `logit_bias`.
 const MAX_LOGIT_BIAS: usize = 4096;
-/// Stop tokens in one request.
-const MAX_STOP_TOKENS: usize = 256;
-/// Completions of one prompt.
-pub(crate) const MAX_CHOICES: u32 = 128;
-/// Alternatives per token.
-pub(crate) const MAX_LOGPROBS: u32 = 20;
 /// Bytes of a cache salt.
 const MAX_SALT_BYTES: usize = 1024;
 
@@ -42,30 +35,15 @@ pub(crate) struct SamplingFields {
     pub cache_salt: Option<String>,
 }
 
-/// The shared fields, checked.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Checked {
-    pub sampling: Sampling,
-    pub seed: Option<u64>,
-    pub stop: Vec<String>,
-    pub stop_token_ids: Vec<u32>,
-    pub n: u32,
-    pub cache_salt: Option<String>,
-}
-
 impl SamplingFields {
-    /// Checks every range; absent fields get OpenAI's defaults.
-    pub(crate) fn check(self) -> Result<Checked> {
+    /// Checks every range and fills in the request; absent fields get OpenAI's defaults.
+    pub(crate) fn apply(self, request: &mut GenerationRequest) -> Result<()> {
         let mut sampling = Sampling::default();
         if let Some(value) = self.temperature {
             sampling.temperature = within("temperature", value, 0.0..=2.0)? as f32;
         }
         if let Some(value) = self.top_p {
-            sampling.top_p = match within("top_p", value, 0.0..=1.0)? as f32 {
-                // The nucleus of no probability mass at all still holds the likeliest token.
-                0.0 => f32::MIN_POSITIVE,
-                top_p => top_p,
-            };
+            sampling.top_p = within("top_p", value, 0.0..=1.0)? as f32;
         }
         if let Some(value) = self.top_k {
             // -1 switches it off in other servers, 0 does here.
@@ -93,16 +71,14 @@ impl SamplingFields {
             let text = format!("n must be from 1 to {MAX_CHOICES}, is {n}");
             return Err(Error::invalid("n", text));
         }
+        request.n = n;
+        request.sampling = sampling;
         // A negative seed is a number like any other: same seed, same tokens.
-        let seed = self.seed.map(i64::cast_unsigned);
-        Ok(Checked {
-            sampling,
-            seed,
-            stop: stops(self.stop)?,
-            stop_token_ids: stop_tokens(self.stop_token_ids)?,
-            n,
-            cache_salt: salt(self.cache_salt)?,
-        })
+        request.seed = self.seed.map(i64::cast_unsigned);
+        request.stop = stops(self.stop)?;
+        request.stop_token_ids = stop_tokens(self.stop_token_ids)?;
+        request.cache_salt = salt(self.cache_salt)?;
+        Ok(())
     }
 
     /// `repetition_penalty`, or its other name.
@@ -126,14 +102,6 @@ pub(crate) fn within(name: &str, value: f64, range: RangeInclusive<f64>) -> Resu
     }
     let text = format!("{name} must be from {} to {}, is {value}", range.start(), range.end());
     Err(Error::invalid(name, text))
-}
-
-/// Checks a limit on tokens: at least 1.
-pub(crate) fn at_least_one(name: &str, value: Option<u32>) -> Result<Option<u32>> {
-    match value {
-        Some(0) => Err(Error::invalid(name, format!("{name} must be 1 or more, is 0"))),
-        value => Ok(value),
-    }
 }
 
 fn logit_bias(entries: BTreeMap<String, f64>) -> Result<Vec<(u32, f32)>> {
@@ -201,6 +169,7 @@ fn salt(salt: Option<String>) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::generation::PromptInput;
 
     #[test]
     fn ranges_are_checked_and_named() {
@@ -235,14 +204,19 @@ mod tests {
             (SamplingFields { cache_salt: Some("x".repeat(2000)), ..base() }, "cache_salt"),
         ];
         for (fields, param) in cases {
-            let error = fields.clone().check().expect_err("out of range");
+            let error = fields.clone().apply(&mut request()).expect_err("out of range");
             assert_eq!(error.param.as_deref(), Some(param), "{fields:?}");
         }
     }
 
     #[test]
     fn absent_fields_have_openai_defaults() {
-        let checked = SamplingFields::default().check().expect("valid");
-        assert_eq!((checked.sampling, checked.n, checked.seed), (Sampling::default(), 1, None));
+        let mut request = request();
+        SamplingFields::default().apply(&mut request).expect("valid");
+        assert_eq!((request.sampling, request.n, request.seed), (Sampling::default(), 1, None));
+    }
+
+    fn request() -> GenerationRequest {
+        GenerationRequest::new(PromptInput::Text("x".to_owned()))
     }
 }

@@ -3,7 +3,7 @@
 use poem_openapi::Object;
 use serde::Serialize;
 
-use crate::engine::request;
+use crate::engine;
 
 /// Tokens that a request took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Object)]
@@ -39,24 +39,15 @@ pub(crate) struct CompletionTokensDetails {
     pub rejected_prediction_tokens: u32,
 }
 
-impl Usage {
-    /// Adds a completion of the same prompt.
-    pub(crate) fn add_choice(&mut self, usage: request::Usage) {
-        // What the first completion computes its siblings find in the cache; the least is what the
-        // request itself found there.
-        let cached = &mut self.prompt_tokens_details.cached_tokens;
-        let is_first = self.prompt_tokens == 0;
-        *cached = if is_first { usage.cached_tokens } else { usage.cached_tokens.min(*cached) };
-        self.prompt_tokens = usage.prompt_tokens;
-        self.completion_tokens += usage.completion_tokens;
-        self.total_tokens = self.prompt_tokens + self.completion_tokens;
-    }
-
-    /// Adds the tokens of another prompt.
-    pub(crate) fn add_prompt(&mut self, other: &Self) {
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.total_tokens += other.total_tokens;
-        self.prompt_tokens_details.cached_tokens += other.prompt_tokens_details.cached_tokens;
+impl From<engine::Usage> for Usage {
+    fn from(usage: engine::Usage) -> Self {
+        let engine::Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
+            completion_tokens_details: CompletionTokensDetails::default(),
+        }
     }
 }
