@@ -9,7 +9,10 @@ use poem_openapi::{
 };
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{MapAccess, SeqAccess, Visitor, value::SeqAccessDeserializer},
+    de::{
+        MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
 };
 use serde_json::Value;
 
@@ -154,6 +157,71 @@ impl<T: Type + Serialize> ToJSON for TextOr<T> {
     fn to_json(&self) -> Option<Value> {
         serde_json::to_value(self).ok()
     }
+}
+
+/// Reads a struct from an object only; serde would take an array of its fields in order as well.
+struct FromObject<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StructVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for StructVisitor<T> {
+            type Value = FromObject<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(FromObject)
+            }
+        }
+
+        deserializer.deserialize_map(StructVisitor(PhantomData))
+    }
+}
+
+/// For a field that is an object.
+pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    FromObject::deserialize(deserializer).map(|object| object.0)
+}
+
+/// For a field that is an object, null or absent.
+pub(crate) fn optional_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let object: Option<FromObject<T>> = Option::deserialize(deserializer)?;
+    Ok(object.map(|object| object.0))
+}
+
+/// For a field that is an array of objects.
+pub(crate) fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let objects: Vec<FromObject<T>> = Vec::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|object| object.0).collect())
+}
+
+/// For a field that is an array of objects, null or absent.
+pub(crate) fn optional_objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    let objects: Option<Vec<FromObject<T>>> = Option::deserialize(deserializer)?;
+    Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
+}
+
+/// For a field that is text, an array of objects, null or absent.
+pub(crate) fn text_or_objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<TextOr<T>>, D::Error> {
+    let value: Option<TextOr<FromObject<T>>> = Option::deserialize(deserializer)?;
+    Ok(value.map(|value| match value {
+        TextOr::Text(text) => TextOr::Text(text),
+        TextOr::Items(items) => TextOr::Items(items.into_iter().map(|item| item.0).collect()),
+    }))
 }
 
 /// A schema that is one of several.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     registry::{EngineSpec, LoadParams},
+    server::schema::optional_object,
 };
 
 /// How to load a model. What is absent has its default.
@@ -65,6 +66,7 @@ pub(crate) struct CreateEngineRequest {
     #[oai(nullable)]
     pub load_immediately: Option<bool>,
     #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
     pub loading_parameters: Option<LoadingParameters>,
     /// Unload after so many seconds without use; 0: never; absent: the server's default.
     #[oai(nullable)]

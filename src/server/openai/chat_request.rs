@@ -20,7 +20,7 @@ use crate::{
         generation::{GenerationRequest, MAX_LOGPROBS, PromptInput},
     },
     error::{Error, Result},
-    server::schema::{FreeObject, TextOr, wire_enum},
+    server::schema::{FreeObject, TextOr, objects, optional_object, wire_enum},
 };
 
 wire_enum! {
@@ -58,11 +58,13 @@ pub(crate) struct ChatCompletionRequest {
     pub model: String,
     /// The conversation so far, oldest message first.
     #[oai(validator(min_items = 1, max_items = 8192))]
+    #[serde(deserialize_with = "objects")]
     pub messages: Vec<Message>,
     /// Send the answer in pieces, as server-sent events.
     #[oai(nullable)]
     pub stream: Option<bool>,
     #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
     pub stream_options: Option<StreamOptions>,
     /// Tokens to generate at most; absent: until the context is full.
     #[oai(nullable, validator(minimum(value = "1")))]
@@ -123,6 +125,7 @@ pub(crate) struct ChatCompletionRequest {
     pub top_logprobs: Option<u32>,
     /// Only text can be asked for so far.
     #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
     pub response_format: Option<ResponseFormat>,
     /// Only `text` can be asked for.
     #[oai(nullable)]

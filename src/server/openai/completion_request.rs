@@ -18,7 +18,7 @@ use super::{
 use crate::{
     chat::generation::{GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, PromptInput},
     error::{Error, Result},
-    server::schema::{TextOr, wire_type},
+    server::schema::{TextOr, optional_object, wire_type},
 };
 
 /// Prompts in one request.
@@ -134,6 +134,7 @@ pub(crate) struct CompletionRequest {
     #[oai(nullable)]
     pub stream: Option<bool>,
     #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
     pub stream_options: Option<StreamOptions>,
     /// Tokens to generate at most, for each completion; 16 if absent. 0 with `echo` scores the prompt.
     #[oai(nullable)]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::{Error, Result},
-    server::schema::{FreeObject, TextOr, wire_enum},
+    server::schema::{FreeObject, TextOr, object, optional_objects, text_or_objects, wire_enum},
 };
 
 /// More messages than this are refused.
@@ -60,6 +60,7 @@ pub(crate) struct Part {
 pub(crate) struct ToolCall {
     pub id: String,
     pub r#type: ToolKind,
+    #[serde(deserialize_with = "object")]
     pub function: FunctionCall,
 }
 
@@ -78,12 +79,14 @@ pub(crate) struct Message {
     pub role: Role,
     /// Text, or a list of parts. May be null only for an assistant message with tool calls.
     #[oai(nullable)]
+    #[serde(default, deserialize_with = "text_or_objects")]
     pub content: Option<TextOr<Part>>,
     /// The participant's name; templates decide whether it shows.
     #[oai(nullable)]
     pub name: Option<String>,
     /// Functions that the assistant called.
     #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_objects")]
     pub tool_calls: Option<Vec<ToolCall>>,
     /// Of which call this `tool` message is the result.
     #[oai(nullable)]

@@ -115,7 +115,7 @@ impl ModelApi {
         /// The `engine_id`; a slash in it must be sent as `%2F`.
         model: Path<String>,
     ) -> Answer<Json<Model>, Looks> {
-        let status = self.0.registry.status(&model.0)?;
+        let status = self.0.registry.status(&model.0).map_err(|error| error.with_param("model"))?;
         Ok(Reply::new(Json(Model::new(&status, self.0.started_unix_s))))
     }
 }
