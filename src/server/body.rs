@@ -29,9 +29,12 @@ pub struct BodyLimits {
 
 impl Default for BodyLimits {
     fn default() -> Self {
-        Self { max_bytes: 16 << 20, read_timeout: Duration::from_secs(60) }
+        Self { max_bytes: 16 << 20, read_timeout: Duration::from_mins(1) }
     }
 }
+
+/// Characters of an error's text or path.
+const MAX_TEXT: usize = 300;
 
 /// A JSON body, request or response.
 #[derive(Clone, Debug)]
@@ -136,7 +139,7 @@ async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>>
 }
 
 /// Reads a JSON object; an error names the field.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     // A byte-order mark is legal in no JSON text and harmless in every one.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -155,8 +158,8 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     Ok(value)
 }
 
-fn invalid(message: impl Into<String>) -> Failure {
-    Failure::from(Error::new(Kind::Invalid, message))
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Kind::Invalid, message)
 }
 
 fn is_unknown_field(error: &serde_path_to_error::Error<serde_json::Error>) -> bool {
@@ -164,7 +167,7 @@ fn is_unknown_field(error: &serde_path_to_error::Error<serde_json::Error>) -> bo
 }
 
 /// Null means absent, for parameters that this server does not have as well: clients send them so.
-fn parse_without_nulls<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+fn parse_without_nulls<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(bytes).map_err(|error| invalid(format!("invalid JSON: {error}")))?;
     let given = object.into_iter().filter(|(_, value)| !value.is_null()).collect();
@@ -172,23 +175,24 @@ fn parse_without_nulls<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> 
 }
 
 /// Names the field: the path to the value, and for a missing or unknown field its name as well.
-fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Failure {
+fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Error {
     let inner = error.inner();
     if inner.is_syntax() || inner.is_eof() {
         let message = format!("invalid JSON: {inner}");
-        return Failure::from(Error::new(Kind::Invalid, message).with_code("invalid_json"));
+        return invalid(message).with_code("invalid_json");
     }
     let path = match error.path().to_string() {
         path if path == "." || path == "?" => String::new(),
         path => path.trim_end_matches(".?").to_owned(),
     };
-    let text = strip_position(&inner.to_string());
+    let text = shorten(strip_position(&inner.to_string()), MAX_TEXT);
+    let path = shorten(&path, MAX_TEXT);
     let named = |prefix: &str| {
         let name = text.strip_prefix(prefix)?.split('`').next()?.to_owned();
         let parent = path.strip_suffix(&name).unwrap_or(&path).trim_end_matches('.');
         Some(if parent.is_empty() { name } else { format!("{parent}.{name}") })
     };
-    let error = if let Some(field) = named("missing field `") {
+    if let Some(field) = named("missing field `") {
         Error::invalid(&field, format!("{field}: this required field is missing"))
             .with_code("missing_required_parameter")
     } else if let Some(field) = named("unknown field `") {
@@ -200,14 +204,18 @@ fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Failure {
         Error::new(Kind::Invalid, text)
     } else {
         Error::invalid(&path, format!("{path}: {text}"))
-    };
-    Failure::from(error)
+    }
 }
 
 /// serde_json appends ` at line 1 column 20`, which says nothing once the field is named.
-fn strip_position(text: &str) -> String {
-    match text.rfind(" at line ") {
-        Some(position) => text[..position].to_owned(),
+fn strip_position(text: &str) -> &str {
+    text.rfind(" at line ").map_or(text, |position| &text[..position])
+}
+
+/// Errors quote what they met, which may be megabytes.
+fn shorten(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
 }
@@ -259,7 +267,7 @@ mod tests {
             ("", None, "the request body is empty; a JSON object is expected"),
         ];
         for (body, param, message) in cases {
-            let error = parse::<Outer>(body.as_bytes()).expect_err(body).error;
+            let error = parse::<Outer>(body.as_bytes()).expect_err(body);
             assert_eq!(
                 (error.param.as_deref(), error.message.as_str()),
                 (param, message),

@@ -15,6 +15,7 @@ use super::{
     native::engine_status::status_word,
     spec::{openapi_json, service},
 };
+use crate::registry::Status;
 
 const HTML: &str = "text/html; charset=utf-8";
 /// The pages bring all they need; nothing may be loaded from elsewhere.
@@ -136,14 +137,12 @@ fn engine_table(state: &AppState) -> String {
     if statuses.is_empty() {
         return "<p>No engines yet: <code>POST /engines</code> registers one.</p>".to_owned();
     }
-    let rows: String = statuses
-        .iter()
-        .map(|status| {
-            let id = escape(&status.spec.id);
-            format!("<tr><td><code>{id}</code></td><td>{}</td></tr>\n", status_word(&status.state))
-        })
-        .collect();
-    format!("<table>\n<tr><th>Engine</th><th>Status</th></tr>\n{rows}</table>")
+    let row = |status: &Status| {
+        let (id, word) = (escape(&status.spec.id), status_word(&status.state));
+        format!("<tr><td><code>{id}</code></td><td>{word}</td></tr>")
+    };
+    let rows = statuses.iter().map(row).collect::<Vec<_>>().join("\n");
+    format!("<table>\n<tr><th>Engine</th><th>Status</th></tr>\n{rows}\n</table>")
 }
 
 /// Text as HTML.

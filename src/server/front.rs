@@ -47,7 +47,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         let answered = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => self.render(&error, &path),
+            Ok(Err(error)) => render(&error, &path),
             Err(_) => {
                 // The panic hook has told the log where.
                 tracing::error!(path, "a handler panicked");
@@ -84,51 +84,85 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         request.set_data(self.state.options.body);
         self.inner.call(request).await
     }
-
-    fn render(&self, error: &poem::Error, path: &str) -> Response {
-        let failure = from_poem(error, path);
-        let is_wrong_method = failure.error.kind == Kind::MethodNotAllowed;
-        let mut response = Dialect::of_path(path).render(failure);
-        if is_wrong_method
-            && let Some(allow) = allowed_methods(path)
-            && let Ok(allow) = HeaderValue::from_str(&allow)
-        {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
-        response
-    }
 }
 
-/// Takes `/v1` off the paths that exist both ways, and gives `/status` its other name.
+/// Writes an error, and for a wrong method the right ones.
+fn render(error: &poem::Error, path: &str) -> Response {
+    let failure = from_poem(error, path);
+    let is_wrong_method = failure.error.kind == Kind::MethodNotAllowed;
+    let mut response = Dialect::of_path(path).render(failure);
+    if is_wrong_method
+        && let Some(allow) = allowed_methods(path)
+        && let Ok(allow) = HeaderValue::from_str(&allow)
+    {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// Brings a path into the one form that the routes have.
 fn normalise_path(request: &mut Request) -> Result<()> {
     let uri = request.uri();
-    let Some(path_and_query) = uri.path_and_query() else {
-        // The authority form of CONNECT; the router knows paths only.
+    // CONNECT names an authority and `OPTIONS *` nothing; the router knows paths only.
+    let Some(asked) = uri.path_and_query().filter(|asked| asked.path().starts_with('/')) else {
         return Err(Error::new(Kind::Invalid, "a request must name a path").into());
     };
-    let path = path_and_query.path();
-    if !path.starts_with('/') && path != "*" {
-        return Err(Error::new(Kind::Invalid, "a request must name a path").into());
-    }
-    let bare = if path == "/status" {
-        "/health"
-    } else if let Some(rest) = path.strip_prefix("/v1/")
-        && rest.split('/').next().is_some_and(|segment| V1_SEGMENTS.contains(&segment))
-    {
-        &path["/v1".len()..]
-    } else {
-        return Ok(());
+    let Some(path) = routed_path(asked.path()) else { return Ok(()) };
+    let text = match asked.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
     };
-    let text = match path_and_query.query() {
-        Some(query) => format!("{bare}?{query}"),
-        None => bare.to_owned(),
-    };
-    if let Ok(bare) = PathAndQuery::try_from(text) {
+    if let Ok(routed) = PathAndQuery::try_from(text) {
         let mut parts = uri.clone().into_parts();
-        parts.path_and_query = Some(bare);
+        parts.path_and_query = Some(routed);
         if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }
     }
     Ok(())
+}
+
+/// The path without `/v1` where it works both ways, and other names by their first; `None`: as it is.
+fn routed_path(path: &str) -> Option<String> {
+    if path == "/status" {
+        return Some("/health".to_owned());
+    }
+    let has_segment =
+        |rest: &&str| rest.split('/').next().is_some_and(|segment| V1_SEGMENTS.contains(&segment));
+    let bare = path.strip_prefix("/v1/").filter(has_segment).map(|rest| format!("/{rest}"));
+    let current = bare.as_deref().unwrap_or(path);
+    // The names of models may have slashes, which some clients send as they are.
+    if let Some(name) = current.strip_prefix("/models/")
+        && name.contains('/')
+    {
+        return Some(format!("/models/{}", name.replace('/', "%2F")));
+    }
+    bare
+}
+
+#[cfg(test)]
+mod tests {
+    use super::routed_path;
+
+    #[test]
+    fn paths_have_one_form() {
+        let cases = [
+            ("/v1/models", Some("/models")),
+            ("/models", None),
+            ("/v1/models/org/a", Some("/models/org%2Fa")),
+            ("/models/org/a", Some("/models/org%2Fa")),
+            ("/v1/engines/a/status", Some("/engines/a/status")),
+            ("/status", Some("/health")),
+            ("/v1/health", Some("/health")),
+            ("/v1/status", None),
+            ("/v1", None),
+            ("/v1/", None),
+            ("/v1/livez", None),
+            ("/v1/v1/models", None),
+            ("/", None),
+        ];
+        for (path, routed) in cases {
+            assert_eq!(routed_path(path).as_deref(), routed, "{path}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod document;
 mod front;
 mod harness;
+mod model;
 mod native;
 mod openai;
 mod socket;

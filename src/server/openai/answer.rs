@@ -58,7 +58,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts generating on the engine that the request names; all prompts or none.
+    /// Starts generating on the engine that the request names, which may have to load; all prompts
+    /// or none.
     pub(crate) async fn start(
         state: &AppState,
         model: &str,
@@ -67,6 +68,18 @@ impl Running {
         if model.is_empty() {
             return Err(Error::invalid("model", "model: the name of an engine is required"));
         }
+        tokio::select! {
+            biased;
+            started = Self::start_now(state, model, requests) => started,
+            () = state.drain.expired() => Err(Drain::error()),
+        }
+    }
+
+    async fn start_now(
+        state: &AppState,
+        model: &str,
+        requests: Vec<GenerationRequest>,
+    ) -> Result<Self> {
         let lease = state.registry.get(model).await.map_err(|error| match error.param {
             None => error.with_param("model"),
             Some(_) => error,

@@ -183,7 +183,7 @@ impl ChatStream {
                 }
                 let content = ChatDelta { role: None, content: Some(delta.text) };
                 let mut chunk = self.chunk(delta.index, content);
-                chunk.choices.iter_mut().for_each(|choice| choice.logprobs = logprobs.clone());
+                chunk.choices.iter_mut().for_each(|choice| choice.logprobs.clone_from(&logprobs));
                 Some(chunk)
             }
             Output::Finished(finished) => {

@@ -91,6 +91,23 @@ async fn fields_are_named() {
 }
 
 #[tokio::test]
+async fn errors_do_not_repeat_megabytes() {
+    let server = Server::new();
+    let long = "x".repeat(1 << 20);
+    let name = chat(json!({long.as_str(): 1}));
+    let bodies = [
+        chat(json!({"n": long})),
+        chat(json!({"messages": [{"role": long, "content": "x"}]})),
+        chat(json!({"logit_bias": {long.as_str(): 1}})),
+        name,
+    ];
+    for body in bodies {
+        let reply = server.post(CHAT, body.to_string()).await;
+        assert!(reply.status == 400 && reply.text.len() < 2000, "{} bytes", reply.text.len());
+    }
+}
+
+#[tokio::test]
 async fn content_type_does_not_matter() {
     let server = Server::new();
     let body = completion(json!({"n": 0})).to_string();

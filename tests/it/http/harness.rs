@@ -1,10 +1,9 @@
 //! A server with fake engines, and a client for it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kolosal_server::{
-    error::{Error, Kind, Result},
-    registry::{EngineSpec, Loaded, Loader, Registry, RegistryConfig},
+    registry::{EngineSpec, Registry, RegistryConfig, Status},
     server::{App, AppState, Drain, Options},
 };
 use poem::{
@@ -14,18 +13,7 @@ use poem::{
 };
 use serde_json::Value;
 
-/// Loads fakes; `model_path` says which.
-struct FakeLoader;
-
-impl Loader for FakeLoader {
-    fn estimate(&self, _: &EngineSpec) -> Result<u64> {
-        Ok(1)
-    }
-
-    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
-        Err(Error::new(Kind::ModelLoading, format!("{} is no fake", spec.reference)))
-    }
-}
+use super::model::AlphabetLoader;
 
 /// The whole server, without a socket.
 pub(super) struct Server {
@@ -57,7 +45,7 @@ impl Server {
     }
 
     pub(super) fn with(options: Options, extend: impl FnOnce(App) -> App) -> Self {
-        let registry = Registry::new(Arc::new(FakeLoader), RegistryConfig::default());
+        let registry = Registry::new(Arc::new(AlphabetLoader), RegistryConfig::default());
         let state = Arc::new(AppState::new(Arc::clone(&registry), options));
         let drain = state.drain.clone();
         let endpoint = extend(App::new(state)).build().boxed();
@@ -66,7 +54,17 @@ impl Server {
 
     /// Registers an engine without loading it.
     pub(super) async fn register(&self, id: &str) {
-        self.registry.add(EngineSpec::new(id, "fake"), false).await.expect("registered");
+        self.registry.add(EngineSpec::new(id, "alphabet"), false).await.expect("registered");
+    }
+
+    /// Registers and loads an engine.
+    pub(super) async fn load(&self, id: &str) {
+        self.registry.add(EngineSpec::new(id, "alphabet"), true).await.expect("loaded");
+    }
+
+    /// Waits until an engine is as wanted.
+    pub(super) async fn wait_for(&self, id: &str, is_so: impl Fn(&Status) -> bool) {
+        wait_for(&self.registry, id, is_so).await;
     }
 
     pub(super) async fn get(&self, path: &str) -> Reply {
@@ -99,4 +97,14 @@ impl Server {
         let text = body.into_string().await.expect("a body of text");
         Reply { status: parts.status.as_u16(), text, headers: parts.headers }
     }
+}
+
+/// Waits until an engine is as wanted, and no longer than any machine should need.
+pub(super) async fn wait_for(registry: &Registry, id: &str, is_so: impl Fn(&Status) -> bool) {
+    let waiting = async {
+        while !registry.status(id).is_ok_and(|status| is_so(&status)) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the engine got there");
 }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::harness::Server;
 
 fn engine(fields: &[(&str, Value)]) -> String {
-    let mut request = json!({"engine_id": "e", "model_path": "fake", "load_immediately": false});
+    let mut request =
+        json!({"engine_id": "e", "model_path": "alphabet", "load_immediately": false});
     for (name, value) in fields {
         request[*name] = value.clone();
     }
@@ -31,7 +32,7 @@ async fn engines_are_registered_listed_and_removed() {
         );
         let status = server.get(&format!("{prefix}/engines/e/status")).await.json();
         assert_eq!((&status["status"], &status["available"]), (&json!("unloaded"), &json!(true)));
-        assert_eq!(status["model_path"], "fake");
+        assert_eq!(status["model_path"], "alphabet");
         let reply = server.send("DELETE", &format!("{prefix}/engines/e"), "").await;
         let removed = json!({
             "engine_id": "e", "status": "removed", "message": "Engine removed successfully",
@@ -169,7 +170,7 @@ async fn models_are_the_engines() {
             json!({"model_id": "b", "status": "unloaded", "type": "llm"})
         );
     }
-    for path in ["/v1/models/b", "/models/b", "/v1/models/org%2Fa"] {
+    for path in ["/v1/models/b", "/models/b", "/v1/models/org%2Fa", "/models/org/a"] {
         let reply = server.get(path).await;
         assert_eq!((reply.status, &reply.json()["object"]), (200, &json!("model")), "{path}");
     }
@@ -177,4 +178,52 @@ async fn models_are_the_engines() {
     let error = &reply.json()["error"];
     assert_eq!((reply.status, &error["code"]), (404, &json!("model_not_found")));
     assert_eq!(error["param"], "model");
+}
+
+#[tokio::test]
+async fn failures_of_loading_say_whose_fault_they_are() {
+    let server = Server::new();
+    let cases = [
+        ("missing.gguf", 400, "model_loading_error", "model_file_not_found"),
+        ("far away", 422, "model_download_error", "model_download_failed"),
+        ("nothing.gguf", 422, "model_loading_error", "model_loading_failed"),
+    ];
+    for (path, status, kind, code) in cases {
+        let body = engine(&[("load_immediately", json!(true)), ("model_path", json!(path))]);
+        let reply = server.post("/engines", body).await;
+        let error = &reply.json()["error"];
+        assert_eq!(
+            (reply.status, &error["type"], &error["code"]),
+            (status, &json!(kind), &json!(code))
+        );
+        assert_eq!(error["details"]["model_path"], path);
+    }
+    let body = engine(&[("load_immediately", json!(true)), ("model_path", json!("panic"))]);
+    let reply = server.post("/engines", body).await;
+    assert!(matches!(reply.status, 422 | 500), "{}", reply.text);
+    assert_eq!(server.get("/engines").await.json()["total_count"], 0);
+}
+
+#[tokio::test]
+async fn engines_load_and_unload() {
+    let server = Server::new();
+    let status = async || server.get("/engines/e/status").await.json()["status"].clone();
+    let body = engine(&[("load_immediately", json!(true))]);
+    assert_eq!(server.post("/engines", body).await.json()["status"], "loaded");
+    assert_eq!(status().await, "loaded");
+    let reply = server.post("/engines/e/unload", "").await;
+    assert_eq!((reply.status, &reply.json()["status"]), (200, &json!("unloaded")));
+    let reply = server.post("/v1/engines/e/load", "").await;
+    assert_eq!((reply.status, &reply.json()["status"]), (200, &json!("loaded")));
+    // A request loads it as well.
+    assert_eq!(server.post("/engines/e/unload", "").await.status, 200);
+    let request = json!({"model": "e", "prompt": "v", "temperature": 0});
+    let reply = server.post("/v1/completions", request.to_string()).await;
+    assert_eq!((reply.status, &reply.json()["choices"][0]["text"]), (200, &json!("wxyz")));
+    let body = server.get("/engines/e/status").await.json();
+    assert_eq!((&body["status"], &body["performance"]["loads"]), (&json!("loaded"), &json!(3)));
+    assert_eq!(body["performance"]["total_requests"], 1);
+    assert_eq!(body["model"]["architecture"], "alphabet");
+    let health = server.get("/v1/health").await.json();
+    assert_eq!(health["node_manager"]["loaded_engines"], 1);
 }
