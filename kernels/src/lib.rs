@@ -1,1 +1,26 @@
-//! CPU kernels.
+//! CPU kernels of Kolosal Server: slices in, slices out, no I/O and no model knowledge.
+//!
+//! - [`pool`]: the spinning thread pool every kernel runs on
+//! - [`detect`]: which instruction tier this machine has
+//! - [`quant`]: the GGUF tensor formats, exact dequantisation (the oracle), quantisation
+//! - [`linear`]: packed weights, quantised activations, `out = acts · Wᵀ`
+//! - [`attention`], [`rope`], [`norm`], [`elementwise`], [`sample`]: everything between the
+//!   matrix products
+//! - [`math`]: vector `exp` and friends shared by the above
+//!
+//! Invariant of the whole crate: the value of an output row depends only on that row's own
+//! inputs. It is the same bits for every batch size, neighbour, thread count and chunking.
+
+pub mod attention;
+pub mod detect;
+pub mod elementwise;
+pub mod linear;
+pub mod math;
+pub mod norm;
+pub mod pool;
+pub mod quant;
+pub mod rope;
+pub mod rows;
+pub mod sample;
+
+pub use rows::{Rows, RowsMut};
