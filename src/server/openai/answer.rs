@@ -6,10 +6,13 @@ use crate::{
     chat::generation::{
         Collected, FinishReason as Reason, Generation, GenerationRequest, generate_all,
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     registry::Lease,
     server::{AppState, drain::Drain, schema::wire_enum},
 };
+
+/// Bytes of an engine's id; nothing longer can be registered.
+const MAX_MODEL_BYTES: usize = 256;
 
 wire_enum! {
     /// Why an answer ends.
@@ -67,6 +70,12 @@ impl Running {
     ) -> Result<Self> {
         if model.is_empty() {
             return Err(Error::invalid("model", "model: the name of an engine is required"));
+        }
+        if model.len() > MAX_MODEL_BYTES {
+            let bytes = model.len();
+            let text = format!("no model has a name of {bytes} bytes, limit {MAX_MODEL_BYTES}");
+            let error = Error::new(Kind::NotFound, text).with_param("model");
+            return Err(error.with_code("model_not_found"));
         }
         tokio::select! {
             biased;

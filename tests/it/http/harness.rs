@@ -106,5 +106,5 @@ pub(super) async fn wait_for(registry: &Registry, id: &str, is_so: impl Fn(&Stat
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the engine got there");
+    tokio::time::timeout(Duration::from_mins(1), waiting).await.expect("the engine got there");
 }
