@@ -3,8 +3,12 @@
 
 mod detokenizer;
 mod stop;
+mod template;
+mod text_model;
 mod tokenizer;
 
 pub use detokenizer::Detokenizer;
 pub use stop::{StopMatcher, StopStep};
+pub use template::{ChatInput, ChatTemplate, Rendered, TemplateOrigin};
+pub use text_model::TextModel;
 pub use tokenizer::{Special, Tokenizer, TokenizerError};

@@ -101,6 +101,7 @@ fn keep_largest(candidates: &mut Vec<Candidate>, count: usize) {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that sorting asks for")]
 fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.value.total_cmp(&a.value).then(a.token.cmp(&b.token))
 }

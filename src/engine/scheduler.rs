@@ -119,7 +119,7 @@ impl Scheduler {
     /// Blocks that a sequence needs at its longest; its last token is never written.
     #[must_use]
     pub fn blocks_needed(prompt_len: usize, max_tokens: usize) -> usize {
-        prompt_len.saturating_add(max_tokens).saturating_sub(1).div_ceil(BLOCK).max(1)
+        prompt_len.saturating_add(max_tokens.max(1)).saturating_sub(1).div_ceil(BLOCK).max(1)
     }
 
     /// Puts a sequence behind those that wait.
@@ -168,6 +168,11 @@ impl Scheduler {
         if let Some(sequence) = self.running_mut(id) {
             sequence.draft = draft;
         }
+    }
+
+    /// Takes the guess away, which holds for one step.
+    pub fn take_draft(&mut self, id: u64) -> Vec<u32> {
+        self.running_mut(id).map(|sequence| std::mem::take(&mut sequence.draft)).unwrap_or_default()
     }
 
     /// Chooses the rows of the next step; it is empty only when there are no sequences.

@@ -469,11 +469,7 @@ fn broken_split_models_are_refused() {
         ),
         ("wrong number", |d| shard(d, 2, 3, |w| _ = w.set("split.no", 2u16)), "split.no is 2"),
         ("no number", |d| shard(d, 2, 3, |w| _ = w.set("split.no", "x")), "split.no"),
-        (
-            "wrong count",
-            |d| shard(d, 2, 3, |w| _ = w.set("split.count", 4u16)),
-            "split.count is 4",
-        ),
+        ("wrong count", |d| shard(d, 2, 3, |w| _ = w.set("split.count", 4u16)), "split.count is 4"),
         (
             "the same file twice",
             |d| {

@@ -3,7 +3,7 @@
 mod cli;
 mod engine;
 mod generation;
-mod gguf;
+//mod gguf;
 mod http;
 mod hub;
 mod kernels;
@@ -13,4 +13,5 @@ mod sdk;
 mod simulation;
 mod template;
 mod tidy;
+mod tiny;
 mod tokenizer;

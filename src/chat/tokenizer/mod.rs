@@ -139,6 +139,12 @@ impl Tokenizer {
         self.encode_recognising(text, Recognise::ParseExcept(protected))
     }
 
+    /// Places inside the control tokens, and inside the tokens `others` (ascending), that occur in
+    /// `text`: ascending byte offsets for [`Self::encode_except`].
+    pub fn special_places(&self, text: &str, others: &[u32]) -> Vec<usize> {
+        self.specials.places(&self.vocab, text, others)
+    }
+
     /// Tokens of a whole prompt: control tokens parsed, BOS and EOS added as the model asks. A BOS
     /// that the text starts with already is not doubled.
     pub fn encode_prompt(&self, text: &str) -> Vec<u32> {
@@ -256,11 +262,6 @@ impl Tokenizer {
     /// The token whose text is `text`, of any type.
     pub fn special_id(&self, text: &str) -> Option<u32> {
         self.vocab.id(text.as_bytes())
-    }
-
-    /// Texts of the tokens that only a template may write: control tokens and markers.
-    pub fn control_texts(&self) -> impl Iterator<Item = &str> {
-        self.vocab.ids().filter(|&id| self.is_control(id)).filter_map(|id| self.token(id))
     }
 
     /// Texts of the tokens that are split off even in plain text.

@@ -242,6 +242,22 @@ impl Specials {
         fragments(text.len(), &chosen)
     }
 
+    /// Offsets after the first character of every control token, and of every token of `others`, in
+    /// `text`.
+    pub(super) fn places(&self, vocab: &Vocab, text: &str, others: &[u32]) -> Vec<usize> {
+        let mut places = Vec::new();
+        for (start, c) in text.char_indices() {
+            let mut meant = false;
+            self.index.each(vocab, &text.as_bytes()[start..], |_, id| {
+                meant |= vocab.kind(id) != Kind::User || others.binary_search(&id).is_ok();
+            });
+            if meant {
+                places.push(start + c.len_utf8());
+            }
+        }
+        places
+    }
+
     fn occurrences(
         &self,
         vocab: &Vocab,
