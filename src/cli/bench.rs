@@ -109,9 +109,10 @@ pub(super) fn run(app: &App, args: &BenchArgs) -> Outcome {
 
 fn tests(args: &BenchArgs) -> Vec<Test> {
     let prefill = args.prompt.iter().map(|&tokens| Test::Prefill { tokens });
-    let decode = args.generate.iter().flat_map(|&tokens| {
-        args.batch.iter().map(move |&batch| Test::Decode { tokens, batch })
-    });
+    let decode = args
+        .generate
+        .iter()
+        .flat_map(|&tokens| args.batch.iter().map(move |&batch| Test::Decode { tokens, batch }));
     let real = |test: &Test| test.positions(0) > 0 && test.batch() > 0;
     prefill.chain(decode).filter(real).collect()
 }

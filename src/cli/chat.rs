@@ -6,14 +6,14 @@ use std::sync::Arc;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 
-use super::{App, interruptible};
 use super::args::RunArgs;
 use super::assembly::{self, Caller};
 use super::failure::{Context, Failure, Outcome};
 use super::output::stdin_is_terminal;
+use super::{App, interruptible};
 use crate::chat::ChatInput;
 use crate::chat::generation::{
-    Finished, FinishReason, GenerationRequest, Output, PromptInput, generate,
+    FinishReason, Finished, GenerationRequest, Output, PromptInput, generate,
 };
 use crate::config::ModelConfig;
 use crate::registry::{Loaded, Loader};
@@ -110,7 +110,9 @@ impl Chat<'_> {
                     let _full_history = editor.add_history_entry(prompt);
                     match self.answer(&mut messages, prompt) {
                         Err(Failure::Interrupted) => self.app.out.note("interrupted"),
-                        Err(Failure::Failed(reason)) => self.app.out.note(format!("error: {reason}")),
+                        Err(Failure::Failed(reason)) => {
+                            self.app.out.note(format!("error: {reason}"))
+                        }
                         other => other?,
                     }
                 }

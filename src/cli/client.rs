@@ -3,9 +3,9 @@
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use super::{App, wait_for};
 use super::args::{ClientArgs, StopArgs};
 use super::failure::{Failure, Outcome};
+use super::{App, wait_for};
 use crate::config::Config;
 
 /// Longest wait for an answer.
@@ -21,9 +21,9 @@ pub(super) fn ps(app: &App, args: &ClientArgs) -> Outcome {
     let text = |engine: &Value, key: &str| {
         engine.get(key).and_then(Value::as_str).unwrap_or("-").to_owned()
     };
-    let rows = engines.iter().map(|engine| {
-        ["engine_id", "status", "model_path"].map(|key| text(engine, key)).to_vec()
-    });
+    let rows = engines
+        .iter()
+        .map(|engine| ["engine_id", "status", "model_path"].map(|key| text(engine, key)).to_vec());
     app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }
 
@@ -62,9 +62,11 @@ fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Val
 fn answer(status: StatusCode, body: &str) -> Outcome<Value> {
     let json: Option<Value> = serde_json::from_str(body).ok();
     if status.is_success() {
-        return json.ok_or_else(|| Failure::failed("the answer is not JSON; is this a kolosal server?"));
+        return json
+            .ok_or_else(|| Failure::failed("the answer is not JSON; is this a kolosal server?"));
     }
-    let message = json.as_ref().and_then(|json| json.pointer("/error/message")).and_then(Value::as_str);
+    let message =
+        json.as_ref().and_then(|json| json.pointer("/error/message")).and_then(Value::as_str);
     Err(Failure::failed(format!("{status}: {}", message.unwrap_or("no message"))))
 }
 

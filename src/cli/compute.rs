@@ -69,8 +69,9 @@ pub(super) fn locate_here(app: &App, name: &str) -> Outcome<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    models::resolve(app, name)?
-        .ok_or_else(|| Failure::failed(format!("{name} is not on this machine; kolosal pull fetches it")))
+    models::resolve(app, name)?.ok_or_else(|| {
+        Failure::failed(format!("{name} is not on this machine; kolosal pull fetches it"))
+    })
 }
 
 fn work(gguf: &Gguf) -> Work {

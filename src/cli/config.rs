@@ -71,7 +71,9 @@ pub(super) fn run(app: &App, args: &ConfigArgs) -> Outcome {
             .try_for_each(|(key, value, _)| app.out.line(format!("{key} = {}", shown(value))));
     }
     let heading = ["KEY", "VALUE", "SOURCE"].map(str::to_owned).to_vec();
-    let rows = entries.iter().map(|(key, value, source)| vec![key.clone(), shown(value), source.to_string()]);
+    let rows = entries
+        .iter()
+        .map(|(key, value, source)| vec![key.clone(), shown(value), source.to_string()]);
     app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }
 

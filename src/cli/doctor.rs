@@ -46,7 +46,8 @@ pub(super) fn run(app: &App) -> Outcome {
         memory(),
         Check::from_result(
             "port",
-            port.map(|_| format!("{address} is free")).map_err(|error| format!("{address}: {error}")),
+            port.map(|_| format!("{address} is free"))
+                .map_err(|error| format!("{address}: {error}")),
         ),
         Check::from_result("models folder", writable(&models_dir)),
         Check::good("models", format!("{} on this machine", hub.list().len())),

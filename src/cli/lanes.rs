@@ -30,7 +30,9 @@ impl Lanes {
         let needed = blocks_per_lane.saturating_mul(count);
         if positions > spec.context_len {
             let limit = spec.context_len;
-            return Err(Failure::failed(format!("{positions} positions exceed the context of {limit}")));
+            return Err(Failure::failed(format!(
+                "{positions} positions exceed the context of {limit}"
+            )));
         }
         if needed > spec.num_blocks {
             return Err(Failure::failed(format!(
@@ -95,7 +97,9 @@ pub(super) fn forward(runner: &mut dyn Runner, batch: &Batch) -> Outcome<Logits>
 pub(super) fn check_tokens(runner: &dyn Runner, tokens: &[u32]) -> Outcome {
     let vocab_size = runner.spec().vocab_size;
     match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-        Some(token) => Err(Failure::usage(format!("token {token} is outside the vocabulary of {vocab_size}"))),
+        Some(token) => {
+            Err(Failure::usage(format!("token {token} is outside the vocabulary of {vocab_size}")))
+        }
         None => Ok(()),
     }
 }

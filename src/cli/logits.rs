@@ -37,9 +37,9 @@ pub(super) fn run(app: &App, args: &LogitsArgs) -> Outcome {
         return app.out.json(&candidates);
     }
     let heading = ["ID", "LOGPROB", "TOKEN"].map(str::to_owned).to_vec();
-    let rows = candidates.iter().map(|c| {
-        vec![c.id.to_string(), format!("{:.5}", c.logprob), format!("{:?}", c.token)]
-    });
+    let rows = candidates
+        .iter()
+        .map(|c| vec![c.id.to_string(), format!("{:.5}", c.logprob), format!("{:?}", c.token)]);
     app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }
 

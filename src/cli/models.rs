@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{App, wait_for};
 use super::args::{ModelArg, PullArgs, RmArgs};
 use super::assembly::{self, Caller};
 use super::compute::locate_here;
 use super::failure::{Context, Failure, Outcome};
 use super::output::human_bytes;
+use super::{App, wait_for};
 use crate::error::Error;
 use crate::hub::{Hub, LocalModel, Reference};
 use crate::model::gguf::Gguf;
 
 pub(super) fn pull(app: &App, args: &PullArgs) -> Outcome {
     let hub = hub(app)?;
-    let references: Vec<Reference> = args.models.iter().map(|name| parse(name)).collect::<Outcome<_>>()?;
+    let references: Vec<Reference> =
+        args.models.iter().map(|name| parse(name)).collect::<Outcome<_>>()?;
     wait_for(async {
         for reference in &references {
             let path = fetch(app, &hub, reference).await?;
@@ -82,7 +83,8 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
     let text = |key: &str| json!(metadata.str(key).ok().flatten());
     let number = |key: &str| json!(metadata.u32(&format!("{architecture}.{key}")).ok().flatten());
     let parameters: u64 = gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum();
-    let supported = crate::model::arch::ARCHITECTURES.iter().any(|known| known.name == architecture);
+    let supported =
+        crate::model::arch::ARCHITECTURES.iter().any(|known| known.name == architecture);
     let vocabulary = metadata.strings("tokenizer.ggml.tokens").ok().flatten();
     vec![
         ("name", text("general.name")),

@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn bytes_are_readable() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (98_362_432, "98.4 MB"), (1_500_000_000, "1.5 GB")] {
+        for (bytes, text) in
+            [(0, "0 B"), (999, "999 B"), (98_362_432, "98.4 MB"), (1_500_000_000, "1.5 GB")]
+        {
             assert_eq!(human_bytes(bytes), text);
         }
     }

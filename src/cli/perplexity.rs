@@ -69,7 +69,9 @@ pub(super) fn run(app: &App, args: &PerplexityArgs) -> Outcome {
     if tokens.len() < 2 * n_ctx {
         let found = tokens.len();
         let needed = 2 * n_ctx;
-        return Err(Failure::failed(format!("the text has {found} tokens, at least {needed} are needed")));
+        return Err(Failure::failed(format!(
+            "the text has {found} tokens, at least {needed} are needed"
+        )));
     }
     let first = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let num_chunks = (tokens.len() / n_ctx).min(args.chunks.unwrap_or(usize::MAX)).max(1);

@@ -38,7 +38,8 @@ fn engines(config: &Config) -> Outcome<Vec<(EngineSpec, bool)>> {
             let spec = assembly::engine_spec(model, &config.engine).map_err(Failure::usage)?;
             if let Reference::Path(path) = super::models::parse(&model.reference)? {
                 // Said now, at the terminal, rather than to the first client.
-                path.metadata().map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+                path.metadata()
+                    .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
             }
             Ok((spec, model.load_immediately))
         })
@@ -118,7 +119,12 @@ async fn load(registry: Arc<Registry>, id: String) {
     match registry.get(&id).await {
         Ok(lease) => {
             let info = &lease.info;
-            tracing::info!(engine = id, architecture = info.architecture, context = info.context_len, "ready");
+            tracing::info!(
+                engine = id,
+                architecture = info.architecture,
+                context = info.context_len,
+                "ready"
+            );
             for warning in &info.warnings {
                 tracing::warn!(engine = id, "{warning}");
             }

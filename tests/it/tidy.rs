@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Lines of a file, tests included.
 const MAX_FILE_LINES: usize = 600;
+/// Lines of a file of tests, which is a list of cases.
+const MAX_TEST_FILE_LINES: usize = 800;
 /// Lines of a function; 70 are wanted.
 const MAX_FUNCTION_LINES: usize = 100;
 
@@ -329,14 +331,15 @@ fn unsafe_code_is_in_kernels_and_the_memory_map() {
 fn files_are_short() {
     let files = rust_files(&["src", "kernels/src", "tests", "benches"]);
     let too_long = |file: &&File| {
-        file.text.lines().count() > MAX_FILE_LINES && !DATA_FILES.contains(&file.name.as_str())
+        let limit = if is_test(&file.name) { MAX_TEST_FILE_LINES } else { MAX_FILE_LINES };
+        file.text.lines().count() > limit && !DATA_FILES.contains(&file.name.as_str())
     };
     let violations: Vec<String> = files
         .iter()
         .filter(too_long)
         .map(|file| format!("{}: {} lines", file.name, file.text.lines().count()))
         .collect();
-    check("a file has at most 600 lines", &violations);
+    check("a file has at most 600 lines, one of tests 800", &violations);
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn zipped(name: &str) -> Vec<u8> {
 
 /// The tokenizer of a test vocabulary, built once.
 fn tokenizer(name: &str) -> Arc<Tokenizer> {
-    static BUILT: [OnceLock<Arc<Tokenizer>>; NAMES.len()] = [const { OnceLock::new() }; NAMES.len()];
+    static BUILT: [OnceLock<Arc<Tokenizer>>; NAMES.len()] =
+        [const { OnceLock::new() }; NAMES.len()];
     let i = NAMES.iter().position(|&n| n == name).unwrap();
     let build = || {
         let gguf = Gguf::from_bytes(zipped(name)).unwrap();
