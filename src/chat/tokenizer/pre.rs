@@ -298,9 +298,7 @@ impl Words {
     fn punctuation(&self, text: &str, at: usize, c: char, next: usize) -> Option<usize> {
         let holds = |c: char| match self.punct {
             Punct::Rest => !c.is_whitespace() && !unicode::is(c, LETTER | NUMBER),
-            Punct::RestWithoutMarks => {
-                !c.is_whitespace() && !unicode::is(c, LETTER | NUMBER | MARK)
-            }
+            Punct::RestWithoutMarks => !c.is_whitespace() && !unicode::is(c, LETTER | NUMBER | MARK),
             Punct::Only => unicode::is(c, PUNCTUATION | SYMBOL),
         };
         let from = if c == ' ' { next } else { at };
