@@ -1,5 +1,8 @@
 //! The one integration-test binary.
 
+// Helpers are shared between the modules of one binary.
+#![allow(unreachable_pub)]
+
 mod cli;
 mod code_map;
 mod engine;
