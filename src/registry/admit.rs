@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn victims_are_the_oldest_that_suffice() {
-        let cases: &[(&[u64], (u64, usize), Option<&[usize]>)] = &[
+        type Case = (&'static [u64], (u64, usize), Option<&'static [usize]>);
+        let cases: &[Case] = &[
             (&[], (0, 0), Some(&[])),
             (&[], (1, 0), None),
             (&[], (0, 1), None),

@@ -37,7 +37,7 @@ pub struct RegistryConfig {
 impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
-            idle_timeout: Duration::from_secs(300),
+            idle_timeout: Duration::from_mins(5),
             memory_budget_bytes: None,
             max_loaded: None,
             max_waiters: 256,

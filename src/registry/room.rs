@@ -1,6 +1,6 @@
 //! Room in memory: whether a load fits, who has to go for it, and what is said when it does not.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -129,11 +129,9 @@ impl Table {
         let bytes: Vec<u64> = idle.iter().map(|entry| entry.room.bytes).collect();
         let mut victims = Vec::new();
         for index in choose_victims(&bytes, short)? {
-            let entry = &mut idle[index];
+            let entry = &mut *idle[index];
             entry.room.heir = Some(heir);
-            if let Some(Action::Drain { victim, .. }) =
-                entry.drain(Leave::Unload, std::time::Duration::ZERO)
-            {
+            if let Some(Action::Drain { victim, .. }) = entry.drain(Leave::Unload, Duration::ZERO) {
                 victims.push((victim, bytes[index]));
             }
         }

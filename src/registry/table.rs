@@ -14,6 +14,7 @@
 //! has its lease before the engine can be seen as idle; admitted bytes never exceed the budget.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -118,13 +119,13 @@ impl Table {
             return Err(not_found(id));
         }
         let action = match &entry.phase {
-            Phase::Ready(loaded) => match loaded.engine.has_failed() {
-                Some(reason) => entry.drain(Leave::Fail(reason), Duration::ZERO),
-                None => {
-                    let loaded = loaded.clone();
+            Phase::Ready(loaded) => {
+                let Some(reason) = loaded.engine.has_failed() else {
+                    let loaded = Arc::clone(loaded);
                     return Ok(Reply::Granted(entry.grant(loaded, now)));
-                }
-            },
+                };
+                entry.drain(Leave::Fail(reason), Duration::ZERO)
+            }
             Phase::Failed { error, retry_at } if now < *retry_at => {
                 let left_s = retry_at.duration_since(now).as_secs_f64().ceil() as u32;
                 let error = Error { retry_after_s: Some(left_s.max(1)), ..error.clone() };

@@ -1,5 +1,7 @@
 //! The generation pipeline: what a request becomes, and what becomes of the tokens.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to the lint.
+
 use std::sync::Arc;
 
 use kolosal_server::chat::generation::{

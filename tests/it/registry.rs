@@ -1,5 +1,7 @@
 //! The registry: one load for many, nobody unloaded in use, memory within its budget, no deadlocks.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to the lint.
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -245,12 +247,12 @@ async fn engines_in_use_stay() {
     let (registry, _, clock) = registry();
     registry.add(spec("a"), true).await.unwrap();
     let lease = registry.get("a").await.unwrap();
-    clock.advance(Duration::from_secs(3600));
+    clock.advance(Duration::from_hours(1));
     registry.sweep();
     assert!(registry.status("a").unwrap().is_ready(), "leased");
     let job = long_job(&lease.engine);
     drop(lease);
-    clock.advance(Duration::from_secs(3600));
+    clock.advance(Duration::from_hours(1));
     registry.sweep();
     assert!(registry.status("a").unwrap().is_ready(), "running");
     assert!(!job.is_finished());
@@ -268,7 +270,7 @@ async fn a_request_can_set_the_idle_time() {
     let (registry, _, clock) = registry();
     registry.add(spec("a"), true).await.unwrap();
     registry.get("a").await.unwrap().set_idle_timeout(KeepAlive::Forever);
-    clock.advance(Duration::from_secs(3600));
+    clock.advance(Duration::from_hours(1));
     registry.sweep();
     assert!(registry.status("a").unwrap().is_ready());
     registry.get("a").await.unwrap().set_idle_timeout(KeepAlive::After(Duration::from_secs(5)));
