@@ -111,7 +111,7 @@ impl Chat<'_> {
                     match self.answer(&mut messages, prompt) {
                         Err(Failure::Interrupted) => self.app.out.note("interrupted"),
                         Err(Failure::Failed(reason)) => {
-                            self.app.out.note(format!("error: {reason}"))
+                            self.app.out.note(format!("error: {reason}"));
                         }
                         other => other?,
                     }

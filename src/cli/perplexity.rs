@@ -131,7 +131,9 @@ mod tests {
     #[test]
     fn scores_become_perplexity_and_error() {
         let mut score = Score::default();
-        [1.0, 2.0, 3.0].into_iter().for_each(|surprise| score.add(surprise));
+        for surprise in [1.0, 2.0, 3.0] {
+            score.add(surprise);
+        }
         assert!((score.perplexity() - 2.0_f64.exp()).abs() < 1e-12);
         let expected = ((2.0 / 3.0) / 2.0_f64).sqrt() * 2.0_f64.exp();
         assert!((score.error() - expected).abs() < 1e-12);

@@ -50,7 +50,9 @@ fn every_command_explains_itself() {
         assert!(run.err.is_empty(), "{run:?}");
     }
     let help = run(&["--help"]);
-    COMMANDS.iter().for_each(|command| assert!(help.out.contains(command), "{command}"));
+    for command in COMMANDS {
+        assert!(help.out.contains(command), "{command}");
+    }
     assert_eq!(run(&["--version"]).out, format!("kolosal {}\n", env!("CARGO_PKG_VERSION")));
 }
 

@@ -1,7 +1,7 @@
 //! The one integration-test binary.
 
-// Helpers are shared between the modules of one binary.
-#![allow(unreachable_pub)]
+// Helpers are shared between the modules of one binary, and a test may fail by unwrapping.
+#![allow(unreachable_pub, clippy::unwrap_used)]
 
 mod cli;
 mod code_map;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Longest wait for the program to do anything at all; reached by broken programs only.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a finished run left behind.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Serving {
             match self.lines.recv_timeout(left) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(line) => seen.push(line),
-                Err(_) => panic!("no {text:?} in the log: {seen:#?}"),
+                Err(error) => panic!("no {text:?} in the log ({error}): {seen:#?}"),
             }
         }
     }
