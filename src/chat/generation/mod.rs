@@ -12,6 +12,7 @@
 mod choice;
 mod collect;
 mod request;
+mod running;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,16 +28,18 @@ pub use request::{
 };
 
 use crate::chat::TextModel;
-use crate::engine::{
-    Engine, Event, FinishReason as EngineReason, Job, Outcome, Timings, TokenLogprobs, Usage,
-};
+use crate::engine::{Engine, Event, Job, Timings, Usage};
 use crate::error::{Error, Result};
 
-use choice::{Choice, Progress};
+use choice::Choice;
 use request::{Prompt, prepare};
+use running::{Echo, Running, Watch};
 
 /// Prompts of one call at most.
 pub const MAX_PROMPTS: usize = 1024;
+/// From this length on, the first choice reads the prompt alone and the others take it from the prefix
+/// cache, instead of all reading it at once.
+const MIN_SHARED_TOKENS: usize = 64;
 
 /// What happens to a choice. After `Finished` or `Failed` nothing more is said about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,54 +83,12 @@ pub enum FinishReason {
 
 /// Jobs under way and their output so far; dropping it cancels them.
 pub struct Generation {
+    engine: Engine,
     running: Vec<Running>,
     outputs: VecDeque<Output>,
     groups: Vec<Group>,
     /// Whose turn it is to be looked at first, so that no choice starves the others.
     turn: usize,
-}
-
-/// One candidate.
-struct Running {
-    /// `None` once it is complete.
-    job: Option<Job>,
-    choice: Choice,
-    /// The prompt, until it was echoed.
-    echo: Option<Echo>,
-    stops: Vec<String>,
-    /// The request wants no tokens; the engine generates one nevertheless.
-    discard: bool,
-    usage: Usage,
-    watch: Watch,
-}
-
-/// Times of a job that is left before its end, when the engine's own are not known yet: what it spent
-/// in the queue counts as prefill.
-struct Watch {
-    submitted: Instant,
-    first_token: Option<Instant>,
-}
-
-impl Watch {
-    fn timings(&self) -> Timings {
-        let first = self.first_token.unwrap_or(self.submitted);
-        let ms =
-            |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
-        let ttft_ms = ms(self.submitted, first);
-        Timings {
-            queue_ms: 0.0,
-            prefill_ms: ttft_ms,
-            ttft_ms,
-            decode_ms: ms(first, Instant::now()),
-        }
-    }
-}
-
-struct Echo {
-    text: String,
-    tokens: Vec<u32>,
-    /// Of all tokens but the first; `None` when not asked for.
-    logprobs: Option<Vec<TokenLogprobs>>,
 }
 
 /// The candidates of one request.
@@ -152,7 +113,9 @@ pub async fn generate(
     generate_all(text, engine, vec![request]).await
 }
 
-/// Starts what several requests ask for, as one generation. Either all are started or none.
+/// Starts what several requests ask for, as one generation. Either all are started or none; of a
+/// request for several choices that share a long prompt, only the first counts as that: the others are
+/// submitted when it has read the prompt, and fail one by one if the queue is full then.
 ///
 /// # Errors
 /// As [`generate`].
@@ -177,10 +140,15 @@ pub async fn generate_all(
     let (requests, prompts) = prepared
         .await
         .map_err(|failure| Error::internal(format!("the prompt was not read: {failure}")))??;
-    let mut generation =
-        Generation { running: Vec::new(), outputs: VecDeque::new(), groups: Vec::new(), turn: 0 };
+    let mut generation = Generation {
+        engine: engine.clone(),
+        running: Vec::new(),
+        outputs: VecDeque::new(),
+        groups: Vec::new(),
+        turn: 0,
+    };
     for (request, prompt) in requests.iter().zip(prompts) {
-        generation.start(text, engine, (request, prompt))?;
+        generation.start(text, request, prompt)?;
     }
     Ok(generation)
 }
@@ -189,8 +157,8 @@ impl Generation {
     fn start(
         &mut self,
         text: &Arc<TextModel>,
-        engine: &Engine,
-        (request, prompt): (&GenerationRequest, Prompt),
+        request: &GenerationRequest,
+        prompt: Prompt,
     ) -> Result<()> {
         let prompt_tokens = prompt.tokens.len() as u32;
         let num_candidates = request.num_candidates() as usize;
@@ -200,15 +168,22 @@ impl Generation {
             n: request.n as usize,
             prompt_tokens,
         });
-        for engine_request in request.requests(&prompt, text)? {
+        let shares = prompt.tokens.len() >= MIN_SHARED_TOKENS;
+        for (i, engine_request) in request.requests(&prompt, text)?.into_iter().enumerate() {
             let index = self.running.len() as u32;
+            let (held, job) = if shares && i > 0 {
+                (Some(engine_request), None)
+            } else {
+                (None, Some(self.engine.submit(engine_request)?))
+            };
             let echo = request.echo.then(|| Echo {
                 text: prompt.text.clone(),
                 tokens: prompt.tokens.clone(),
                 logprobs: request.logprobs.map(|_| Vec::new()),
             });
             let mut running = Running {
-                job: Some(engine.submit(engine_request)?),
+                held,
+                job,
                 choice: Choice::new(index, request, text),
                 echo,
                 stops: request.stop.clone(),
@@ -232,8 +207,13 @@ impl Generation {
                 return Some(output);
             }
             let (at, event) = self.next_event().await?;
-            let outputs = self.running.get_mut(at)?.take(event);
+            let running = self.running.get_mut(at)?;
+            let outputs = running.take(event);
+            let has_read_prompt = running.job.is_none() || running.watch.first_token.is_some();
             self.outputs.extend(outputs);
+            if has_read_prompt {
+                self.release(at);
+            }
         }
     }
 
@@ -259,6 +239,20 @@ impl Generation {
         self.groups.first().map_or(0, |group| group.prompt_tokens)
     }
 
+    /// The prompt of the first of a group is in the prefix cache: its siblings may read it there.
+    fn release(&mut self, first: usize) {
+        let Some(group) = self.groups.iter().find(|group| group.first == first) else { return };
+        let siblings = group.first..group.first + group.num_candidates;
+        for running in self.running.get_mut(siblings).unwrap_or_default() {
+            let Some(request) = running.held.take() else { continue };
+            running.watch.submitted = Instant::now();
+            match self.engine.submit(request) {
+                Ok(job) => running.job = Some(job),
+                Err(error) => self.outputs.extend(running.failed(error)),
+            }
+        }
+    }
+
     /// The next event of any job, with the candidate it is about.
     async fn next_event(&mut self) -> Option<(usize, Option<Event>)> {
         let turn = self.turn;
@@ -281,100 +275,5 @@ impl Generation {
         let ((at, event), _, _) = select_all(events).await;
         self.turn = at + 1;
         Some((at, event))
-    }
-}
-
-impl Running {
-    fn take(&mut self, event: Option<Event>) -> Vec<Output> {
-        let index = self.choice.index;
-        match event {
-            Some(Event::Prefill { processed, cached, total }) => {
-                self.usage.cached_tokens = cached;
-                vec![Output::Prefill { index, processed, cached, total }]
-            }
-            Some(Event::PromptLogprobs(logprobs)) => {
-                if let Some(Echo { logprobs: Some(all), .. }) = &mut self.echo {
-                    all.extend(logprobs);
-                }
-                Vec::new()
-            }
-            Some(Event::Token { id, logprobs }) => self.token(id, logprobs.as_ref()),
-            Some(Event::Finished(outcome)) => self.finished(&outcome),
-            Some(Event::Failed(error)) => self.failed(error),
-            None => self.failed(Error::internal("the engine ended the job without a word")),
-        }
-    }
-
-    fn token(&mut self, id: u32, logprobs: Option<&TokenLogprobs>) -> Vec<Output> {
-        let mut outputs: Vec<Output> = self.echo().into_iter().collect();
-        if self.discard {
-            return outputs;
-        }
-        self.usage.completion_tokens += 1;
-        self.watch.first_token.get_or_insert_with(Instant::now);
-        let Progress { delta, stopped } = self.choice.push(id, logprobs);
-        outputs.extend(delta.map(Output::Delta));
-        if let Some(stopped) = stopped {
-            outputs.push(self.stopped(stopped));
-        }
-        outputs
-    }
-
-    /// A stop string ends the choice; the engine does not know yet.
-    fn stopped(&mut self, stop: usize) -> Output {
-        // Dropping the job cancels it.
-        self.job = None;
-        Output::Finished(Finished {
-            index: self.choice.index,
-            reason: FinishReason::Stop,
-            usage: self.usage,
-            timings: self.watch.timings(),
-            stop_string: self.stops.get(stop).cloned(),
-        })
-    }
-
-    fn finished(&mut self, outcome: &Outcome) -> Vec<Output> {
-        let mut outputs: Vec<Output> = self.echo().into_iter().collect();
-        self.usage.cached_tokens = outcome.usage.cached_tokens;
-        let Progress { delta, stopped } = self.choice.finish();
-        outputs.extend(delta.map(Output::Delta));
-        if let Some(stopped) = stopped {
-            outputs.push(self.stopped(stopped));
-            return outputs;
-        }
-        let reason = match outcome.reason {
-            EngineReason::Stop if !self.discard => FinishReason::Stop,
-            EngineReason::Stop | EngineReason::Length => FinishReason::Length,
-            EngineReason::Cancelled => {
-                outputs.extend(self.failed(Error::unavailable("the request was cancelled", 1)));
-                return outputs;
-            }
-        };
-        self.job = None;
-        outputs.push(Output::Finished(Finished {
-            index: self.choice.index,
-            reason,
-            usage: self.usage,
-            timings: outcome.timings,
-            stop_string: None,
-        }));
-        outputs
-    }
-
-    fn failed(&mut self, error: Error) -> Vec<Output> {
-        self.job = None;
-        vec![Output::Failed { index: self.choice.index, error }]
-    }
-
-    /// The prompt as the choice's first text, once.
-    fn echo(&mut self) -> Option<Output> {
-        let Echo { text, tokens, logprobs } = self.echo.take()?;
-        let tokenizer = &self.choice.text_model.tokenizer;
-        let logprobs = logprobs.map_or_else(Vec::new, |rest| {
-            let first = tokens.first().map(|id| TextLogprobs::first(tokenizer, *id));
-            let rest = rest.iter().map(|logprobs| TextLogprobs::new(tokenizer, logprobs));
-            first.into_iter().chain(rest).collect()
-        });
-        Some(Output::Delta(Delta { index: self.choice.index, text, tokens, logprobs }))
     }
 }
