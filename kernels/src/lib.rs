@@ -6,7 +6,7 @@
 //! - [`linear`]: packed weights, quantised activations, `out = acts · Wᵀ`
 //! - [`attention`], [`rope`], [`norm`], [`elementwise`], [`sample`]: everything between the
 //!   matrix products
-//! - [`math`]: vector `exp` and friends shared by the above
+//! - `simd` and `math`: sixteen lanes on every tier; `exp` and friends on them
 //!
 //! Invariant of the whole crate: the value of an output row depends only on that row's own
 //! inputs. It is the same bits for every batch size, neighbour, thread count and chunking.
@@ -15,12 +15,13 @@ pub mod attention;
 pub mod detect;
 pub mod elementwise;
 pub mod linear;
-pub mod math;
+mod math;
 pub mod norm;
 pub mod pool;
 pub mod quant;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+mod simd;
 
 pub use rows::{Rows, RowsMut};

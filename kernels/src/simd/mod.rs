@@ -121,9 +121,9 @@ impl Level {
         use detect::Tier;
         match detect::tier() {
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni if has_avx512() => Level::Avx512,
+            Tier::Avx512Vnni => Level::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni | Tier::AvxVnni | Tier::Avx2 if has_avx2() => Level::Avx2,
+            Tier::AvxVnni | Tier::Avx2 => Level::Avx2,
             _ => Level::plain(),
         }
     }

@@ -105,11 +105,7 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
 
     #[inline(always)]
     fn fma(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
-        if FUSED {
-            zip3(a, b, c, f32::mul_add)
-        } else {
-            zip3(a, b, c, |a, b, c| a * b + c)
-        }
+        if FUSED { zip3(a, b, c, f32::mul_add) } else { zip3(a, b, c, |a, b, c| a * b + c) }
     }
 
     #[inline(always)]

@@ -337,14 +337,10 @@ impl Simd for Avx2 {
             let last = _mm256_set1_epi32(last.min(LANES) as i32);
             let lower = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             let upper = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
-            let lower = _mm256_and_si256(
-                _mm256_cmpgt_epi32(lower, first),
-                _mm256_cmpgt_epi32(last, lower),
-            );
-            let upper = _mm256_and_si256(
-                _mm256_cmpgt_epi32(upper, first),
-                _mm256_cmpgt_epi32(last, upper),
-            );
+            let lower =
+                _mm256_and_si256(_mm256_cmpgt_epi32(lower, first), _mm256_cmpgt_epi32(last, lower));
+            let upper =
+                _mm256_and_si256(_mm256_cmpgt_epi32(upper, first), _mm256_cmpgt_epi32(last, upper));
             [_mm256_castsi256_ps(lower), _mm256_castsi256_ps(upper)]
         })
     }
