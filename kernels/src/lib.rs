@@ -11,6 +11,7 @@
 //! Invariant of the whole crate: the value of an output row depends only on that row's own
 //! inputs. It is the same bits for every batch size, neighbour, thread count and chunking.
 
+pub mod activation;
 pub mod attention;
 pub mod detect;
 pub mod elementwise;

@@ -4,6 +4,7 @@
 mod detokenizer;
 mod gbnf;
 pub mod grammar;
+pub mod generation;
 mod stop;
 mod template;
 mod text_model;

@@ -1,6 +1,10 @@
 //! The one integration-test binary.
 
+// Helpers are shared between the modules of one binary, and a test may fail by unwrapping.
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
 mod cli;
+mod code_map;
 mod engine;
 mod generation;
 mod grammar;
@@ -8,6 +12,7 @@ mod http;
 mod hub;
 mod kernels;
 mod parity;
+mod program;
 mod registry;
 mod sdk;
 mod simulation;
