@@ -51,47 +51,47 @@ impl Dot for Portable<true> {
         [[x; 4]; 16]
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn and(self, a: Lanes, b: Lanes) -> Lanes {
         bytes(a, b, |a, b| a & b)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn or(self, a: Lanes, b: Lanes) -> Lanes {
         bytes(a, b, |a, b| a | b)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn add_bytes(self, a: Lanes, b: Lanes) -> Lanes {
         bytes(a, b, u8::wrapping_add)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn add(self, a: Lanes, b: Lanes) -> Lanes {
         lanes(a, b, i32::wrapping_add)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn sub(self, a: Lanes, b: Lanes) -> Lanes {
         lanes(a, b, i32::wrapping_sub)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn shift(self, a: Lanes, n: i32) -> Lanes {
         bytes(a, a, |a, _| if n >= 0 { a << n } else { a >> -n })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn lookup(self, table: Lanes, index: Lanes) -> Lanes {
         bytes(index, index, |i, _| table[usize::from(i) / 4 % 4][usize::from(i) % 4])
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn start(self, negated_sum: Lanes, offset: i32) -> Lanes {
         lanes(negated_sum, negated_sum, |sum, _| sum.wrapping_mul(offset))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot<const FULL: bool>(self, sum: Lanes, codes: Lanes, values: Lanes) -> Lanes {
         std::array::from_fn(|r| {
             let products = (0..4).map(|t| i32::from(codes[r][t]) * i32::from(values[r][t] as i8));
@@ -99,7 +99,7 @@ impl Dot for Portable<true> {
         })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn to_f32(self, x: Lanes) -> Floats {
         x.map(|lane| i32::from_le_bytes(lane) as f32)
     }

@@ -111,6 +111,7 @@ impl Format for Q4_0 {
     const SUB_BLOCKS: usize = 1;
     const OFFSET: i32 = 8;
     type Expanded = Expanded<false, false, false>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, _: usize, i: usize, _: D::I) -> D::I {
@@ -131,6 +132,7 @@ impl Format for Q4_1 {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     type Expanded = Expanded<false, false, true>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, _: usize, i: usize, _: D::I) -> D::I {
@@ -151,6 +153,7 @@ impl Format for Q5_0 {
     const SUB_BLOCKS: usize = 1;
     const OFFSET: i32 = 16;
     type Expanded = Expanded<false, false, false>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, _: usize, i: usize, _: D::I) -> D::I {
@@ -213,6 +216,7 @@ impl Format for Iq4Nl {
     const OFFSET: i32 = 128;
     const IS_FULL: bool = true;
     type Expanded = Expanded<true, false, false>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, _: usize, i: usize, table: D::I) -> D::I {
@@ -305,6 +309,7 @@ impl Format for Q4K {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     type Expanded = Expanded<false, false, true>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, _: D::I) -> D::I {
@@ -325,6 +330,7 @@ impl Format for Q5K {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     type Expanded = Expanded<false, false, true>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, table: D::I) -> D::I {
@@ -345,6 +351,7 @@ impl Format for Q6K {
     const OFFSET: i32 = 32;
     const HAS_HALVES: bool = true;
     type Expanded = Expanded<false, true, false>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, _: D::I) -> D::I {

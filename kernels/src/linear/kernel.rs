@@ -3,7 +3,8 @@
 //! Per row of weights and column of activations, sub-blocks of 32 are taken in rising order:
 //! products are summed in integers (exact, so any order will do), then
 //! `sum = fma(integer, scale_w * scale_a, sum)`, then, in formats with minima,
-//! `sum = fma(minimum, -scale_a * sum_of_quants, sum)`. This sequence is the same in every kernel,
+//! `sum = fma(minimum, -scale_a * sum_of_quants, sum)`. Where halves of a sub-block have scales of
+//! their own, they are added up first and multiplied by `scale_a` together. This sequence is the same in every kernel,
 //! which makes results independent of tile width, tier, threads and of expansion.
 #![allow(clippy::inline_always)]
 
@@ -38,6 +39,23 @@ pub(super) struct Tile {
     pub stride: usize,
     /// Rows of the panel that exist.
     pub num_rows: usize,
+    /// Sums of a panel that is multiplied in several parts.
+    pub carry: Carry,
+}
+
+/// 16 floats a column that hold sums from one part of the columns of weights to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Carry {
+    /// The first wanted column's sums; never followed if both of the below are true.
+    pub sums: *mut f32,
+    pub is_first: bool,
+    pub is_last: bool,
+}
+
+impl Carry {
+    /// For a panel in one part.
+    pub(super) const NONE: Carry =
+        Carry { sums: std::ptr::null_mut(), is_first: true, is_last: true };
 }
 
 /// Computes `columns` (at most 8, at most what the tier takes at once) columns.
@@ -129,15 +147,13 @@ impl Block {
 }
 
 /// Adds the products of the quads `$i` to the accumulators. With few columns two chains of
-/// additions run side by side.
+/// additions run side by side. Unsafe: reads a step and a block.
 macro_rules! quads {
     ($d:ident, $t:ident, $c:ident, $w:expr, $j:expr, $block:expr, $table:expr, $sums:ident, [$($i:literal),*]) => {
         $(
-            // SAFETY: within the step and the block.
-            let codes = unsafe { $t::codes($d, $w, $j, $i, $table) };
+            let codes = $t::codes($d, $w, $j, $i, $table);
             for c in 0..$c {
-                // SAFETY: within the block.
-                let values = unsafe { $d.broadcast($block.quants.add(32 * c + 4 * $i)) };
+                let values = $d.broadcast($block.quants.add(32 * c + 4 * $i));
                 let chain = if $c <= 2 { ($i / 4 + $i) % 2 } else { 0 };
                 $sums[c][chain] = if $t::IS_FULL {
                     $d.dot::<true>($sums[c][chain], codes, values)
@@ -162,6 +178,11 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
     let mut w = t.weights;
     // SAFETY: `t` describes valid memory, by the promise to `multiply`.
     unsafe {
+        if !t.carry.is_first {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                *sum = d.load_f32(t.carry.sums.add(16 * c).cast());
+            }
+        }
         let table = d.load(t.table);
         let mut block = Block {
             quants: t.quants.add(32 * t.first),
@@ -171,8 +192,7 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
         for _ in 0..t.num_steps {
             for j in 0..T::SUB_BLOCKS {
                 if T::HAS_HALVES {
-                    half::<D, T, C, 0>(d, w, j, block, table, &mut sums);
-                    half::<D, T, C, 1>(d, w, j, block, table, &mut sums);
+                    halves::<D, T, C>(d, w, j, block, table, &mut sums);
                 } else {
                     whole::<D, T, C>(d, w, j, block, table, &mut sums);
                 }
@@ -181,7 +201,11 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             w = w.add(T::BYTES);
         }
         for (c, sum) in sums.into_iter().enumerate() {
-            store(d, sum, t.out.add(c * t.stride), t.num_rows);
+            if t.carry.is_last {
+                store(d, sum, t.out.add(c * t.stride), t.num_rows);
+            } else {
+                d.store_f32(sum, t.carry.sums.add(16 * c).cast());
+            }
         }
     }
 }
@@ -217,10 +241,10 @@ unsafe fn whole<D: Dot, T: Format, const C: usize>(
     }
 }
 
-/// Half `H` of a sub-block whose halves have scales of their own.
+/// A sub-block whose halves have scales of their own.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the registers of an inlined inner loop")]
-unsafe fn half<D: Dot, T: Format, const C: usize, const H: usize>(
+unsafe fn halves<D: Dot, T: Format, const C: usize>(
     d: D,
     w: *const u8,
     j: usize,
@@ -229,27 +253,36 @@ unsafe fn half<D: Dot, T: Format, const C: usize, const H: usize>(
     sums: &mut [F<D>; C],
 ) {
     let s = d.simd();
+    let mut parts = [s.zero(); C];
     // SAFETY: within the step and the block.
     unsafe {
-        let mut chains = [[block.negated_sum(d, 0); 2]; C];
-        for (c, chains) in chains.iter_mut().enumerate() {
-            let sum = block.negated_half_sum(d, c, H);
-            *chains = [d.start(sum, T::OFFSET), d.start(sum, 0)];
+        macro_rules! half {
+            ($half:literal, $quads:tt) => {
+                let mut chains = [[block.negated_sum(d, 0); 2]; C];
+                for (c, chains) in chains.iter_mut().enumerate() {
+                    let sum = block.negated_half_sum(d, c, $half);
+                    *chains = [d.start(sum, T::OFFSET), d.start(sum, 0)];
+                }
+                quads!(d, T, C, w, j, block, table, chains, $quads);
+                let (scale, min) = T::scales(d, w, j, $half);
+                for c in 0..C {
+                    let product = d.to_f32(joined::<D, C>(d, chains[c]));
+                    parts[c] = if $half == 0 {
+                        s.mul(product, scale)
+                    } else {
+                        s.fma(product, scale, parts[c])
+                    };
+                    if T::HAS_MIN {
+                        let sum = d.to_f32(block.negated_half_sum(d, c, $half));
+                        parts[c] = s.fma(min, sum, parts[c]);
+                    }
+                }
+            };
         }
-        if H == 0 {
-            quads!(d, T, C, w, j, block, table, chains, [0, 1, 2, 3]);
-        } else {
-            quads!(d, T, C, w, j, block, table, chains, [4, 5, 6, 7]);
-        }
-        let (scale, min) = T::scales(d, w, j, H);
+        half!(0, [0, 1, 2, 3]);
+        half!(1, [4, 5, 6, 7]);
         for c in 0..C {
-            let scale_a = block.scale(d, c);
-            let product = d.to_f32(joined::<D, C>(d, chains[c]));
-            sums[c] = s.fma(product, s.mul(scale, scale_a), sums[c]);
-            if T::HAS_MIN {
-                let sum = s.mul(d.to_f32(block.negated_half_sum(d, c, H)), scale_a);
-                sums[c] = s.fma(min, sum, sums[c]);
-            }
+            sums[c] = s.fma(parts[c], block.scale(d, c), sums[c]);
         }
     }
 }

@@ -31,10 +31,10 @@ use std::ops::Range;
 pub use acts::Acts;
 pub use packed::{PackError, Packed};
 
-use self::acts::TILE;
+use self::acts::{BLOCK_BYTES, TILE};
 use self::buffer::Buffer;
 use self::format::Format;
-use self::kernel::Tile;
+use self::kernel::{Carry, Tile};
 use self::packed::{PANEL, with_format};
 use crate::detect::{self, Tier};
 use crate::pool::Pool;
@@ -151,19 +151,28 @@ impl Product<'_> {
             // SAFETY: the panel is `num_steps` steps of `T`; outputs by the caller's promise.
             unsafe { task.codes::<T>(bytes, num_steps) }
         }, U => {
-            // SAFETY: the panel is `num_steps` steps of `U`; outputs by the caller's promise.
-            unsafe {
-                task.each_tile(bytes, num_steps, |tier, columns, tile| {
-                    float::multiply::<U>(tier, columns, tile);
-                });
-            }
+            task.each_tile(&Part::whole(bytes, num_steps), |columns, tile| {
+                // SAFETY: as above, with `U`.
+                unsafe { float::multiply::<U>(self.tier, columns, tile) };
+            });
         });
     }
 }
 
+/// Bytes of an expanded part of a panel: it and what streams past it fit the first-level cache.
+const EXPANDED_BYTES: usize = 64 << 10;
+
+/// What a thread needs to expand panels.
+struct Scratch {
+    /// A part of a panel with a byte per code.
+    expanded: Buffer,
+    /// Sums of the columns, 16 floats each.
+    carry: Buffer,
+}
+
 thread_local! {
-    /// A panel with a byte per code.
-    static EXPANDED: RefCell<Buffer> = RefCell::new(Buffer::new(0));
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { expanded: Buffer::new(0), carry: Buffer::new(0) });
 }
 
 /// One panel times some tiles.
@@ -179,60 +188,125 @@ struct Task<'a> {
     table: *const u8,
 }
 
+/// A run of the columns of a panel.
+struct Part {
+    weights: *const u8,
+    num_steps: usize,
+    /// Blocks of activations before it.
+    first_block: usize,
+    carry: Carry,
+    /// Weights that will be wanted next: fetched meanwhile.
+    next: (*const u8, usize),
+}
+
+impl Part {
+    fn whole(weights: *const u8, num_steps: usize) -> Part {
+        Part {
+            weights,
+            num_steps,
+            first_block: 0,
+            carry: Carry::NONE,
+            next: (std::ptr::null(), 0),
+        }
+    }
+}
+
 impl Task<'_> {
     /// With few columns, codes are unpacked in the kernel: weights are read once and memory is
-    /// the limit. With many, the panel is unpacked once, into the second-level cache.
+    /// the limit. With many, a part of the panel at a time is unpacked into the first-level cache.
     unsafe fn codes<T: Format>(&self, weights: *const u8, num_steps: usize) {
-        if !T::IS_EXPANDABLE || self.tiles.len() < 2 {
+        if T::IS_EXPANDABLE && self.tiles.len() > 1 {
             // SAFETY: the caller's promise.
-            unsafe {
-                self.each_tile(weights, num_steps, |tier, columns, tile| {
-                    kernel::multiply::<T>(tier, columns, tile);
-                });
-            }
-            return;
+            SCRATCH.with_borrow_mut(|scratch| unsafe {
+                self.expanded::<T>(weights, num_steps, scratch);
+            });
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { self.multiply::<T>(&Part::whole(weights, num_steps)) };
         }
-        EXPANDED.with_borrow_mut(|expanded| {
-            let num_blocks = num_steps * T::SUB_BLOCKS;
-            expanded.reserve(num_blocks * T::Expanded::BYTES);
-            let out = expanded.as_mut_ptr();
-            // SAFETY: there is room for every block; the rest is the caller's promise.
+    }
+
+    unsafe fn expanded<T: Format>(
+        &self,
+        weights: *const u8,
+        num_steps: usize,
+        scratch: &mut Scratch,
+    ) {
+        let step_bytes = T::SUB_BLOCKS * T::Expanded::BYTES;
+        let part_len = (EXPANDED_BYTES / step_bytes).max(1);
+        scratch.expanded.reserve(part_len * step_bytes);
+        scratch.carry.reserve(self.tiles.len() * TILE * PANEL * 4);
+        let expanded = scratch.expanded.as_mut_ptr();
+        for start in (0..num_steps).step_by(part_len) {
+            let len = part_len.min(num_steps - start);
+            let carry = Carry {
+                sums: scratch.carry.as_mut_ptr().cast(),
+                is_first: start == 0,
+                is_last: start + len == num_steps,
+            };
+            // SAFETY: there is room for `part_len` steps; the rest is the caller's promise.
             unsafe {
-                kernel::expand::<T>(self.tier, weights, num_steps, self.table, out);
-                self.each_tile(out, num_blocks, |tier, columns, tile| {
-                    kernel::multiply::<T::Expanded>(tier, columns, tile);
+                let weights = weights.add(start * T::BYTES);
+                kernel::expand::<T>(self.tier, weights, len, self.table, expanded);
+                self.multiply::<T::Expanded>(&Part {
+                    weights: expanded,
+                    num_steps: len * T::SUB_BLOCKS,
+                    first_block: start * T::SUB_BLOCKS,
+                    carry,
+                    next: (weights.wrapping_add(len * T::BYTES), len * T::BYTES),
                 });
             }
+        }
+    }
+
+    unsafe fn multiply<T: Format>(&self, part: &Part) {
+        self.each_tile(part, |columns, tile| {
+            // SAFETY: the caller's promise.
+            unsafe { kernel::multiply::<T>(self.tier, columns, tile) };
         });
     }
 
     /// Calls `multiply` for as many columns at once as the tier takes.
-    unsafe fn each_tile(
-        &self,
-        weights: *const u8,
-        num_steps: usize,
-        multiply: impl Fn(Tier, usize, &Tile),
-    ) {
+    fn each_tile(&self, part: &Part, multiply: impl Fn(usize, &Tile)) {
         for index in self.tiles.clone() {
             let tile = self.acts.tile(index);
+            let nth = index - self.tiles.start;
+            prefetch(part.next, nth, self.tiles.len());
+            let blocks_before = part.first_block * tile.width * BLOCK_BYTES;
             for first in (0..tile.width).step_by(self.columns) {
                 let columns = self.columns.min(tile.width - first);
-                let part = Tile {
-                    weights,
-                    num_steps,
+                let column = nth * TILE + first;
+                let sums = part.carry.sums.wrapping_add(column * PANEL);
+                let tile = Tile {
+                    weights: part.weights,
+                    num_steps: part.num_steps,
                     table: self.table,
-                    quants: tile.quants,
+                    quants: tile.quants.wrapping_add(blocks_before),
                     floats: tile.floats,
                     width: tile.width,
                     first,
                     out: self.out.ptr(index * TILE + first, self.first_row),
                     stride: self.out.stride(),
                     num_rows: self.num_rows,
+                    carry: Carry { sums, ..part.carry },
                 };
-                multiply(self.tier, columns, &part);
+                multiply(columns, &tile);
             }
         }
     }
+}
+
+/// Asks for share `nth` of `shares` of some bytes, which need not exist.
+#[inline]
+fn prefetch((start, len): (*const u8, usize), nth: usize, shares: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (len * nth / shares..len * (nth + 1) / shares).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, len, nth, shares);
 }
 
 #[cfg(test)]

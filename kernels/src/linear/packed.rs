@@ -184,7 +184,7 @@ impl Packed {
             let rows = panel * PANEL..n.min((panel + 1) * PANEL);
             let rows = &bytes[rows.start * row_bytes..rows.end * row_bytes];
             // SAFETY: panels do not overlap and every item is handed out once.
-            let out = unsafe { out.slice(panel * panel_bytes, panel_bytes) };
+            let out = unsafe { out.zeroed_slice(panel * panel_bytes, panel_bytes) };
             pack_panel(ty, packing, &codebook, rows, row_bytes, out);
         });
         Ok(Packed { ty, n, k, packing, panels, panel_bytes, codebook })
@@ -258,18 +258,24 @@ impl std::fmt::Debug for Packed {
 #[derive(Clone, Copy)]
 pub(super) struct SharedBytes(pub *mut u8);
 
-// SAFETY: access goes through `slice` and `ptr`, whose callers promise not to overlap.
+// SAFETY: access goes through `zeroed_slice` and `ptr`, whose callers promise not to overlap.
 unsafe impl Send for SharedBytes {}
 // SAFETY: as above.
 unsafe impl Sync for SharedBytes {}
 
 impl SharedBytes {
+    /// Zeroes bytes and returns them.
+    ///
     /// # Safety
     /// The bytes must lie within the buffer, which outlives the slice, and no other slice alive
     /// may overlap it.
-    unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [u8] {
+    unsafe fn zeroed_slice<'a>(self, start: usize, len: usize) -> &'a mut [u8] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+        unsafe {
+            let start = self.0.add(start);
+            start.write_bytes(0, len);
+            std::slice::from_raw_parts_mut(start, len)
+        }
     }
 
     pub(super) fn ptr(self) -> *mut u8 {

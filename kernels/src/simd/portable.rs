@@ -9,7 +9,10 @@ pub(crate) struct Portable<const FUSED: bool>;
 
 type Lanes = [f32; LANES];
 
-#[inline(always)]
+// On x86 plain Rust is only a fallback and the test's definition: calls keep the build short. Elsewhere
+// it is all there is, and must be inlined to become vectors.
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(always))]
 fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
     let mut out = [0.0; LANES];
     for i in 0..LANES {
@@ -18,7 +21,8 @@ fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
     out
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(always))]
 fn zip3(a: Lanes, b: Lanes, c: Lanes, f: impl Fn(f32, f32, f32) -> f32) -> Lanes {
     let mut out = [0.0; LANES];
     for i in 0..LANES {
@@ -27,7 +31,8 @@ fn zip3(a: Lanes, b: Lanes, c: Lanes, f: impl Fn(f32, f32, f32) -> f32) -> Lanes
     out
 }
 
-#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+#[cfg_attr(not(target_arch = "x86_64"), inline(always))]
 fn fold(x: Lanes, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut x = x;
     let mut width = LANES / 2;
@@ -67,7 +72,8 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         *out = x;
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn load_f16(self, x: &[u16; LANES]) -> Lanes {
         let mut out = [0.0; LANES];
         for i in 0..LANES {
@@ -76,7 +82,8 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         out
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn store_f16(self, x: Lanes, out: &mut [u16; LANES]) {
         for i in 0..LANES {
             out[i] = half::f16::from_f32_const(x[i]).to_bits();
@@ -152,7 +159,8 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         })
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn less(self, a: Lanes, b: Lanes) -> Self::M {
         let mut out = [false; LANES];
         for i in 0..LANES {
@@ -161,7 +169,8 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         out
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn lanes(self, first: usize, last: usize) -> Self::M {
         let mut out = [false; LANES];
         for (i, lane) in out.iter_mut().enumerate() {
@@ -170,7 +179,8 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         out
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn select(self, mask: Self::M, yes: Lanes, no: Lanes) -> Lanes {
         let mut out = no;
         for i in 0..LANES {
@@ -181,7 +191,8 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         out
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn bits(self, mask: Self::M) -> u16 {
         let mut bits = 0;
         for (i, lane) in mask.iter().enumerate() {
