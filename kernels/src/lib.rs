@@ -17,6 +17,7 @@ pub mod elementwise;
 pub mod linear;
 mod math;
 pub mod norm;
+mod parallel;
 pub mod pool;
 pub mod quant;
 pub mod rope;
@@ -24,4 +25,5 @@ pub mod rows;
 pub mod sample;
 mod simd;
 
+pub use elementwise::Activation;
 pub use rows::{Rows, RowsMut};
