@@ -347,3 +347,6 @@ pub fn prompt_logprobs(
     }
     Ok(Report::new(row, count as usize, scratch).of(token, row))
 }
+
+#[cfg(test)]
+mod tests;
