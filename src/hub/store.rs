@@ -27,7 +27,7 @@ const STALE: Duration = Duration::from_hours(24);
 /// A model in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalModel {
-    /// The name it was last fetched by.
+    /// The shortest of its names.
     pub name: String,
     /// All names that lead to it.
     pub references: Vec<String>,
@@ -111,13 +111,18 @@ impl Store {
                 _ => {}
             }
         }
+        self.prune(folder);
+        Ok(())
+    }
+
+    /// Deletes `folder` and those above it, inside the store, as far as they are empty.
+    pub(super) fn prune(&self, folder: &Path) {
         let above = folder.ancestors().take_while(|f| f.starts_with(&self.root) && *f != self.root);
         for folder in above {
             if fs::remove_dir(folder).is_err() {
                 break;
             }
         }
-        Ok(())
     }
 
     /// A new folder for unfinished things, removed when dropped.
@@ -248,7 +253,7 @@ fn local_model(sidecar_path: &Path) -> Option<LocalModel> {
     }
     let path = folder.join(&sidecar.files.first()?.name);
     Some(LocalModel {
-        name: sidecar.references.last()?.clone(),
+        name: sidecar.references.iter().min_by_key(|name| name.len())?.clone(),
         references: sidecar.references,
         source: sidecar.source,
         bytes: sidecar.files.iter().map(|file| file.bytes).sum(),

@@ -1,7 +1,7 @@
 //! The GGUF reader against hostile files, and the writer against the reader.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod allocator;
+
 use std::fs;
 use std::path::Path;
 
@@ -9,38 +9,12 @@ use kolosal_kernels::quant::GgmlType;
 use kolosal_server::model::gguf::{Access, Array, Gguf, GgufError, Value, Writer, limits};
 use proptest::prelude::*;
 
-/// Counts what each thread asks of the system allocator, to see that a lie in a small file does not
-/// become a large allocation.
-struct Counting;
-
-thread_local! {
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call goes to the system allocator with the caller's own arguments; the counter is
-// a thread-local without a destructor and does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.set(ALLOCATED.get().saturating_add(layout.size()));
-        // SAFETY: as promised by our own caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as promised by our own caller.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 /// Opens `bytes` and returns the result with the number of bytes allocated on the way.
 fn open_counted(bytes: &[u8]) -> (Result<Gguf, GgufError>, usize) {
     let bytes = bytes.to_vec();
-    let before = ALLOCATED.get();
+    let before = allocator::allocated();
     let result = Gguf::from_bytes(bytes);
-    (result, ALLOCATED.get() - before)
+    (result, allocator::allocated() - before)
 }
 
 /// More than any honest parse takes per byte of file, little enough to notice a lie.
@@ -418,7 +392,7 @@ fn alignment_is_honoured_both_ways() {
         let mut writer = valid();
         writer.set("general.alignment", alignment);
         let gguf = Gguf::from_bytes(writer.to_bytes()).unwrap();
-        assert_eq!(gguf.alignment(), alignment.into());
+        assert_eq!(gguf.alignment(), u64::from(alignment));
         assert_eq!(gguf.data(gguf.tensor("b.weight").unwrap()), [7; 36], "{alignment}");
     }
 }
