@@ -76,3 +76,41 @@ fn published_templates_render_as_in_python() {
     }
     assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+fn user(text: &str) -> ChatInput {
+    let messages = vec![serde_json::json!({"role": "user", "content": text})];
+    ChatInput { messages, add_generation_prompt: true, ..Default::default() }
+}
+
+#[test]
+fn hostile_templates_end_in_errors() {
+    let sources = [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' * 4000000000 }}",
+        "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% for j in range(99) %}{% set ns.l = [ns.l] %}{% endfor %}{% endfor %}{{ ns.l }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l|tojson }}",
+        "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
+        "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = [b] %}{{ a }}",
+        "{{ '{% set a.b = \\'' }}{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(99999) %}{% set ns.l = ns.l|map('upper')|reverse %}{% endfor %}{{ ns.l|length.a.b }}",
+        "{{ messages[0].missing.deeper }}",
+        "{{ raise_exception('no') }}",
+        "{% include 'other' %}",
+        "{{ 1 // 0 }}",
+        "{% if %}",
+        "{{",
+    ];
+    let deep = ["+a", ".a", "|upper", "[a]", "(1)", " if a else a", " and a", " ~ a", " is a"]
+        .map(|link| format!("{{{{ a{} }}}}", link.repeat(250_000 / link.len())));
+    let nested = ["{% if a %}", "{% elif a %}", "{% for a in a %}", "{{ (", "{{ [", "{{ not ", "{{ -"]
+        .map(|link| format!("{{% if a %}}{}", link.repeat(250_000 / link.len())));
+    let huge = "x".repeat(1 << 20);
+    let made = deep.iter().chain(&nested).chain([&huge]).map(String::as_str);
+    for source in sources.into_iter().chain(made) {
+        let result = template(source).render_at(&user("hi"), &|_| vec![], NOW_S);
+        assert!(result.is_err(), "{:.200}", source);
+    }
+}

@@ -5,8 +5,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 
-use super::json;
 use super::time::strftime;
+use super::{bounds, json};
 
 /// Work that one render may do. Rendering a conversation takes a few hundred units a message; a unit
 /// also pays for 64 bytes, so this bounds memory too.
@@ -16,8 +16,24 @@ pub(super) const NAME: &str = "chat_template";
 /// Variable with the seconds since 1970 at which a render takes place.
 pub(super) const NOW: &str = "_kolosal_now_s";
 
-/// An environment with the one template `source`.
+/// Stack of the thread that compiles. Chains of operators make a syntax tree as deep as they are long,
+/// up to one level for every two bytes of the source; only pages that are used cost memory.
+const COMPILER_STACK: usize = 512 << 20;
+
+/// An environment with the one template `source`, compiled on a thread of its own.
 pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
+    let compiler = std::thread::Builder::new().stack_size(COMPILER_STACK);
+    std::thread::scope(|scope| {
+        let failed = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
+        let thread = compiler
+            .name("template".to_owned())
+            .spawn_scoped(scope, || compile(source))
+            .map_err(|e| failed(format!("no thread to compile on: {e}")))?;
+        thread.join().map_err(|_| failed("the compiler panicked".to_owned()))?
+    })
+}
+
+fn compile(source: &str) -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     env.set_syntax(syntax);
@@ -29,7 +45,8 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     env.add_filter("tojson", json::to_json);
     env.add_filter("from_json", json::from_json);
     env.add_test("iterable", is_iterable);
-    env.add_template_owned(NAME, without_generation_tags(source))?;
+    env.add_filter(bounds::FILTER, bounds::bounded);
+    env.add_template_owned(NAME, bounds::with_bounds(&without_generation_tags(source)))?;
     Ok(env)
 }
 

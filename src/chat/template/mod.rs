@@ -4,6 +4,7 @@
 //! output, sees nothing but its input, and cannot change what it is given. Rendering takes the
 //! caller's thread for up to some hundred milliseconds; asynchronous callers use a blocking task.
 
+mod bounds;
 mod environment;
 mod fallback;
 mod json;
@@ -25,7 +26,7 @@ use environment::{NAME, NOW, Raised};
 use messages::Forms;
 
 /// Longest template; the longest published ones have 60 KB.
-const MAX_SOURCE_LEN: usize = 1 << 20;
+const MAX_SOURCE_LEN: usize = 256 << 10;
 /// Longest rendered conversation.
 const MAX_OUTPUT_LEN: usize = 64 << 20;
 /// What templates are given by us and requests may not set.
