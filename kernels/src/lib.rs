@@ -4,8 +4,8 @@
 //! - [`detect`]: which instruction tier this machine has
 //! - [`quant`]: the GGUF tensor formats, exact dequantisation (the oracle), quantisation
 //! - [`linear`]: packed weights, quantised activations, `out = acts · Wᵀ`
-//! - [`attention`], [`rope`], [`norm`], [`elementwise`], [`sample`]: everything between the
-//!   matrix products
+//! - [`attention`], [`rope`], [`norm`], [`elementwise`]: everything between the matrix
+//!   products
 //! - `simd` and `math`: sixteen lanes on every tier; `exp` and friends on them
 //!
 //! Invariant of the whole crate: the value of an output row depends only on that row's own
@@ -23,8 +23,7 @@ pub mod pool;
 pub mod quant;
 pub mod rope;
 pub mod rows;
-pub mod sample;
 mod simd;
 
-pub use elementwise::Activation;
+pub use activation::Activation;
 pub use rows::{Rows, RowsMut};

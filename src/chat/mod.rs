@@ -3,8 +3,8 @@
 
 mod detokenizer;
 mod gbnf;
-pub mod grammar;
 pub mod generation;
+pub mod grammar;
 mod stop;
 mod template;
 mod text_model;

@@ -11,6 +11,7 @@ use super::decoder::{Capacity, Decoder};
 use super::error::ModelError;
 use super::gguf::Gguf;
 use super::ops::candle::CandleOps;
+use super::ops::cpu::CpuOps;
 use super::runner::Runner;
 use super::spec::ModelSpec;
 
@@ -70,7 +71,7 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
             Ok(Box::new(Decoder::load(ops, model, gguf, capacity)?))
         }
         None => {
-            let ops = CandleOps::new(Device::Cpu);
+            let ops = CpuOps::new(Arc::new(Pool::new(threads(options.threads))));
             Ok(Box::new(Decoder::load(ops, model, gguf, capacity)?))
         }
     }

@@ -65,6 +65,11 @@ impl Acts {
         acts
     }
 
+    /// For quantised weights only.
+    pub fn for_quantised() -> Acts {
+        Acts { keeps_floats: false, ..Acts::new() }
+    }
+
     /// Rows of activations set last.
     pub fn rows(&self) -> usize {
         self.rows

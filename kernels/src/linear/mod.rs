@@ -201,13 +201,7 @@ struct Part {
 
 impl Part {
     fn whole(weights: *const u8, num_steps: usize) -> Part {
-        Part {
-            weights,
-            num_steps,
-            first_block: 0,
-            carry: Carry::NONE,
-            next: (std::ptr::null(), 0),
-        }
+        Part { weights, num_steps, first_block: 0, carry: Carry::NONE, next: (std::ptr::null(), 0) }
     }
 }
 

@@ -9,16 +9,17 @@ use kolosal_kernels::attention::{
     self, AttnInput, AttnParams, AttnScratch, Kv, KvMut, KvShape, SpanRef,
 };
 use kolosal_kernels::elementwise;
-use kolosal_kernels::linear::{self, Acts, Packed, Rows, RowsMut};
+use kolosal_kernels::linear::{self, Acts, Packed};
 use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{self, GgmlType};
-use kolosal_kernels::rope::{self, RopeTable};
+use kolosal_kernels::rope::{self, RopeHeads, RopeTable};
+use kolosal_kernels::{Activation, Rows, RowsMut};
 
 use super::{Norm, Ops, WeightSource};
-use crate::model::batch::{BLOCK, Batch, Span};
+use crate::model::batch::{Batch, Span};
 use crate::model::error::ModelError;
-use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeScaling, RopeSpec, RopeStyle};
+use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle};
 
 /// Weights, KV pool and scratch on the host.
 pub struct CpuOps {
@@ -30,6 +31,8 @@ pub struct CpuOps {
     spans: Vec<Span>,
     scratch: AttnScratch,
     weight_bytes: usize,
+    /// Some matrix is kept in floats, so that inputs are kept in floats too.
+    has_float_weights: bool,
 }
 
 /// One layer's KV pool.
@@ -96,8 +99,9 @@ impl Buffers {
         CpuTensor { data, rows, cols, home: self.clone() }
     }
 
-    fn acts(&self) -> Acts {
-        self.lock(|spare| spare.acts.pop()).unwrap_or_else(Acts::new)
+    fn acts(&self, with_floats: bool) -> Acts {
+        let fresh = || if with_floats { Acts::new() } else { Acts::for_quantised() };
+        self.lock(|spare| spare.acts.pop()).unwrap_or_else(fresh)
     }
 
     fn lock<T>(&self, with: impl FnOnce(&mut Spare) -> T) -> T {
@@ -144,6 +148,7 @@ impl CpuOps {
             spans: Vec::new(),
             scratch: AttnScratch::new(),
             weight_bytes: 0,
+            has_float_weights: false,
         }
     }
 
@@ -155,11 +160,12 @@ impl CpuOps {
             problem: error.to_string(),
         })?;
         self.weight_bytes += packed.bytes();
+        self.has_float_weights |= packed.is_float();
         Ok(Arc::new(packed))
     }
 
     fn prepared(&self, fill: impl FnOnce(&mut Acts)) -> CpuAct {
-        let mut acts = self.buffers.acts();
+        let mut acts = self.buffers.acts(self.has_float_weights);
         fill(&mut acts);
         CpuAct { acts: Some(acts), home: self.buffers.clone() }
     }
@@ -210,7 +216,10 @@ impl Ops for CpuOps {
             RopeStyle::Norm => rope::RopeStyle::Norm,
             RopeStyle::Neox => rope::RopeStyle::Neox,
         };
-        Ok((rope_table(spec, factors, context_len), style))
+        let (frequencies, magnitude) = spec.frequencies(factors);
+        let mut table = RopeTable::new(frequencies, magnitude);
+        table.reserve(context_len);
+        Ok((table, style))
     }
 
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
@@ -265,7 +274,7 @@ impl Ops for CpuOps {
             }
         }
         if scale != 1.0 {
-            elementwise::scale(&mut out.data, scale);
+            elementwise::scale(&mut out.data, scale, &self.pool);
         }
         Ok(out)
     }
@@ -314,7 +323,7 @@ impl Ops for CpuOps {
         }
         for (tensor, linear) in out.iter_mut().zip(weights) {
             if let Some(bias) = &linear.bias {
-                elementwise::add_bias(tensor.view_mut(), bias);
+                elementwise::add_bias(tensor.view_mut(), bias, &self.pool);
             }
         }
         Ok(out)
@@ -326,12 +335,21 @@ impl Ops for CpuOps {
         up: &CpuTensor,
         act: ActSpec,
     ) -> Result<CpuAct, ModelError> {
-        let act = activation(act);
-        Ok(self.prepared(|acts| acts.set_glu(gate.view(), up.view(), act, &self.pool)))
+        match activation(act) {
+            Some(act) => {
+                Ok(self.prepared(|acts| acts.set_glu(gate.view(), up.view(), act, &self.pool)))
+            }
+            None => {
+                let mut out = self.buffers.tensor(gate.rows, gate.cols);
+                oai_swiglu(&gate.data, &up.data, &mut out.data);
+                self.act(&out)
+            }
+        }
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        let act = activation(act);
+        let act = activation(act)
+            .ok_or_else(|| ModelError::Limit("a clamped gate needs two inputs".to_owned()))?;
         Ok(self.prepared(|acts| acts.set_act(x.view(), act, &self.pool)))
     }
 
@@ -341,7 +359,8 @@ impl Ops for CpuOps {
         heads: usize,
         norm: &Norm<Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
-        norm::head_rms_norm(x.view_mut(), heads, &norm.weight, norm.spec.eps, &self.pool);
+        debug_assert_eq!(x.cols, heads * norm.weight.len());
+        norm::rms_norm_heads(x.view_mut(), &norm.weight, norm.spec.eps, &self.pool);
         Ok(x)
     }
 
@@ -351,7 +370,8 @@ impl Ops for CpuOps {
         heads: usize,
         (table, style): &Self::Rope,
     ) -> Result<CpuTensor, ModelError> {
-        rope::rope(x.view_mut(), heads, *style, table, &self.positions, &self.pool);
+        let heads = RopeHeads { heads, head_dim: x.cols / heads, offset: 0, style: *style };
+        rope::rope(x.view_mut(), &heads, table, &self.positions, &self.pool);
         Ok(x)
     }
 
@@ -438,14 +458,22 @@ impl Ops for CpuOps {
     }
 }
 
-fn activation(act: ActSpec) -> kolosal_kernels::Activation {
-    use kolosal_kernels::Activation;
+/// The kernels' name for an activation; `None` for gpt-oss's, which joins both inputs.
+fn activation(act: ActSpec) -> Option<Activation> {
     match act {
-        ActSpec::Silu => Activation::Silu,
-        ActSpec::Gelu => Activation::Gelu,
-        ActSpec::GeluErf => Activation::GeluErf,
-        ActSpec::Relu => Activation::Relu,
-        ActSpec::Relu2 => Activation::Relu2,
-        ActSpec::OaiSwiglu => Activation::OaiSwiglu,
+        ActSpec::Silu => Some(Activation::Silu),
+        ActSpec::Gelu => Some(Activation::Gelu),
+        ActSpec::GeluErf => Some(Activation::GeluErf),
+        ActSpec::Relu => Some(Activation::Relu),
+        ActSpec::Relu2 => Some(Activation::Relu2),
+        ActSpec::OaiSwiglu => None,
+    }
+}
+
+/// See [`ActSpec::OaiSwiglu`].
+fn oai_swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((&gate, &up), out) in gate.iter().zip(up).zip(out) {
+        let gate = gate.min(7.0);
+        *out = gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0);
     }
 }

@@ -2,7 +2,7 @@
 //! [`candle`] with portable candle tensors (CUDA, Metal, and the oracle of the CPU back end).
 
 pub mod candle;
-//pub mod cpu;
+pub mod cpu;
 
 use kolosal_kernels::quant::GgmlType;
 
