@@ -5,6 +5,7 @@
 //! Closed loop by default (each client asks again when it has its answer); with `--rate R` open loop:
 //! requests arrive at R a second whatever the server does, which is how overload shows. One JSON
 //! object a line on stdout; `--svg FILE` draws throughput and time to first token.
+#![allow(clippy::print_stdout)]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -16,7 +16,7 @@ const REPEAT_MAX: usize = 2_000;
 ///
 /// # Errors
 /// A sentence that names line and problem.
-pub fn to_lark(source: &str) -> Result<String, String> {
+pub(super) fn to_lark(source: &str) -> Result<String, String> {
     let mut parser = Parser { source, at: 0, defined: Vec::new(), used: Vec::new() };
     let mut out = String::new();
     parser.skip(Blank::Lines);

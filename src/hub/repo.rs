@@ -277,7 +277,7 @@ mod tests {
             match (chosen(reference, names), expected) {
                 (Ok(files), Ok(expected)) => assert_eq!(files, expected, "{reference}"),
                 (Err(error), Err(expected)) => {
-                    assert!(error.contains(expected), "{reference}: {error}")
+                    assert!(error.contains(expected), "{reference}: {error}");
                 }
                 (found, _) => panic!("{reference}: {found:?}, expected {expected:?}"),
             }

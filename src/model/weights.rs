@@ -84,9 +84,10 @@ pub fn load<O: Ops>(
     if unused.is_empty() {
         return Ok(weights);
     }
-    let mut names = unused[..unused.len().min(4)].join(", ");
-    if unused.len() > 4 {
-        names.push_str(&format!(" and {} more", unused.len() - 4));
+    let more = unused.len().saturating_sub(4);
+    let mut names = unused[..unused.len() - more].join(", ");
+    if more > 0 {
+        names = format!("{names} and {more} more");
     }
     Err(ModelError::UnusedTensors { architecture: spec.architecture.clone(), names })
 }
@@ -326,7 +327,7 @@ impl<O: Ops> Loader<'_, O> {
         (0..experts)
             .map(|expert| {
                 let bytes = &source.bytes[expert * stride..][..stride];
-                let part = WeightSource { bytes, n, k, ..source };
+                let part = WeightSource { n, k, bytes, ..source };
                 let bias = bias.as_ref().map(|values| values[expert * n..][..n].to_vec());
                 self.ops.load_linear(&part, bias)
             })

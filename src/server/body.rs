@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         let cases = [
-            (r#"{}"#, Some("model"), "model: this required field is missing"),
+            (r"{}", Some("model"), "model: this required field is missing"),
             (
                 r#"{"model": 5}"#,
                 Some("model"),

@@ -335,7 +335,7 @@ fn shutdown_ends_jobs_and_drops_the_runner() {
     let alive = Arc::new(());
     let held = Arc::clone(&alive);
     let runner = FakeRunner::new(FakeConfig::default()).on_step(move |_| {
-        let _held = &held;
+        assert!(Arc::strong_count(&held) > 0);
     });
     let engine =
         Engine::start(Box::new(runner), EngineConfig { max_running: 2, ..small() }).unwrap();

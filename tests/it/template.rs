@@ -112,6 +112,6 @@ fn hostile_templates_end_in_errors() {
     let made = deep.iter().chain(&nested).chain([&huge]).map(String::as_str);
     for source in sources.into_iter().chain(made) {
         let result = template(source).render_at(&user("hi"), &|_| vec![], NOW_S);
-        assert!(result.is_err(), "{:.200}", source);
+        assert!(result.is_err(), "{source:.200}");
     }
 }

@@ -4,9 +4,8 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use kolosal_server::chat::{Detokenizer, Special, Tokenizer};
+use kolosal_server::chat::{Special, Tokenizer};
 use kolosal_server::model::gguf::Gguf;
-use proptest::prelude::*;
 
 const NAMES: [&str; 6] = ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"];
 

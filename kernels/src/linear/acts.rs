@@ -12,6 +12,7 @@
 //! ```
 //!
 //! Floats lie as `[cols][W]` in each tile.
+#![allow(clippy::inline_always)]
 
 use super::buffer::Buffer;
 use super::dot::Dot;
@@ -151,7 +152,7 @@ impl Acts {
     }
 
     pub(super) fn has_quants(&self) -> bool {
-        self.keeps_quants && self.cols % 32 == 0
+        self.keeps_quants && self.cols.is_multiple_of(32)
     }
 
     pub(super) fn has_floats(&self) -> bool {
