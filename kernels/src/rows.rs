@@ -126,6 +126,15 @@ impl<'a> SharedRows<'a> {
         self.stride
     }
 
+    /// The element at column `col` of row `i`, from which `stride` leads to the next row.
+    /// Panics if it lies outside. Writing through it is subject to the rule of `row_mut`.
+    #[inline]
+    pub fn ptr(&self, i: usize, col: usize) -> *mut f32 {
+        assert!(i < self.rows && col < self.cols);
+        // SAFETY: in bounds by the assertion and by `check` when the view was made.
+        unsafe { self.ptr.add(i * self.stride + col) }
+    }
+
     /// Elements `cols` of row `i`.
     ///
     /// # Safety

@@ -2,6 +2,9 @@
 //! their answers.
 
 mod detokenizer;
+mod gbnf;
+pub mod generation;
+pub mod grammar;
 mod stop;
 mod template;
 mod text_model;

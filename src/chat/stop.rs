@@ -53,7 +53,9 @@ impl StopMatcher {
                 Some((len, index))
             });
             // Of several that end here the longest starts first.
-            if let Some((len, index)) = complete.max_by_key(|&(len, index)| (len, usize::MAX - index)) {
+            if let Some((len, index)) =
+                complete.max_by_key(|&(len, index)| (len, usize::MAX - index))
+            {
                 self.done = true;
                 let mut text = std::mem::take(&mut self.held);
                 text.truncate(end + 1 - len);

@@ -1,7 +1,7 @@
 //! The GGUF reader against hostile files, and the writer against the reader.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod allocator;
+
 use std::fs;
 use std::path::Path;
 
@@ -9,38 +9,12 @@ use kolosal_kernels::quant::GgmlType;
 use kolosal_server::model::gguf::{Access, Array, Gguf, GgufError, Value, Writer, limits};
 use proptest::prelude::*;
 
-/// Counts what each thread asks of the system allocator, to see that a lie in a small file does not
-/// become a large allocation.
-struct Counting;
-
-thread_local! {
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call goes to the system allocator with the caller's own arguments; the counter is
-// a thread-local without a destructor and does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.set(ALLOCATED.get().saturating_add(layout.size()));
-        // SAFETY: as promised by our own caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as promised by our own caller.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 /// Opens `bytes` and returns the result with the number of bytes allocated on the way.
 fn open_counted(bytes: &[u8]) -> (Result<Gguf, GgufError>, usize) {
     let bytes = bytes.to_vec();
-    let before = ALLOCATED.get();
+    let before = allocator::allocated();
     let result = Gguf::from_bytes(bytes);
-    (result, ALLOCATED.get() - before)
+    (result, allocator::allocated() - before)
 }
 
 /// More than any honest parse takes per byte of file, little enough to notice a lie.
@@ -469,11 +443,7 @@ fn broken_split_models_are_refused() {
         ),
         ("wrong number", |d| shard(d, 2, 3, |w| _ = w.set("split.no", 2u16)), "split.no is 2"),
         ("no number", |d| shard(d, 2, 3, |w| _ = w.set("split.no", "x")), "split.no"),
-        (
-            "wrong count",
-            |d| shard(d, 2, 3, |w| _ = w.set("split.count", 4u16)),
-            "split.count is 4",
-        ),
+        ("wrong count", |d| shard(d, 2, 3, |w| _ = w.set("split.count", 4u16)), "split.count is 4"),
         (
             "the same file twice",
             |d| {

@@ -105,8 +105,9 @@ fn hostile_templates_end_in_errors() {
     ];
     let deep = ["+a", ".a", "|upper", "[a]", "(1)", " if a else a", " and a", " ~ a", " is a"]
         .map(|link| format!("{{{{ a{} }}}}", link.repeat(120_000 / link.len())));
-    let nested = ["{% if a %}", "{% elif a %}", "{% for a in a %}", "{{ (", "{{ [", "{{ not ", "{{ -"]
-        .map(|link| format!("{{% if a %}}{}", link.repeat(120_000 / link.len())));
+    let nested =
+        ["{% if a %}", "{% elif a %}", "{% for a in a %}", "{{ (", "{{ [", "{{ not ", "{{ -"]
+            .map(|link| format!("{{% if a %}}{}", link.repeat(120_000 / link.len())));
     let huge = "x".repeat(1 << 20);
     let made = deep.iter().chain(&nested).chain([&huge]).map(String::as_str);
     for source in sources.into_iter().chain(made) {

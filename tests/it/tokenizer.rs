@@ -24,7 +24,8 @@ fn zipped(name: &str) -> Vec<u8> {
 
 /// The tokenizer of a test vocabulary, built once.
 fn tokenizer(name: &str) -> Arc<Tokenizer> {
-    static BUILT: [OnceLock<Arc<Tokenizer>>; NAMES.len()] = [const { OnceLock::new() }; NAMES.len()];
+    static BUILT: [OnceLock<Arc<Tokenizer>>; NAMES.len()] =
+        [const { OnceLock::new() }; NAMES.len()];
     let i = NAMES.iter().position(|&n| n == name).unwrap();
     let build = || {
         let gguf = Gguf::from_bytes(zipped(name)).unwrap();
@@ -198,7 +199,10 @@ fn vocabulary(model: &str, tokens: &[&str]) -> Metadata {
     let mut meta = Metadata::new();
     meta.set("tokenizer.ggml.model", text(model));
     meta.set("tokenizer.ggml.pre", text("gpt-2"));
-    meta.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens.iter().map(bytes).collect())));
+    meta.set(
+        "tokenizer.ggml.tokens",
+        Value::Array(Array::String(tokens.iter().map(bytes).collect())),
+    );
     meta.set("tokenizer.ggml.merges", Value::Array(Array::String(vec![])));
     meta
 }
@@ -255,7 +259,10 @@ fn odd_vocabularies_are_refused_by_name() {
 fn merges_may_be_odd_and_still_end() {
     // Dangling, doubled and circular merges, holes in the vocabulary, ids out of range.
     let mut meta = vocabulary("gpt2", &["a", "b", "ab", "", "ba"]);
-    meta.set("tokenizer.ggml.merges", strings(&["a b", "ab ab", "b a", "a b", "x y", "ab a", "Ġ Ġ"]));
+    meta.set(
+        "tokenizer.ggml.merges",
+        strings(&["a b", "ab ab", "b a", "a b", "x y", "ab a", "Ġ Ġ"]),
+    );
     meta.set("tokenizer.ggml.bos_token_id", Value::U32(77));
     meta.set("tokenizer.ggml.eos_token_id", Value::I32(-1));
     meta.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
@@ -267,7 +274,8 @@ fn merges_may_be_odd_and_still_end() {
 }
 
 fn unigram() -> Tokenizer {
-    let tokens = ["<pad>", "</s>", "<unk>", "\u{2581}", "\u{2581}he", "llo", "l", "o", "h", "e", "<x>"];
+    let tokens =
+        ["<pad>", "</s>", "<unk>", "\u{2581}", "\u{2581}he", "llo", "l", "o", "h", "e", "<x>"];
     let mut meta = vocabulary("t5", &tokens);
     let scores = vec![0.0, 0.0, 0.0, -2.0, -3.0, -3.5, -4.0, -4.0, -5.0, -5.0, 0.0];
     meta.set("tokenizer.ggml.scores", Value::Array(Array::F32(scores)));

@@ -1,1 +1,307 @@
-//! Packed weights and the matrix product.
+//! Packed weights, quantised activations, and their product.
+//!
+//! A weight matrix is packed once ([`Packed`]) into panels of 16 rows; a batch of activations is
+//! quantised once ([`Acts`]) and may then be multiplied by several matrices in one parallel region
+//! ([`linear`]): query, key and value together, or gate and up.
+//!
+//! - `format`: the packed formats, and how kernels read them
+//! - `kernel`, `float`: the products, written once for all formats and tiers
+//! - `dot`, `dot_*`: the integer instructions of each tier; `tiers`: the choice among them
+//! - `pack`: from file to panels; `acts`, `fused`: from floats to int8
+
+mod acts;
+mod buffer;
+mod dot;
+#[cfg(target_arch = "aarch64")]
+mod dot_neon;
+mod dot_portable;
+#[cfg(target_arch = "x86_64")]
+mod dot_x86;
+mod float;
+mod format;
+mod fused;
+mod kernel;
+mod pack;
+mod packed;
+mod tiers;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+pub use acts::Acts;
+pub use packed::{PackError, Packed};
+
+use self::acts::{BLOCK_BYTES, TILE};
+use self::buffer::Buffer;
+use self::format::Format;
+use self::kernel::{Carry, Tile};
+use self::packed::{PANEL, with_format};
+use crate::detect::{self, Tier};
+use crate::pool::Pool;
+use crate::rows::{RowsMut, SharedRows};
+
+/// Parts each thread's share of the panels is cut into, so that a delayed thread can be helped.
+const PARTS_PER_THREAD: usize = 4;
+
+/// `out = acts · Wᵀ` for every matrix of the group: row `i` of an output (rows, n) is the product
+/// of row `i` of `acts` (rows, k) with every row of the matrix (n, k). The group shares one
+/// parallel region.
+///
+/// Panics if shapes differ, or if `acts` were made for weights of other types
+/// ([`Acts::for_weights`]).
+pub fn linear(acts: &Acts, group: &mut [(&Packed, RowsMut<'_>)], pool: &Pool) {
+    let mut matrices = Vec::with_capacity(group.len());
+    let mut num_panels = 0;
+    for (weights, out) in group {
+        assert_eq!(weights.k(), acts.cols(), "columns of weights and activations");
+        assert_eq!((acts.rows(), weights.n()), (out.rows, out.cols), "shape of an output");
+        let is_kept = if weights.is_float() { acts.has_floats() } else { acts.has_quants() };
+        assert!(is_kept, "these activations were not made for {} weights", weights.ty());
+        let first_panel = num_panels;
+        num_panels += weights.num_panels();
+        matrices.push(Matrix { weights, first_panel, out: out.shared() });
+    }
+    if num_panels == 0 || acts.rows() == 0 {
+        return;
+    }
+    let grid = Grid::new(num_panels, acts.num_tiles(), pool.threads());
+    let product = Product { tier: detect::tier(), acts, matrices };
+    pool.for_each(grid.items(), |_, item| {
+        let (panels, tiles) = grid.item(item);
+        // SAFETY: items do not overlap and each is handed out once.
+        unsafe { product.run(panels, tiles) };
+    });
+}
+
+/// The cut of a group's panels (and, when they are few, of the tiles of activations) into items.
+struct Grid {
+    num_panels: usize,
+    num_tiles: usize,
+    panel_parts: usize,
+    tile_parts: usize,
+}
+
+impl Grid {
+    fn new(num_panels: usize, num_tiles: usize, threads: usize) -> Grid {
+        let wanted = if threads == 1 { 1 } else { threads * PARTS_PER_THREAD };
+        let panel_parts = wanted.min(num_panels);
+        let tile_parts = wanted.div_ceil(panel_parts).min(num_tiles);
+        Grid { num_panels, num_tiles, panel_parts, tile_parts }
+    }
+
+    fn items(&self) -> usize {
+        self.panel_parts * self.tile_parts
+    }
+
+    /// Panels and tiles of an item. Neighbouring items are neighbouring panels.
+    fn item(&self, item: usize) -> (Range<usize>, Range<usize>) {
+        let cut =
+            |part: usize, parts: usize, len: usize| len * part / parts..len * (part + 1) / parts;
+        (
+            cut(item % self.panel_parts, self.panel_parts, self.num_panels),
+            cut(item / self.panel_parts, self.tile_parts, self.num_tiles),
+        )
+    }
+}
+
+struct Matrix<'a> {
+    weights: &'a Packed,
+    /// Its first panel among those of the group.
+    first_panel: usize,
+    out: SharedRows<'a>,
+}
+
+struct Product<'a> {
+    tier: Tier,
+    acts: &'a Acts,
+    matrices: Vec<Matrix<'a>>,
+}
+
+impl Product<'_> {
+    /// Multiplies some panels of the group by some tiles.
+    ///
+    /// # Safety
+    /// No one else may access these outputs at the same time.
+    unsafe fn run(&self, panels: Range<usize>, tiles: Range<usize>) {
+        for matrix in &self.matrices {
+            let first = matrix.first_panel;
+            let last = first + matrix.weights.num_panels();
+            for panel in panels.start.max(first)..panels.end.min(last) {
+                // SAFETY: the caller's promise.
+                unsafe { self.panel(matrix, panel - first, tiles.clone()) };
+            }
+        }
+    }
+
+    unsafe fn panel(&self, matrix: &Matrix<'_>, panel: usize, tiles: Range<usize>) {
+        let weights = matrix.weights;
+        let task = Task {
+            tier: self.tier,
+            columns: tiers::columns(self.tier),
+            acts: self.acts,
+            tiles,
+            out: matrix.out,
+            first_row: panel * PANEL,
+            num_rows: PANEL.min(weights.n() - panel * PANEL),
+            table: weights.table(),
+        };
+        let bytes = weights.panel(panel).as_ptr();
+        let num_steps = weights.num_steps();
+        with_format!(weights.packing, T => {
+            // SAFETY: the panel is `num_steps` steps of `T`; outputs by the caller's promise.
+            unsafe { task.codes::<T>(bytes, num_steps) }
+        }, U => {
+            task.each_tile(&Part::whole(bytes, num_steps), |columns, tile| {
+                // SAFETY: as above, with `U`.
+                unsafe { float::multiply::<U>(self.tier, columns, tile) };
+            });
+        });
+    }
+}
+
+/// Bytes of an expanded part of a panel: it and what streams past it fit the first-level cache.
+const EXPANDED_BYTES: usize = 64 << 10;
+
+/// What a thread needs to expand panels.
+struct Scratch {
+    /// A part of a panel with a byte per code.
+    expanded: Buffer,
+    /// Sums of the columns, 16 floats each.
+    carry: Buffer,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { expanded: Buffer::new(0), carry: Buffer::new(0) });
+}
+
+/// One panel times some tiles.
+struct Task<'a> {
+    tier: Tier,
+    /// Columns that a kernel of the tier takes at once.
+    columns: usize,
+    acts: &'a Acts,
+    tiles: Range<usize>,
+    out: SharedRows<'a>,
+    first_row: usize,
+    num_rows: usize,
+    table: *const u8,
+}
+
+/// A run of the columns of a panel.
+struct Part {
+    weights: *const u8,
+    num_steps: usize,
+    /// Blocks of activations before it.
+    first_block: usize,
+    carry: Carry,
+    /// Weights that will be wanted next: fetched meanwhile.
+    next: (*const u8, usize),
+}
+
+impl Part {
+    fn whole(weights: *const u8, num_steps: usize) -> Part {
+        Part { weights, num_steps, first_block: 0, carry: Carry::NONE, next: (std::ptr::null(), 0) }
+    }
+}
+
+impl Task<'_> {
+    /// With few columns, codes are unpacked in the kernel: weights are read once and memory is
+    /// the limit. With many, a part of the panel at a time is unpacked into the first-level cache.
+    unsafe fn codes<T: Format>(&self, weights: *const u8, num_steps: usize) {
+        if T::IS_EXPANDABLE && self.tiles.len() > 1 {
+            // SAFETY: the caller's promise.
+            SCRATCH.with_borrow_mut(|scratch| unsafe {
+                self.expanded::<T>(weights, num_steps, scratch);
+            });
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { self.multiply::<T>(&Part::whole(weights, num_steps)) };
+        }
+    }
+
+    unsafe fn expanded<T: Format>(
+        &self,
+        weights: *const u8,
+        num_steps: usize,
+        scratch: &mut Scratch,
+    ) {
+        let step_bytes = T::SUB_BLOCKS * T::Expanded::BYTES;
+        let part_len = (EXPANDED_BYTES / step_bytes).max(1);
+        scratch.expanded.reserve(part_len * step_bytes);
+        scratch.carry.reserve(self.tiles.len() * TILE * PANEL * 4);
+        let expanded = scratch.expanded.as_mut_ptr();
+        for start in (0..num_steps).step_by(part_len) {
+            let len = part_len.min(num_steps - start);
+            let carry = Carry {
+                sums: scratch.carry.as_mut_ptr().cast(),
+                is_first: start == 0,
+                is_last: start + len == num_steps,
+            };
+            // SAFETY: there is room for `part_len` steps; the rest is the caller's promise.
+            unsafe {
+                let weights = weights.add(start * T::BYTES);
+                kernel::expand::<T>(self.tier, weights, len, self.table, expanded);
+                self.multiply::<T::Expanded>(&Part {
+                    weights: expanded,
+                    num_steps: len * T::SUB_BLOCKS,
+                    first_block: start * T::SUB_BLOCKS,
+                    carry,
+                    next: (weights.wrapping_add(len * T::BYTES), len * T::BYTES),
+                });
+            }
+        }
+    }
+
+    unsafe fn multiply<T: Format>(&self, part: &Part) {
+        self.each_tile(part, |columns, tile| {
+            // SAFETY: the caller's promise.
+            unsafe { kernel::multiply::<T>(self.tier, columns, tile) };
+        });
+    }
+
+    /// Calls `multiply` for as many columns at once as the tier takes.
+    fn each_tile(&self, part: &Part, multiply: impl Fn(usize, &Tile)) {
+        for index in self.tiles.clone() {
+            let tile = self.acts.tile(index);
+            let nth = index - self.tiles.start;
+            prefetch(part.next, nth, self.tiles.len());
+            let blocks_before = part.first_block * tile.width * BLOCK_BYTES;
+            for first in (0..tile.width).step_by(self.columns) {
+                let columns = self.columns.min(tile.width - first);
+                let column = nth * TILE + first;
+                let sums = part.carry.sums.wrapping_add(column * PANEL);
+                let tile = Tile {
+                    weights: part.weights,
+                    num_steps: part.num_steps,
+                    table: self.table,
+                    quants: tile.quants.wrapping_add(blocks_before),
+                    floats: tile.floats,
+                    width: tile.width,
+                    first,
+                    out: self.out.ptr(index * TILE + first, self.first_row),
+                    stride: self.out.stride(),
+                    num_rows: self.num_rows,
+                    carry: Carry { sums, ..part.carry },
+                };
+                multiply(columns, &tile);
+            }
+        }
+    }
+}
+
+/// Asks for share `nth` of `shares` of some bytes, which need not exist.
+#[inline]
+fn prefetch((start, len): (*const u8, usize), nth: usize, shares: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (len * nth / shares..len * (nth + 1) / shares).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, len, nth, shares);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,111 @@
 //! The tensor formats of GGUF files: block sizes, exact dequantisation, quantisation.
 
+mod dequant;
+mod grids;
+mod iq;
+mod quantize;
 mod types;
 
+pub(crate) use dequant::{
+    E2M1_DOUBLED, IQ4_VALUES, e8m0_half, iq4xs_scale, k4_scale_min, q3k_scale,
+};
+pub(crate) use grids::{IQ2_LEVELS, IQ3S_LEVELS, IQ3XXS_LEVELS};
+pub(crate) use iq::IntegerBlock;
+pub use quantize::quantize;
 pub use types::GgmlType;
+
+/// Why bytes could not be converted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuantError {
+    /// The values or the bytes are not a whole number of blocks.
+    Length { ty: GgmlType, values: usize, bytes: usize },
+    /// There is no quantiser for this type.
+    Unsupported(GgmlType),
+}
+
+impl std::fmt::Display for QuantError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            QuantError::Length { ty, values, bytes } => write!(
+                f,
+                "{values} values in {bytes} bytes do not fit {ty}, which has {} values in {} bytes",
+                ty.block_len(),
+                ty.block_bytes()
+            ),
+            QuantError::Unsupported(ty) => write!(f, "cannot quantise to {ty}"),
+        }
+    }
+}
+
+impl std::error::Error for QuantError {}
+
+/// Converts any whole number of blocks to f32, exactly as ggml's reference does.
+pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+    if ty.row_bytes(out.len()) != Some(bytes.len()) {
+        return Err(QuantError::Length { ty, values: out.len(), bytes: bytes.len() });
+    }
+    let blocks = bytes.chunks_exact(ty.block_bytes());
+    for (block, out) in blocks.zip(out.chunks_exact_mut(ty.block_len())) {
+        dequantize_block(ty, block, out);
+    }
+    Ok(())
+}
+
+/// The integers of a block of a codebook or ternary type; None for all other types.
+pub(crate) fn integer_block(ty: GgmlType, block: &[u8]) -> Option<IntegerBlock> {
+    Some(match ty {
+        GgmlType::IQ2XXS => iq::iq2_xxs(block),
+        GgmlType::IQ2XS => iq::iq2_xs(block),
+        GgmlType::IQ2S => iq::iq2_s(block),
+        GgmlType::IQ3XXS => iq::iq3_xxs(block),
+        GgmlType::IQ3S => iq::iq3_s(block),
+        GgmlType::IQ1S => iq::iq1_s(block),
+        GgmlType::IQ1M => iq::iq1_m(block),
+        GgmlType::TQ1_0 => iq::tq1_0(block),
+        GgmlType::TQ2_0 => iq::tq2_0(block),
+        _ => return None,
+    })
+}
+
+fn dequantize_block(ty: GgmlType, block: &[u8], out: &mut [f32]) {
+    match ty {
+        GgmlType::F32 => dequant::f32_block(block, out),
+        GgmlType::F16 => dequant::f16_block(block, out),
+        GgmlType::BF16 => dequant::bf16_block(block, out),
+        GgmlType::F64 => dequant::f64_block(block, out),
+        GgmlType::I8 => dequant::i8_block(block, out),
+        GgmlType::I16 => dequant::i16_block(block, out),
+        GgmlType::I32 => dequant::i32_block(block, out),
+        GgmlType::I64 => dequant::i64_block(block, out),
+        GgmlType::Q4_0 => dequant::q4_0(block, out),
+        GgmlType::Q4_1 => dequant::q4_1(block, out),
+        GgmlType::Q5_0 => dequant::q5_0(block, out),
+        GgmlType::Q5_1 => dequant::q5_1(block, out),
+        GgmlType::Q8_0 => dequant::q8_0(block, out),
+        GgmlType::Q8_1 => dequant::q8_1(block, out),
+        GgmlType::Q2K => dequant::q2_k(block, out),
+        GgmlType::Q3K => dequant::q3_k(block, out),
+        GgmlType::Q4K => dequant::q4_k(block, out),
+        GgmlType::Q5K => dequant::q5_k(block, out),
+        GgmlType::Q6K => dequant::q6_k(block, out),
+        GgmlType::Q8K => dequant::q8_k(block, out),
+        GgmlType::IQ4NL => dequant::iq4_nl(block, out),
+        GgmlType::IQ4XS => dequant::iq4_xs(block, out),
+        GgmlType::MXFP4 => dequant::mxfp4(block, out),
+        GgmlType::IQ2XXS
+        | GgmlType::IQ2XS
+        | GgmlType::IQ2S
+        | GgmlType::IQ3XXS
+        | GgmlType::IQ3S
+        | GgmlType::IQ1S
+        | GgmlType::IQ1M
+        | GgmlType::TQ1_0
+        | GgmlType::TQ2_0 => {
+            let block = integer_block(ty, block).expect("these types have integers: this is a bug");
+            block.write(out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -243,10 +243,16 @@ mod tests {
     #[test]
     fn json_is_written_as_python_writes_it() {
         let cases = [
-            ("{{ {'a': [1, 2.0, none, true], 'b': {}}|tojson }}", r#"{"a": [1, 2.0, null, true], "b": {}}"#),
+            (
+                "{{ {'a': [1, 2.0, none, true], 'b': {}}|tojson }}",
+                r#"{"a": [1, 2.0, null, true], "b": {}}"#,
+            ),
             ("{{ '<&>\\'é🦙\\n'|tojson }}", "\"<&>'é🦙\\n\""),
             ("{{ 'é🦙'|tojson(ensure_ascii=true) }}", r#""\u00e9\ud83e\udd99""#),
-            ("{{ {'b': 1, 'a': []}|tojson(sort_keys=true, indent=2) }}", "{\n  \"a\": [],\n  \"b\": 1\n}"),
+            (
+                "{{ {'b': 1, 'a': []}|tojson(sort_keys=true, indent=2) }}",
+                "{\n  \"a\": [],\n  \"b\": 1\n}",
+            ),
             ("{{ [1, {'a': 2}]|tojson(separators=(',', ':')) }}", r#"[1,{"a":2}]"#),
             ("{{ [1, 2]|tojson(indent=none) }}", "[1, 2]"),
             ("{{ [1e16, 1e-5, 123456.75, -0.0]|tojson }}", "[1e+16, 1e-05, 123456.75, -0.0]"),

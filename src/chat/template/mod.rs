@@ -243,7 +243,7 @@ impl Compiled {
             }
             other => other,
         };
-        let text = text.map_err(|e| self.refused(&e))?;
+        let text = text.map_err(|e| Self::refused(&e))?;
         if !input.continue_final_message {
             return Ok(text);
         }
@@ -282,7 +282,7 @@ impl Compiled {
         })
     }
 
-    fn refused(&self, error: &minijinja::Error) -> Error {
+    fn refused(error: &minijinja::Error) -> Error {
         let message = if is_refusal(error) {
             format!("the chat template refuses: {}", error.detail().unwrap_or("no reason given"))
         } else {
@@ -307,6 +307,7 @@ fn filled(context: &Context<'_>) -> ChatInput {
 }
 
 /// Whether the template itself raised the error.
+#[allow(clippy::redundant_closure_for_method_calls)]
 fn is_refusal(error: &minijinja::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<Raised>())
 }

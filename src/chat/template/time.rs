@@ -1,8 +1,18 @@
 //! `strftime` for templates that state the date, in UTC.
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -35,11 +45,8 @@ impl Moment {
         let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-        let day_of_year = if month > 2 {
-            from_march + 60 + i64::from(leap)
-        } else {
-            from_march - 305
-        };
+        let day_of_year =
+            if month > 2 { from_march + 60 + i64::from(leap) } else { from_march - 305 };
         Self {
             year,
             month,

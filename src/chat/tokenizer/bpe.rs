@@ -249,8 +249,7 @@ impl Bpe {
             };
             let Some(&(_, merged)) = self.merges.get(&pair(left_id, right_id)) else { continue };
             symbols[l.next as usize].len = 0;
-            symbols[left as usize] =
-                Symbol { id: merged, next: r.next, len: l.len + r.len, ..l };
+            symbols[left as usize] = Symbol { id: merged, next: r.next, len: l.len + r.len, ..l };
             if let Some(after) = symbols.get_mut(r.next as usize) {
                 after.prev = left;
             }

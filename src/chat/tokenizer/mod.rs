@@ -148,7 +148,11 @@ impl Tokenizer {
     /// Tokens of a whole prompt: control tokens parsed, BOS and EOS added as the model asks. A BOS
     /// that the text starts with already is not doubled.
     pub fn encode_prompt(&self, text: &str) -> Vec<u32> {
-        let mut tokens = self.encode(text, Special::Parse);
+        self.frame(self.encode(text, Special::Parse))
+    }
+
+    /// Adds BOS and EOS as the model asks, unless they are there.
+    pub fn frame(&self, mut tokens: Vec<u32>) -> Vec<u32> {
         self.add_bos_to(&mut tokens);
         let last = match self.model {
             Model::Wpm(_) => self.roles.sep,

@@ -298,7 +298,9 @@ impl Words {
     fn punctuation(&self, text: &str, at: usize, c: char, next: usize) -> Option<usize> {
         let holds = |c: char| match self.punct {
             Punct::Rest => !c.is_whitespace() && !unicode::is(c, LETTER | NUMBER),
-            Punct::RestWithoutMarks => !c.is_whitespace() && !unicode::is(c, LETTER | NUMBER | MARK),
+            Punct::RestWithoutMarks => {
+                !c.is_whitespace() && !unicode::is(c, LETTER | NUMBER | MARK)
+            }
             Punct::Only => unicode::is(c, PUNCTUATION | SYMBOL),
         };
         let from = if c == ' ' { next } else { at };
@@ -332,9 +334,8 @@ impl Words {
 /// End of `'s`, `'t`, `'re`, `'ve`, `'m`, `'ll` or `'d` at `at`.
 fn contraction(text: &str, at: usize, any_case: bool) -> Option<usize> {
     let bytes = text.as_bytes().get(at..)?;
-    let letter = |i: usize| {
-        bytes.get(i).map(|&b| if any_case { b.to_ascii_lowercase() } else { b }).unwrap_or(0)
-    };
+    let letter =
+        |i: usize| bytes.get(i).map_or(0, |&b| if any_case { b.to_ascii_lowercase() } else { b });
     if letter(0) != b'\'' {
         return None;
     }

@@ -148,8 +148,7 @@ const FALCON: &[PassSpec] = &[
 const BLOOM: &[PassSpec] = &[PassSpec::Regex(BLOOM_WORDS)];
 const VIKING: &[PassSpec] = &[PassSpec::Regex(BLOOM_WORDS), PassSpec::Regex(r"\p{N}")];
 /// ` ?[^(\s|.,!?…。，、।۔،)]+`, the brackets and bar included.
-const BLOOM_WORDS: &str =
-    r" ?[^(\s|.,!?\x{2026}\x{3002}\x{ff0c}\x{3001}\x{964}\x{6d4}\x{60c})]+";
+const BLOOM_WORDS: &str = r" ?[^(\s|.,!?\x{2026}\x{3002}\x{ff0c}\x{3001}\x{964}\x{6d4}\x{60c})]+";
 
 const CJK: &str = r"[\x{4e00}-\x{9fa5}\x{3040}-\x{309f}\x{30a0}-\x{30ff}]+";
 /// From U+0800 on, which takes in nearly all of Asia, as the model's own file has it.
@@ -171,11 +170,8 @@ const DEEPSEEK_CODER: &[PassSpec] = &[
     PassSpec::Regex(DEEPSEEK_CJK),
     PassSpec::Regex(r"\p{N}"),
 ];
-const DEEPSEEK3: &[PassSpec] = &[
-    PassSpec::Regex(r"\p{N}{1,3}"),
-    PassSpec::Regex(CJK),
-    PassSpec::Words(DEEPSEEK3_WORDS),
-];
+const DEEPSEEK3: &[PassSpec] =
+    &[PassSpec::Regex(r"\p{N}{1,3}"), PassSpec::Regex(CJK), PassSpec::Words(DEEPSEEK3_WORDS)];
 const SPARK: &[PassSpec] = &[
     PassSpec::Regex(r"\p{N}{1,3}"),
     PassSpec::Regex(CJK),
@@ -240,8 +236,15 @@ const TABLE: &[(&[&str], PreType)] = &[
     (&["default"], PreType::of(DEFAULT)),
     (
         &[
-            "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0",
-            "lfm2", "jina-v5-nano",
+            "llama3",
+            "llama-v3",
+            "llama-bpe",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ],
         PreType::of(LLAMA3).whole_first().with_bos(),
     ),
@@ -249,23 +252,52 @@ const TABLE: &[(&[&str], PreType)] = &[
     (&["glm4", "glm5"], PreType::of(LLAMA3).whole_first()),
     (
         &[
-            "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de",
-            "a.x-4.0", "mellum", "modern-bert", "jina-v1-en", "jina-v2-code", "roberta-bpe", "mpt",
-            "olmo", "jais", "exaone4", "trillion", "granite-docling",
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "gigachat",
+            "jina-v2-es",
+            "jina-v2-de",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+            "mpt",
+            "olmo",
+            "jais",
+            "exaone4",
+            "trillion",
+            "granite-docling",
         ],
         PreType::of(GPT2),
     ),
     (
         &[
-            "starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b",
+            "starcoder",
+            "refact",
+            "command-r",
+            "smollm",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
             "mellum2",
         ],
         PreType::of(SINGLE_DIGITS),
     ),
     (
         &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "stablelm2", "megrez", "hunyuan",
-            "solar-open", "grok-2",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "stablelm2",
+            "megrez",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
         ],
         PreType::of(QWEN2),
     ),

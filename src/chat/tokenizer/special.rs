@@ -258,12 +258,7 @@ impl Specials {
         places
     }
 
-    fn occurrences(
-        &self,
-        vocab: &Vocab,
-        text: &[u8],
-        recognise: Recognise<'_>,
-    ) -> Vec<Occurrence> {
+    fn occurrences(&self, vocab: &Vocab, text: &[u8], recognise: Recognise<'_>) -> Vec<Occurrence> {
         let mut found = Vec::new();
         for start in 0..text.len() {
             self.index.each(vocab, &text[start..], |len, id| {

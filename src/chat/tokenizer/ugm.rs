@@ -163,7 +163,8 @@ impl CharacterMap {
         let mut found = None;
         for (i, byte) in text.bytes().enumerate() {
             at ^= u32::from(byte);
-            let Some(current) = node(at).filter(|n| byte != 0 && n & 0x8000_00ff == u32::from(byte))
+            let Some(current) =
+                node(at).filter(|n| byte != 0 && n & 0x8000_00ff == u32::from(byte))
             else {
                 break;
             };

@@ -1,0 +1,228 @@
+//! Attention of ragged batches over a paged cache of half floats.
+//!
+//! A query sees its keys in fixed segments of [`SEGMENT`] positions, counted from the start of its
+//! sequence. Each segment gives a partial result (maximum, denominator, weighted values), and the
+//! partial results are folded from the first segment to the last. Segments are the unit of
+//! parallel work too, so the bits of a row do not depend on the number of threads, on the other
+//! rows of the batch, or on how a prompt was cut into chunks: a segment that a row does not see
+//! leaves its state as it was.
+//!
+//! Layout of the cache, private to this module, for each block of [`BLOCK`] positions and each
+//! KV head:
+//!
+//! ```text
+//! K: two tiles of 16 positions, [tile][dimension][position]   one vector holds 16 keys
+//! V: one row for each position, [position][dimension]         rows padded to 16 dimensions
+//! ```
+
+mod cache;
+mod plan;
+mod tile;
+
+use std::ops::Range;
+
+pub use cache::{KvMut, copy_block, kv_write};
+
+use crate::parallel::Shared;
+use crate::pool::Pool;
+use crate::rows::{Rows, RowsMut};
+use crate::simd::{LANES, Level, dispatch};
+use plan::Plan;
+use tile::{FoldTile, RunJob, Work};
+
+/// Positions in one block of the cache.
+pub const BLOCK: usize = 32;
+/// Positions whose scores are computed before they are turned into weights.
+const SEGMENT: usize = 256;
+
+/// Below this many multiply-adds a parallel region costs more than it saves.
+const SERIAL_BELOW: usize = 200_000;
+
+/// The cache of one layer: how many heads, how wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    pub kv_heads: usize,
+    /// Dimensions of a key, any number.
+    pub head_dim_k: usize,
+    /// Dimensions of a value, any number.
+    pub head_dim_v: usize,
+}
+
+impl KvShape {
+    /// Half floats that one block takes in the pool of keys.
+    pub fn k_block_len(&self) -> usize {
+        self.kv_heads * self.k_head_len()
+    }
+
+    /// Half floats that one block takes in the pool of values.
+    pub fn v_block_len(&self) -> usize {
+        self.kv_heads * self.v_head_len()
+    }
+
+    /// Half floats of one head in one block.
+    fn k_head_len(&self) -> usize {
+        BLOCK * self.head_dim_k
+    }
+
+    /// Half floats of one head in one block.
+    fn v_head_len(&self) -> usize {
+        BLOCK * self.v_lines() * LANES
+    }
+
+    /// Vectors that hold one value.
+    fn v_lines(&self) -> usize {
+        self.head_dim_v.div_ceil(LANES)
+    }
+}
+
+/// The pools of one layer, shared.
+#[derive(Clone, Copy, Debug)]
+pub struct Kv<'a> {
+    pub shape: KvShape,
+    /// (blocks, [`KvShape::k_block_len`]).
+    pub k: &'a [u16],
+    /// (blocks, [`KvShape::v_block_len`]).
+    pub v: &'a [u16],
+}
+
+/// One sequence's part of a batch.
+#[derive(Clone, Debug)]
+pub struct SpanRef<'a> {
+    /// Rows of the batch; they are the last positions of `kv_len`, in order.
+    pub rows: Range<usize>,
+    /// Positions in the cache, those of `rows` included.
+    pub kv_len: usize,
+    /// Physical blocks of positions `0..kv_len`, at least `ceil(kv_len / BLOCK)` of them.
+    pub blocks: &'a [u32],
+}
+
+/// What a layer's attention computes.
+#[derive(Clone, Copy, Debug)]
+pub struct AttnParams<'a> {
+    /// Query heads, a multiple of the KV heads.
+    pub heads: usize,
+    /// Factor of the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A row sees keys up to its own position only.
+    pub causal: bool,
+    /// A row sees keys less than this many positions away.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// For each head, the score of an extra key without a value, (heads).
+    pub sinks: Option<&'a [f32]>,
+}
+
+/// What [`attention`] reads.
+#[derive(Clone, Copy, Debug)]
+pub struct AttnInput<'a> {
+    /// (T, heads * head_dim_k).
+    pub q: Rows<'a>,
+    pub kv: Kv<'a>,
+    /// Ascending and disjoint.
+    pub spans: &'a [SpanRef<'a>],
+    pub params: AttnParams<'a>,
+}
+
+/// Sixteen floats in one cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Line([f32; LANES]);
+
+/// Buffers that attention reuses from call to call.
+#[derive(Debug, Default)]
+pub struct AttnScratch {
+    plan: Plan,
+    /// One for each thread.
+    work: Vec<Work>,
+    /// Partial results of tiles whose segments are spread over threads.
+    partials: Vec<Line>,
+}
+
+impl AttnScratch {
+    pub fn new() -> AttnScratch {
+        AttnScratch::default()
+    }
+}
+
+/// Softmax attention of every row over its sequence's keys, into `out` (T, heads * head_dim_v).
+/// Rows outside all spans are left as they are; a row that sees no key becomes zero.
+///
+/// Panics if the shapes do not fit, if spans overlap, or if a span names a block that the pools
+/// do not have.
+pub fn attention(
+    input: &AttnInput<'_>,
+    mut out: RowsMut<'_>,
+    scratch: &mut AttnScratch,
+    pool: &Pool,
+) {
+    check(input, &out);
+    let level = Level::current();
+    let AttnScratch { plan, work, partials } = scratch;
+    let total = plan.make(input, pool.threads());
+    partials.resize(partials.len().max(plan.partial_lines), Line::default());
+    work.resize_with(work.len().max(pool.threads()), Work::default);
+
+    let out = out.shared();
+    let work = Shared::new(work);
+    let partials = Shared::new(partials);
+    let run_job = |thread: usize, job: usize| {
+        let job = &plan.jobs[job];
+        let tile = &plan.tiles[job.tile];
+        // SAFETY: no two calls with the same thread number overlap.
+        let work = unsafe { work.slice(thread..thread + 1) };
+        let partial = job.partial.clone().map(|range| {
+            // SAFETY: the plan gives every job a range of its own.
+            unsafe { partials.slice(range) }
+        });
+        dispatch(level, RunJob { input, tile, job, work: &mut work[0], partial, out });
+    };
+    if total < SERIAL_BELOW {
+        (0..plan.jobs.len()).for_each(|job| run_job(0, job));
+    } else {
+        pool.for_each(plan.jobs.len(), run_job);
+    }
+    let fold = |thread: usize, fold: usize| {
+        let fold = &plan.folds[fold];
+        let tile = &plan.tiles[fold.tile];
+        // SAFETY: no two calls with the same thread number overlap.
+        let work = unsafe { work.slice(thread..thread + 1) };
+        // SAFETY: the jobs that wrote these ranges are done, and each fold has its own.
+        let partial = unsafe { partials.slice(fold.partial.clone()) };
+        dispatch(level, FoldTile { input, tile, work: &mut work[0], partial, out });
+    };
+    pool.for_each(plan.folds.len(), fold);
+}
+
+/// Panics on input that would read or write out of bounds.
+fn check(input: &AttnInput<'_>, out: &RowsMut<'_>) {
+    let AttnInput { q, kv, spans, params } = input;
+    let shape = &kv.shape;
+    let heads = params.heads;
+    assert!(
+        shape.kv_heads > 0 && heads.is_multiple_of(shape.kv_heads),
+        "{heads} heads are no multiple of {} KV heads",
+        shape.kv_heads
+    );
+    assert!(shape.head_dim_k > 0 && shape.head_dim_v > 0, "a head needs dimensions");
+    assert_eq!(q.cols, heads * shape.head_dim_k, "columns of the queries");
+    assert_eq!(out.cols, heads * shape.head_dim_v, "columns of the output");
+    assert_eq!(q.rows, out.rows, "rows of the output");
+    assert!(params.sinks.is_none_or(|sinks| sinks.len() == heads), "one sink for each head");
+    let blocks = (kv.k.len() / shape.k_block_len()).min(kv.v.len() / shape.v_block_len());
+    let mut covered = 0;
+    for span in *spans {
+        assert!(covered <= span.rows.start && span.rows.start <= span.rows.end, "spans overlap");
+        covered = span.rows.end;
+        assert!(covered <= q.rows, "a span ends at row {covered} of {}", q.rows);
+        assert!(span.rows.len() <= span.kv_len, "a span is longer than its sequence");
+        let needed = span.kv_len.div_ceil(BLOCK);
+        assert!(span.blocks.len() >= needed, "{} of {needed} blocks", span.blocks.len());
+        for block in &span.blocks[..needed] {
+            assert!((*block as usize) < blocks, "block {block} of {blocks}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

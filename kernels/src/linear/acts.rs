@@ -1,0 +1,345 @@
+//! Activations: quantised to int8 for quantised weights, as floats for float weights.
+//!
+//! Rows of activations are columns of the product. They lie in tiles of 8 (the last one narrower),
+//! so that a kernel reads one stream. With `W` columns in the tile, every 32 values are a block:
+//!
+//! ```text
+//! [W][32] i8   quants
+//! [W]     f32  scale: the largest magnitude / 127
+//! [W]     i32  minus the sum of the quants
+//! [W]     i32  minus the sum of the first 16 quants
+//! [W]     f32  scale * minus the sum of the quants
+//! ```
+//!
+//! Floats lie as `[cols][W]` in each tile.
+#![allow(clippy::inline_always)]
+
+use super::buffer::Buffer;
+use super::dot::Dot;
+use super::fused::{Glu, LayerNorm, MapRow, RmsNorm};
+use super::packed::{Packed, SharedBytes};
+use super::tiers::{Work, dispatch};
+use crate::activation::Activation;
+use crate::detect::{self, Tier};
+use crate::pool::Pool;
+use crate::rows::Rows;
+use crate::simd::{Level, Simd, dispatch as dispatch_simd};
+
+/// Bytes of a block of 32 values of one column.
+pub(super) const BLOCK_BYTES: usize = 48;
+/// Columns of a full tile.
+pub(super) const TILE: usize = 8;
+/// Fewer values than this are quantised by the caller alone: a parallel region would cost more.
+const MIN_PARALLEL: usize = 16384;
+
+/// Activations of some rows, ready to be multiplied. The memory is reused from one `set` to the
+/// next.
+pub struct Acts {
+    rows: usize,
+    cols: usize,
+    keeps_quants: bool,
+    keeps_floats: bool,
+    quants: Buffer,
+    floats: Buffer,
+}
+
+impl Acts {
+    /// For weights of any type: keeps quants and floats.
+    pub fn new() -> Acts {
+        Acts {
+            rows: 0,
+            cols: 0,
+            keeps_quants: true,
+            keeps_floats: true,
+            quants: Buffer::new(0),
+            floats: Buffer::new(0),
+        }
+    }
+
+    /// For these weights only: keeps what they need, which is faster.
+    pub fn for_weights<'a>(weights: impl IntoIterator<Item = &'a Packed>) -> Acts {
+        let mut acts = Acts { keeps_quants: false, keeps_floats: false, ..Acts::new() };
+        for weights in weights {
+            acts.keeps_floats |= weights.is_float();
+            acts.keeps_quants |= !weights.is_float();
+        }
+        acts
+    }
+
+    /// For quantised weights only.
+    pub fn for_quantised() -> Acts {
+        Acts { keeps_floats: false, ..Acts::new() }
+    }
+
+    /// Rows of activations set last.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values per row set last.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The rows of `x` as they are.
+    pub fn set(&mut self, x: Rows<'_>, pool: &Pool) {
+        self.fill(x, pool, |row, _| Some(row));
+    }
+
+    /// `x / sqrt(mean(x^2) + eps) * weight`.
+    pub fn set_rms_norm(&mut self, x: Rows<'_>, weight: &[f32], eps: f32, pool: &Pool) {
+        assert_eq!(weight.len(), x.cols, "norm weights");
+        let level = Level::current();
+        self.fill(x, pool, |x, out| {
+            dispatch_simd(level, RmsNorm { x, weight, eps, out });
+            None
+        });
+    }
+
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias`.
+    pub fn set_layer_norm(
+        &mut self,
+        x: Rows<'_>,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        eps: f32,
+        pool: &Pool,
+    ) {
+        assert_eq!(weight.len(), x.cols, "norm weights");
+        assert!(bias.is_none_or(|bias| bias.len() == x.cols), "norm biases");
+        let level = Level::current();
+        self.fill(x, pool, |x, out| {
+            dispatch_simd(level, LayerNorm { x, weight, bias, eps, out });
+            None
+        });
+    }
+
+    /// `act(gate) * up`.
+    pub fn set_glu(&mut self, gate: Rows<'_>, up: Rows<'_>, act: Activation, pool: &Pool) {
+        assert_eq!((gate.rows, gate.cols), (up.rows, up.cols), "gate and up");
+        let level = Level::current();
+        self.fill_indexed(gate.rows, gate.cols, pool, |i, out| {
+            dispatch_simd(level, Glu { gate: gate.row(i), up: up.row(i), act, out });
+            None
+        });
+    }
+
+    /// `act(x)`.
+    pub fn set_act(&mut self, x: Rows<'_>, act: Activation, pool: &Pool) {
+        let level = Level::current();
+        self.fill(x, pool, |x, out| {
+            dispatch_simd(level, MapRow { x, act, out });
+            None
+        });
+    }
+
+    /// Row `i` as the kernels of quantised weights see it: quants times their scales. For tests.
+    #[cfg(test)]
+    pub(crate) fn dequantized_row(&self, i: usize) -> Vec<f32> {
+        let tile = self.tile(i / TILE);
+        let column = i % TILE;
+        let mut out = Vec::new();
+        for block in 0..self.cols / 32 {
+            // SAFETY: within the tile.
+            unsafe {
+                let block = tile.quants.add(block * tile.width * BLOCK_BYTES);
+                let scale = *block.add(32 * tile.width + 4 * column).cast::<f32>();
+                let quants = block.add(32 * column).cast::<i8>();
+                out.extend((0..32).map(|i| f32::from(*quants.add(i)) * scale));
+            }
+        }
+        out
+    }
+
+    pub(super) fn has_quants(&self) -> bool {
+        self.keeps_quants && self.cols.is_multiple_of(32)
+    }
+
+    pub(super) fn has_floats(&self) -> bool {
+        self.keeps_floats
+    }
+
+    pub(super) fn num_tiles(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    pub(super) fn tile(&self, tile: usize) -> ActsTile {
+        assert!(tile < self.num_tiles());
+        let before = tile * TILE;
+        let (quants, floats) = (self.quants.as_ptr(), self.floats.as_ptr());
+        ActsTile {
+            width: TILE.min(self.rows - before),
+            // Pointers past the end of what is not kept are never followed.
+            quants: quants.wrapping_add(before * (self.cols / 32) * BLOCK_BYTES),
+            floats: floats.wrapping_add(before * self.cols * 4),
+        }
+    }
+
+    fn fill<'a>(
+        &mut self,
+        x: Rows<'a>,
+        pool: &Pool,
+        f: impl Fn(&'a [f32], &mut [f32]) -> Option<&'a [f32]> + Sync,
+    ) {
+        self.fill_indexed(x.rows, x.cols, pool, |i, out| f(x.row(i), out));
+    }
+
+    /// Sets all rows. `f` returns row `i`, or writes it to its argument and returns None.
+    fn fill_indexed<'a>(
+        &mut self,
+        rows: usize,
+        cols: usize,
+        pool: &Pool,
+        f: impl Fn(usize, &mut [f32]) -> Option<&'a [f32]> + Sync,
+    ) {
+        (self.rows, self.cols) = (rows, cols);
+        if self.has_quants() {
+            self.quants.reserve(rows * (cols / 32) * BLOCK_BYTES);
+        }
+        if self.keeps_floats {
+            self.floats.reserve(rows * cols * 4);
+        }
+        let writer = RowWriter {
+            tier: detect::tier(),
+            rows,
+            cols,
+            quants: self.has_quants().then(|| SharedBytes(self.quants.as_mut_ptr())),
+            floats: self.keeps_floats.then(|| SharedBytes(self.floats.as_mut_ptr())),
+        };
+        let one = |i: usize, scratch: &mut Vec<f32>| {
+            scratch.resize(cols, 0.0);
+            let row = f(i, scratch);
+            // SAFETY: every row is written by one call; the buffers have room for all rows.
+            unsafe { writer.write(i, row.unwrap_or(scratch)) };
+        };
+        if rows * cols < MIN_PARALLEL {
+            SCRATCH.with_borrow_mut(|scratch| (0..rows).for_each(|i| one(i, scratch)));
+        } else {
+            pool.for_each(rows, |_, i| SCRATCH.with_borrow_mut(|scratch| one(i, scratch)));
+        }
+    }
+}
+
+impl Default for Acts {
+    fn default() -> Acts {
+        Acts::new()
+    }
+}
+
+impl std::fmt::Debug for Acts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Acts({} x {})", self.rows, self.cols)
+    }
+}
+
+thread_local! {
+    /// A row on its way from the fused operation to the quantiser.
+    static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Up to 8 rows of activations.
+pub(super) struct ActsTile {
+    pub width: usize,
+    pub quants: *const u8,
+    pub floats: *const u8,
+}
+
+/// Where rows go.
+struct RowWriter {
+    tier: Tier,
+    rows: usize,
+    cols: usize,
+    quants: Option<SharedBytes>,
+    floats: Option<SharedBytes>,
+}
+
+impl RowWriter {
+    /// # Safety
+    /// No other call may write row `i` at the same time; the buffers must have room for all rows.
+    unsafe fn write(&self, i: usize, row: &[f32]) {
+        debug_assert!(i < self.rows && row.len() == self.cols);
+        let (first, column) = (i / TILE * TILE, i % TILE);
+        let width = TILE.min(self.rows - first);
+        if let Some(quants) = self.quants {
+            // SAFETY: the tile of the row lies within the buffer.
+            let tile = unsafe { quants.ptr().add(first * (self.cols / 32) * BLOCK_BYTES) };
+            dispatch(self.tier, Quantize { x: row, tile, width, column });
+        }
+        if let Some(floats) = self.floats {
+            // SAFETY: as above.
+            let tile = unsafe { floats.ptr().add(first * self.cols * 4).cast::<f32>() };
+            for (col, x) in row.iter().enumerate() {
+                // SAFETY: within the tile; the buffer is aligned for floats.
+                unsafe { *tile.add(col * width + column) = *x };
+            }
+        }
+    }
+}
+
+/// Quantises one row into its column of a tile.
+struct Quantize<'a> {
+    x: &'a [f32],
+    tile: *mut u8,
+    width: usize,
+    column: usize,
+}
+
+/// Blocks whose values are all smaller are zero: the inverse of their scale is not a float.
+const TINY: f32 = 1e-35;
+
+impl Work for Quantize<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<D: Dot>(self, d: D) {
+        let s = d.simd();
+        let Quantize { x, tile, width, column } = self;
+        // Stays zero unless a value is infinite or not a number.
+        let mut poison = s.zero();
+        let mut block = tile;
+        for x in x.as_chunks::<16>().0.as_chunks::<2>().0 {
+            let (lower, upper) = (s.load(&x[0]), s.load(&x[1]));
+            poison = s.fma(s.zero(), lower, s.fma(s.zero(), upper, poison));
+            let amax = s.reduce_max(s.max(s.abs(lower), s.abs(upper)));
+            let is_tiny = amax < TINY;
+            let scale = if is_tiny { 0.0 } else { amax / 127.0 };
+            let inverse = s.splat(if is_tiny { 0.0 } else { 127.0 / amax });
+            let lower = s.round(s.mul(lower, inverse));
+            let upper = s.round(s.mul(upper, inverse));
+            // Sums of integers up to 127 are exact in floats.
+            let lower_sum = s.reduce_add(lower) as i32;
+            let sum = lower_sum + s.reduce_add(upper) as i32;
+            // SAFETY: the block lies within the tile, which has `width` columns.
+            unsafe {
+                d.store_i8(lower, block.add(32 * column));
+                d.store_i8(upper, block.add(32 * column + 16));
+                let parts = block.add(32 * width + 4 * column);
+                *parts.cast::<f32>() = scale;
+                *parts.add(4 * width).cast::<i32>() = -sum;
+                *parts.add(8 * width).cast::<i32>() = -lower_sum;
+                *parts.add(12 * width).cast::<f32>() = scale * (-sum) as f32;
+                block = block.add(width * BLOCK_BYTES);
+            }
+        }
+        if s.reduce_add(poison) != 0.0 {
+            // SAFETY: as above.
+            unsafe { spoil(tile, x.len() / 32, width, column) };
+        }
+    }
+}
+
+/// Makes a row not a number throughout, as it would be if it were not quantised.
+///
+/// # Safety
+/// `tile` must be a tile of `width` columns and `num_blocks` blocks.
+#[cold]
+unsafe fn spoil(tile: *mut u8, num_blocks: usize, width: usize, column: usize) {
+    for block in 0..num_blocks {
+        // SAFETY: within the tile.
+        unsafe {
+            let parts = tile.add(block * width * BLOCK_BYTES + 32 * width + 4 * column);
+            *parts.cast::<f32>() = f32::NAN;
+            *parts.add(12 * width).cast::<f32>() = f32::NAN;
+        }
+    }
+}

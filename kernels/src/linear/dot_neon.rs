@@ -1,0 +1,183 @@
+//! The lane integers on AArch64 with the dot product instructions.
+#![allow(clippy::inline_always)]
+
+use std::arch::aarch64::*;
+
+use super::dot::Dot;
+use crate::simd::{Portable, Simd};
+
+/// NEON with dot product.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon(());
+
+impl Neon {
+    /// # Safety
+    /// The processor must have NEON and the dot product instructions.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Neon {
+        Neon(())
+    }
+}
+
+type Quad = [uint8x16_t; 4];
+type Floats = <Portable<true> as Simd>::F;
+
+/// An expression of intrinsics inside a method of the token.
+macro_rules! op {
+    ($e:expr) => {
+        // SAFETY: `self` exists only where the processor has these instructions; pointers, if any,
+        // are valid for the sizes that the methods of `Dot` ask their callers for.
+        unsafe { $e }
+    };
+}
+
+#[inline(always)]
+fn zip(a: Quad, b: Quad, f: impl Fn(uint8x16_t, uint8x16_t) -> uint8x16_t) -> Quad {
+    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+}
+
+/// `sum + codes · values` in four lanes, both signed.
+#[inline(always)]
+unsafe fn sdot(sum: uint8x16_t, codes: uint8x16_t, values: uint8x16_t) -> uint8x16_t {
+    let mut sum = sum;
+    // SAFETY: the instruction reads and writes the named registers only; the caller is a method
+    // of a token for processors that have it.
+    unsafe {
+        std::arch::asm!(
+            ".arch_extension dotprod",
+            "sdot {sum:v}.4s, {codes:v}.16b, {values:v}.16b",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            values = in(vreg) values,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+impl Dot for Neon {
+    type S = Portable<true>;
+    type I = Quad;
+
+    const COLUMNS: usize = 2;
+
+    #[inline(always)]
+    fn simd(self) -> Portable<true> {
+        Portable
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const u8) -> Quad {
+        op!([vld1q_u8(p), vld1q_u8(p.add(16)), vld1q_u8(p.add(32)), vld1q_u8(p.add(48))])
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, x: Quad, p: *mut u8) {
+        op!({
+            vst1q_u8(p, x[0]);
+            vst1q_u8(p.add(16), x[1]);
+            vst1q_u8(p.add(32), x[2]);
+            vst1q_u8(p.add(48), x[3]);
+        });
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(self, p: *const u8) -> Quad {
+        op!([vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())); 4])
+    }
+
+    #[inline(always)]
+    fn splat_byte(self, x: u8) -> Quad {
+        op!([vdupq_n_u8(x); 4])
+    }
+
+    #[inline(always)]
+    fn and(self, a: Quad, b: Quad) -> Quad {
+        zip(a, b, |a, b| op!(vandq_u8(a, b)))
+    }
+
+    #[inline(always)]
+    fn or(self, a: Quad, b: Quad) -> Quad {
+        zip(a, b, |a, b| op!(vorrq_u8(a, b)))
+    }
+
+    #[inline(always)]
+    fn add_bytes(self, a: Quad, b: Quad) -> Quad {
+        zip(a, b, |a, b| op!(vaddq_u8(a, b)))
+    }
+
+    #[inline(always)]
+    fn add(self, a: Quad, b: Quad) -> Quad {
+        zip(a, b, |a, b| {
+            op!(vreinterpretq_u8_u32(vaddq_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b))))
+        })
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Quad, b: Quad) -> Quad {
+        zip(a, b, |a, b| {
+            op!(vreinterpretq_u8_u32(vsubq_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b))))
+        })
+    }
+
+    #[inline(always)]
+    fn shift(self, a: Quad, n: i32) -> Quad {
+        a.map(|a| op!(vshlq_u8(a, vdupq_n_s8(n as i8))))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: Quad, index: Quad) -> Quad {
+        zip(table, index, |table, index| op!(vqtbl1q_u8(table, index)))
+    }
+
+    #[inline(always)]
+    fn start(self, negated_sum: Quad, offset: i32) -> Quad {
+        // `dot` takes 128 off full-range codes by flipping their sign bit.
+        let offset = if offset == 128 { 0 } else { offset };
+        negated_sum
+            .map(|sum| op!(vreinterpretq_u8_s32(vmulq_n_s32(vreinterpretq_s32_u8(sum), offset))))
+    }
+
+    #[inline(always)]
+    fn dot<const FULL: bool>(self, sum: Quad, codes: Quad, values: Quad) -> Quad {
+        let mut out = sum;
+        for i in 0..4 {
+            let codes = if FULL { op!(veorq_u8(codes[i], vdupq_n_u8(128))) } else { codes[i] };
+            out[i] = op!(sdot(sum[i], codes, values[i]));
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn to_f32(self, x: Quad) -> Floats {
+        let mut out = [0.0; 16];
+        for (x, out) in x.iter().zip(out.chunks_exact_mut(4)) {
+            op!(vst1q_f32(out.as_mut_ptr(), vcvtq_f32_s32(vreinterpretq_s32_u8(*x))));
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> Floats {
+        // SAFETY: the caller's promise.
+        unsafe { Dot::load_u8(Portable::<true>, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const u8) -> Floats {
+        // SAFETY: the caller's promise.
+        unsafe { Dot::load_i8(Portable::<true>, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u8) -> Floats {
+        // SAFETY: the caller's promise.
+        unsafe { Dot::load_bf16(Portable::<true>, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, x: Floats, p: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { Dot::store_i8(Portable::<true>, x, p) }
+    }
+}

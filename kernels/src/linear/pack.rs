@@ -1,0 +1,299 @@
+//! From the rows of a file to panels.
+
+use half::bf16;
+
+use super::packed::{PANEL, Packing};
+use crate::quant::{
+    E2M1_DOUBLED, GgmlType, IQ2_LEVELS, IQ3S_LEVELS, IQ3XXS_LEVELS, IQ4_VALUES, IntegerBlock,
+    dequantize, e8m0_half, integer_block, iq4xs_scale, k4_scale_min, q3k_scale,
+};
+
+/// What the nibbles of a codebook format stand for.
+pub(super) struct Codebook {
+    /// Values with the format's offset added, four times over.
+    pub table: [u8; 64],
+    /// The nibble of each value (as u8) that occurs.
+    nibbles: [u8; 256],
+}
+
+impl Codebook {
+    /// The codebook of `ty`; zeros for types that have none.
+    pub(super) fn of(ty: GgmlType) -> Codebook {
+        let signed = |levels: &[i8]| {
+            let mut values = [0; 16];
+            for (i, level) in levels.iter().enumerate() {
+                (values[2 * i], values[2 * i + 1]) = (-level, *level);
+            }
+            values
+        };
+        match ty {
+            GgmlType::IQ4NL | GgmlType::IQ4XS => Codebook::new(IQ4_VALUES, 128),
+            GgmlType::MXFP4 => Codebook::new(E2M1_DOUBLED, 64),
+            GgmlType::IQ1S | GgmlType::IQ1M => Codebook::new(signed(&[1, 7, 9]), 64),
+            GgmlType::IQ2XXS | GgmlType::IQ2XS | GgmlType::IQ2S => {
+                Codebook::new(signed(&IQ2_LEVELS), 64)
+            }
+            GgmlType::IQ3XXS => Codebook::new(signed(&IQ3XXS_LEVELS), 64),
+            GgmlType::IQ3S => Codebook::new(signed(&IQ3S_LEVELS), 64),
+            // Zero is among the rest of the table.
+            GgmlType::TQ1_0 | GgmlType::TQ2_0 => Codebook::new(signed(&[1, 2]), 64),
+            _ => Codebook::new([0; 16], 0),
+        }
+    }
+
+    fn new(values: [i8; 16], offset: i16) -> Codebook {
+        let mut book = Codebook { table: [0; 64], nibbles: [0; 256] };
+        for (i, byte) in book.table.iter_mut().enumerate() {
+            *byte = (i16::from(values[i % 16]) + offset) as u8;
+        }
+        for (nibble, value) in values.iter().enumerate() {
+            book.nibbles[usize::from(*value as u8)] = nibble as u8;
+        }
+        book
+    }
+}
+
+/// Packs up to 16 rows. `out` is a panel of zeros, which is also what rows that do not exist are.
+pub(super) fn pack_panel(
+    ty: GgmlType,
+    packing: Packing,
+    codebook: &Codebook,
+    rows: &[u8],
+    row_bytes: usize,
+    out: &mut [u8],
+) {
+    if row_bytes == 0 {
+        return;
+    }
+    let step_bytes = packing.step().0;
+    for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
+        let blocks = row.chunks_exact(ty.block_bytes());
+        for (block, out) in blocks.zip(out.chunks_exact_mut(step_bytes)) {
+            Lane { out, r }.put(ty, packing, codebook, block);
+        }
+    }
+}
+
+/// One row's place in a step.
+struct Lane<'a> {
+    out: &'a mut [u8],
+    r: usize,
+}
+
+impl Lane<'_> {
+    fn put(&mut self, ty: GgmlType, packing: Packing, codebook: &Codebook, block: &[u8]) {
+        match packing {
+            Packing::Q4_0 | Packing::Iq4Nl => self.legacy4(block, 2, 1),
+            Packing::Q4_1 => self.legacy4(block, 4, 2),
+            Packing::Q5_0 => self.legacy5(block, 1),
+            Packing::Q5_1 => self.legacy5(block, 2),
+            // Q8_1 has a sum, which we do not need, before the codes.
+            Packing::Q8_0 => self.q8_0(block, block.len() - 32),
+            Packing::Mxfp4 => self.mxfp4(block),
+            Packing::Q2K => self.q2k(block),
+            Packing::Q3K => self.q3k(block),
+            Packing::Q4K => self.q4k(block),
+            Packing::Q5K => self.q5k(block),
+            Packing::Q6K => self.q6k(block),
+            Packing::Iq4Xs => self.iq4xs(block),
+            Packing::Book => {
+                let block = integer_block(ty, block).expect("a codebook type: this is a bug");
+                self.book(&block, codebook);
+            }
+            Packing::F32 => self.float(ty, block),
+            Packing::F16 | Packing::Bf16 => self.put_scale(0, &block[..2]),
+        }
+    }
+
+    fn legacy4(&mut self, block: &[u8], codes_at: usize, num_halves: usize) {
+        self.put_nibbles(0, &legacy_nibbles(&block[codes_at..]));
+        for i in 0..num_halves {
+            self.put_scale(256 + 32 * i, &block[2 * i..2 * i + 2]);
+        }
+    }
+
+    fn legacy5(&mut self, block: &[u8], num_halves: usize) {
+        let high = &block[2 * num_halves..];
+        let mut codes = legacy_nibbles(&high[4..]);
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code |= (high[i / 8] >> (i % 8) & 1) << 4;
+        }
+        self.put_nibbles(0, &codes);
+        self.put_bits(256, &codes, 4);
+        for i in 0..num_halves {
+            self.put_scale(320 + 32 * i, &block[2 * i..2 * i + 2]);
+        }
+    }
+
+    fn q8_0(&mut self, block: &[u8], codes_at: usize) {
+        for i in 0..8 {
+            let codes: [u8; 4] = std::array::from_fn(|t| block[codes_at + 4 * i + t] ^ 0x80);
+            self.put_quad(64 * i, codes);
+        }
+        self.put_scale(512, &block[..2]);
+    }
+
+    fn mxfp4(&mut self, block: &[u8]) {
+        self.put_nibbles(0, &legacy_nibbles(&block[1..]));
+        self.put_scale(256, &bf16::from_f32(e8m0_half(block[0])).to_le_bytes());
+    }
+
+    fn q2k(&mut self, block: &[u8]) {
+        for j in 0..8 {
+            let codes = k_pairs(&block[16..80], j);
+            self.put_pairs(128 * j, &codes, 0);
+        }
+        for j in 0..16 {
+            self.put_byte(1024 + 16 * j, block[j]);
+        }
+        self.put_scale(1280, &block[80..82]);
+        self.put_scale(1312, &block[82..84]);
+    }
+
+    fn q3k(&mut self, block: &[u8]) {
+        for j in 0..8 {
+            let mut codes = k_pairs(&block[32..96], j);
+            for (code, high) in codes.iter_mut().zip(block) {
+                *code |= (high >> j & 1) << 2;
+            }
+            self.put_pairs(192 * j, &codes, 0);
+            self.put_bits(192 * j + 128, &codes, 2);
+        }
+        for j in 0..16 {
+            self.put_byte(1536 + 16 * j, q3k_scale(&block[96..108], j) as u8);
+        }
+        self.put_scale(1792, &block[108..110]);
+    }
+
+    fn q4k(&mut self, block: &[u8]) {
+        for j in 0..8 {
+            self.put_nibbles(256 * j, &k4_nibbles(&block[16..144], j));
+        }
+        self.put_k4_scales(2048, block);
+    }
+
+    fn q5k(&mut self, block: &[u8]) {
+        for j in 0..8 {
+            let mut codes = k4_nibbles(&block[48..176], j);
+            for (code, high) in codes.iter_mut().zip(&block[16..48]) {
+                *code |= (high >> j & 1) << 4;
+            }
+            self.put_nibbles(320 * j, &codes);
+            self.put_bits(320 * j + 256, &codes, 4);
+        }
+        self.put_k4_scales(2560, block);
+    }
+
+    fn put_k4_scales(&mut self, at: usize, block: &[u8]) {
+        for j in 0..8 {
+            let (scale, min) = k4_scale_min(&block[4..16], j);
+            self.put_byte(at + 16 * j, scale);
+            self.put_byte(at + 128 + 16 * j, min);
+        }
+        self.put_scale(at + 256, &block[..2]);
+        self.put_scale(at + 288, &block[2..4]);
+    }
+
+    fn q6k(&mut self, block: &[u8]) {
+        for j in 0..8 {
+            let (half, quarter) = (j / 4, j % 4);
+            let low = &block[64 * half + 32 * (quarter % 2)..];
+            let high = &block[128 + 32 * half..];
+            let codes = std::array::from_fn(|i| {
+                (low[i] >> (4 * (quarter / 2)) & 15) | (high[i] >> (2 * quarter) & 3) << 4
+            });
+            self.put_nibbles(384 * j, &codes);
+            self.put_pairs(384 * j + 256, &codes, 4);
+        }
+        for j in 0..16 {
+            self.put_byte(3072 + 16 * j, block[192 + j]);
+        }
+        self.put_scale(3328, &block[208..210]);
+    }
+
+    fn iq4xs(&mut self, block: &[u8]) {
+        for j in 0..8 {
+            self.put_nibbles(256 * j, &legacy_nibbles(&block[8 + 16 * j..]));
+            self.put_byte(2048 + 16 * j, iq4xs_scale(block, j) as u8);
+        }
+        self.put_scale(2176, &block[..2]);
+    }
+
+    fn book(&mut self, block: &IntegerBlock, codebook: &Codebook) {
+        for (j, values) in block.codes.chunks_exact(32).enumerate() {
+            let codes = std::array::from_fn(|i| codebook.nibbles[usize::from(values[i] as u8)]);
+            self.put_nibbles(256 * j, &codes);
+        }
+        for (j, scale) in block.scales.iter().enumerate() {
+            self.put_byte(2048 + 16 * j, *scale as u8);
+        }
+        self.put_quad(2304, block.d.to_le_bytes());
+    }
+
+    fn float(&mut self, ty: GgmlType, block: &[u8]) {
+        let mut value = [0.0];
+        dequantize(ty, block, &mut value).expect("one value is one block: this is a bug");
+        self.put_quad(0, value[0].to_le_bytes());
+    }
+
+    /// This row's four bytes of the vector at `at`.
+    fn put_quad(&mut self, at: usize, bytes: [u8; 4]) {
+        self.out[at + 4 * self.r..][..4].copy_from_slice(&bytes);
+    }
+
+    /// This row's byte of the 16 at `at`.
+    fn put_byte(&mut self, at: usize, byte: u8) {
+        self.out[at + self.r] = byte;
+    }
+
+    /// This row's half of the 16 at `at`.
+    fn put_scale(&mut self, at: usize, half: &[u8]) {
+        self.out[at + 2 * self.r..][..2].copy_from_slice(half);
+    }
+
+    fn put_nibbles(&mut self, at: usize, codes: &[u8; 32]) {
+        for g in 0..4 {
+            let quad = std::array::from_fn(|t| codes[4 * g + t] & 15 | codes[16 + 4 * g + t] << 4);
+            self.put_quad(at + 64 * g, quad);
+        }
+    }
+
+    /// Bit `bit` of the codes.
+    fn put_bits(&mut self, at: usize, codes: &[u8; 32], bit: usize) {
+        let quad = std::array::from_fn(|t| {
+            (0..8).fold(0, |byte, i| byte | (codes[4 * i + t] >> bit & 1) << i)
+        });
+        self.put_quad(at, quad);
+    }
+
+    /// Bits `bit` and `bit + 1` of the codes.
+    fn put_pairs(&mut self, at: usize, codes: &[u8; 32], bit: usize) {
+        for v in 0..2 {
+            let quad = std::array::from_fn(|t| {
+                let pair = |p: usize| codes[4 * (4 * v + p) + t] >> bit & 3;
+                (0..4).fold(0, |byte, p| byte | pair(p) << (2 * p))
+            });
+            self.put_quad(at + 64 * v, quad);
+        }
+    }
+}
+
+/// Nibbles of 16 bytes: the low ones are columns 0..16, the high ones 16..32.
+fn legacy_nibbles(bytes: &[u8]) -> [u8; 32] {
+    let bytes = &bytes[..16];
+    std::array::from_fn(|i| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 })
+}
+
+/// Sub-block `j` of the nibbles of Q4_K and Q5_K.
+fn k4_nibbles(bytes: &[u8], j: usize) -> [u8; 32] {
+    let bytes = &bytes[32 * (j / 2)..][..32];
+    std::array::from_fn(|i| bytes[i] >> (4 * (j % 2)) & 15)
+}
+
+/// Sub-block `j` of the 2-bit codes of Q2_K and Q3_K.
+fn k_pairs(bytes: &[u8], j: usize) -> [u8; 32] {
+    let bytes = &bytes[32 * (j / 4)..][..32];
+    std::array::from_fn(|i| bytes[i] >> (2 * (j % 4)) & 3)
+}
+
+const _: () = assert!(PANEL == 16, "the layouts are made for 16 rows");

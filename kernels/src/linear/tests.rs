@@ -1,0 +1,426 @@
+//! Packed matrices of every type against plain products.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::activation::Activation;
+use crate::detect::{available, with_tier};
+use crate::quant::{GgmlType, dequantize, quantize};
+use crate::rows::Rows;
+
+/// Types that can be multiplied, with the bytes of a block (and a mask for them) that must be
+/// tamed so that random blocks hold no infinities; no bytes for types that have a quantiser.
+const TYPES: [(GgmlType, &[usize], u8); 27] = [
+    (GgmlType::F32, &[], 0),
+    (GgmlType::F16, &[], 0),
+    (GgmlType::BF16, &[], 0),
+    (GgmlType::F64, &[7], 0xbf),
+    (GgmlType::Q4_0, &[], 0),
+    (GgmlType::Q4_1, &[], 0),
+    (GgmlType::Q5_0, &[], 0),
+    (GgmlType::Q5_1, &[], 0),
+    (GgmlType::Q8_0, &[], 0),
+    (GgmlType::Q8_1, &[1], 0xbf),
+    (GgmlType::Q2K, &[], 0),
+    (GgmlType::Q3K, &[], 0),
+    (GgmlType::Q4K, &[], 0),
+    (GgmlType::Q5K, &[], 0),
+    (GgmlType::Q6K, &[], 0),
+    (GgmlType::IQ4NL, &[], 0),
+    (GgmlType::IQ4XS, &[], 0),
+    (GgmlType::MXFP4, &[], 0),
+    (GgmlType::IQ1S, &[1], 0xbf),
+    (GgmlType::IQ1M, &[55], 0xbf),
+    (GgmlType::IQ2XXS, &[1], 0xbf),
+    (GgmlType::IQ2XS, &[1], 0xbf),
+    (GgmlType::IQ2S, &[1], 0xbf),
+    (GgmlType::IQ3XXS, &[1], 0xbf),
+    (GgmlType::IQ3S, &[1], 0xbf),
+    (GgmlType::TQ1_0, &[53], 0xbf),
+    (GgmlType::TQ2_0, &[65], 0xbf),
+];
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 32
+    }
+
+    fn normal(&mut self) -> f32 {
+        (0..4).map(|_| self.next() as f32 / 2f32.powi(32) - 0.5).sum::<f32>() * 1.7
+    }
+
+    fn normals(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.normal()).collect()
+    }
+}
+
+/// The bytes of a matrix as in a file.
+fn file_bytes(ty: GgmlType, n: usize, k: usize, random: &mut Random) -> Vec<u8> {
+    let (_, tame, mask) = TYPES.iter().find(|t| t.0 == ty).copied().unwrap();
+    let mut bytes = Vec::new();
+    if tame.is_empty() {
+        quantize(ty, &random.normals(n * k), &mut bytes).unwrap();
+    } else {
+        bytes.resize_with(n * ty.row_bytes(k).unwrap(), || random.next() as u8);
+        for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+            tame.iter().for_each(|at| block[*at] &= mask);
+        }
+    }
+    bytes
+}
+
+fn product(acts: &Acts, weights: &Packed, pool: &Pool) -> Vec<f32> {
+    let mut out = vec![f32::NAN; acts.rows() * weights.n()];
+    let rows = RowsMut::new(&mut out, acts.rows(), weights.n());
+    linear(acts, &mut [(weights, rows)], pool);
+    out
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// A matrix of every type with its dequantised values, and activations.
+struct Case {
+    ty: GgmlType,
+    weights: Packed,
+    /// (n, k)
+    values: Vec<f32>,
+    /// (m, k)
+    x: Vec<f32>,
+}
+
+impl Case {
+    fn new(ty: GgmlType, (m, n, k): (usize, usize, usize), pool: &Pool) -> Case {
+        let mut random = Random((n * 1000 + k + m) as u64);
+        let bytes = file_bytes(ty, n, k, &mut random);
+        let mut values = vec![0.0; n * k];
+        dequantize(ty, &bytes, &mut values).unwrap();
+        let weights = Packed::pack(ty, n, k, &bytes, pool).unwrap();
+        Case { ty, weights, values, x: random.normals(m * k) }
+    }
+
+    fn acts(&self, pool: &Pool) -> Acts {
+        let k = self.weights.k();
+        let mut acts = Acts::new();
+        acts.set(Rows::new(&self.x, self.x.len() / k, k), pool);
+        acts
+    }
+
+    /// Exact products with `x`, and the sums of their magnitudes.
+    fn exact(&self, x: &[f32]) -> Vec<(f64, f64)> {
+        let k = self.weights.k();
+        let pairs =
+            x.chunks_exact(k).flat_map(|x| self.values.chunks_exact(k).map(move |w| (x, w)));
+        pairs
+            .map(|(x, w)| {
+                let products = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()))
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn products_match_the_oracle() {
+    let pool = Pool::new(2);
+    for (ty, _, _) in TYPES {
+        for (m, n, steps) in [(1, 16, 1), (1, 33, 3), (3, 17, 2), (9, 50, 1), (20, 31, 2)] {
+            let case = Case::new(ty, (m, n, steps * ty.block_len().max(32)), &pool);
+            let acts = case.acts(&pool);
+            let got = product(&acts, &case.weights, &pool);
+            // Against the same quantised activations only the order of float sums differs.
+            let seen: Vec<f32> = if case.weights.is_float() {
+                case.x.clone()
+            } else {
+                (0..m).flat_map(|i| acts.dequantized_row(i)).collect()
+            };
+            for (got, (exact, size)) in got.iter().zip(case.exact(&seen)) {
+                let error = (f64::from(*got) - exact).abs();
+                assert!(error <= 2e-6 * size, "{ty} {m}x{n}: {got} instead of {exact} of {size}");
+            }
+            // Against the activations before quantisation.
+            let exact = case.exact(&case.x);
+            let error: f64 =
+                got.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b.0).powi(2)).sum();
+            let power: f64 = exact.iter().map(|b| b.1.powi(2)).sum();
+            assert!((error / power).sqrt() < 4e-3, "{ty}: {}", (error / power).sqrt());
+        }
+    }
+}
+
+#[test]
+fn rows_come_back_exactly() {
+    let pool = Pool::new(1);
+    for (ty, _, _) in TYPES {
+        let k = 2 * ty.block_len().max(32);
+        let case = Case::new(ty, (1, 21, k), &pool);
+        for tier in available() {
+            for (i, expected) in case.values.chunks_exact(k).enumerate() {
+                let mut row = vec![0.0; k];
+                with_tier(tier, || case.weights.row(i, &mut row));
+                for (got, expected) in row.iter().zip(expected) {
+                    // By value, for the sign of zero may be lost in the integers.
+                    assert_eq!(got, expected, "{ty} row {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_tier_gives_the_same_bits() {
+    let pool = Pool::new(1);
+    for (ty, _, _) in TYPES {
+        for m in [1, 2, 3, 5, 8, 11, 17] {
+            let case = Case::new(ty, (m, 19, 2 * ty.block_len().max(32)), &pool);
+            let all: Vec<Vec<u32>> = available()
+                .into_iter()
+                .map(|tier| {
+                    with_tier(tier, || bits(&product(&case.acts(&pool), &case.weights, &pool)))
+                })
+                .collect();
+            assert!(all.iter().all(|bits| *bits == all[0]), "{ty}, {m} rows");
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_are_exact_on_every_tier() {
+    let pool = Pool::new(1);
+    let k = 256;
+    for (ty, _, _) in TYPES {
+        for byte in [0x00, 0x7f, 0x80, 0x88, 0xff] {
+            if case_is_float(ty) {
+                continue;
+            }
+            // Scales are what they are, but never infinite: 0x7f.. and 0xff.. are NaN.
+            let mut bytes = vec![byte; 16 * ty.row_bytes(k).unwrap()];
+            let mut values = vec![0.0; 16 * k];
+            dequantize(ty, &bytes, &mut values).unwrap();
+            if !values.iter().all(|v| v.is_finite()) {
+                let tame: &[usize] = match ty {
+                    GgmlType::Q2K => &[80, 81, 82, 83],
+                    GgmlType::Q3K => &[108, 109],
+                    GgmlType::Q6K => &[208, 209],
+                    GgmlType::IQ1M => &[49, 51, 53, 55],
+                    GgmlType::TQ1_0 => &[53],
+                    GgmlType::TQ2_0 => &[65],
+                    _ => &[0, 1, 2, 3],
+                };
+                for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+                    tame.iter().for_each(|at| block[*at] = 0x3c);
+                }
+            }
+            let weights = Packed::pack(ty, 16, k, &bytes, &pool).unwrap();
+            for sign in [1.0, -1.0] {
+                let x = vec![sign; 9 * k];
+                let mut acts = Acts::new();
+                acts.set(Rows::new(&x, 9, k), &pool);
+                let all: Vec<Vec<u32>> = available()
+                    .into_iter()
+                    .map(|tier| with_tier(tier, || bits(&product(&acts, &weights, &pool))))
+                    .collect();
+                assert!(all.iter().all(|bits| *bits == all[0]), "{ty} {byte:x} {sign}");
+            }
+        }
+    }
+}
+
+fn case_is_float(ty: GgmlType) -> bool {
+    matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::F64)
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_neighbours() {
+    let pool = Pool::new(2);
+    for (ty, _, _) in TYPES {
+        let k = 3 * ty.block_len().max(32);
+        let case = Case::new(ty, (40, 35, k), &pool);
+        let all = product(&case.acts(&pool), &case.weights, &pool);
+        for m in 1..=20 {
+            let first = 40 - m;
+            let mut acts = Acts::new();
+            acts.set(Rows::new(&case.x[first * k..], m, k), &pool);
+            let part = product(&acts, &case.weights, &pool);
+            assert_eq!(bits(&part), bits(&all[first * 35..]), "{ty}, {m} rows");
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for (ty, _, _) in TYPES {
+        // Enough values that rows are quantised in parallel.
+        let case = Case::new(ty, (70, 100, 256), &Pool::new(3));
+        let pool = Pool::new(1);
+        let expected = bits(&product(&case.acts(&pool), &case.weights, &pool));
+        for threads in [2, 3, 7] {
+            let pool = Pool::new(threads);
+            let got = product(&case.acts(&pool), &case.weights, &pool);
+            assert_eq!(bits(&got), expected, "{ty}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_group_of_mixed_types_equals_its_members() {
+    let pool = Pool::new(2);
+    let (m, k) = (5, 256);
+    let cases: Vec<Case> = [GgmlType::Q4K, GgmlType::Q6K, GgmlType::Q8_0, GgmlType::F16]
+        .iter()
+        .enumerate()
+        .map(|(i, ty)| Case::new(*ty, (m, 16 * i + 7, k), &pool))
+        .collect();
+    let acts = cases[0].acts(&pool);
+    // All outputs in one matrix, side by side.
+    let total: usize = cases.iter().map(|case| case.weights.n()).sum();
+    let stride = total + 3;
+    let mut outs: Vec<Vec<f32>> = cases.iter().map(|_| vec![-1.0; m * stride]).collect();
+    let mut group: Vec<(&Packed, RowsMut<'_>)> = cases
+        .iter()
+        .zip(&mut outs)
+        .map(|(case, out)| (&case.weights, RowsMut::strided(out, m, case.weights.n(), stride)))
+        .collect();
+    linear(&acts, &mut group, &pool);
+    for (case, out) in cases.iter().zip(&outs) {
+        let n = case.weights.n();
+        let alone = product(&acts, &case.weights, &pool);
+        for i in 0..m {
+            assert_eq!(bits(&out[i * stride..][..n]), bits(&alone[i * n..][..n]), "{}", case.ty);
+            assert!(out[i * stride..].iter().take(stride).skip(n).all(|x| *x == -1.0));
+        }
+    }
+}
+
+#[test]
+fn fused_operations_equal_the_separate_ones() {
+    let pool = Pool::new(2);
+    let (m, k) = (6, 160);
+    let mut random = Random(5);
+    let (x, up) = (random.normals(m * k), random.normals(m * k));
+    let (weight, bias) = (random.normals(k), random.normals(k));
+    let (x, up) = (Rows::new(&x, m, k), Rows::new(&up, m, k));
+    let seen = |acts: &Acts| -> Vec<f32> { (0..m).flat_map(|i| acts.dequantized_row(i)).collect() };
+    let check = |acts: &Acts, f: &dyn Fn(usize, usize) -> f64, what: &str| {
+        for (i, row) in seen(acts).chunks_exact(k).enumerate() {
+            for (j, got) in row.iter().enumerate() {
+                let expected = f(i, j);
+                let error = (f64::from(*got) - expected).abs();
+                assert!(error < 0.06, "{what}: {got} instead of {expected}");
+            }
+        }
+    };
+    let at = |x: &Rows<'_>, i: usize, j: usize| f64::from(x.row(i)[j]);
+    let mean = |i: usize| (0..k).map(|j| at(&x, i, j)).sum::<f64>() / k as f64;
+    let square = |i: usize, shift: f64| {
+        (0..k).map(|j| (at(&x, i, j) - shift).powi(2)).sum::<f64>() / k as f64
+    };
+
+    let mut acts = Acts::new();
+    acts.set(x, &pool);
+    check(&acts, &|i, j| at(&x, i, j), "set");
+    acts.set_rms_norm(x, &weight, 1e-5, &pool);
+    let rms =
+        |i: usize, j: usize| at(&x, i, j) / (square(i, 0.0) + 1e-5).sqrt() * f64::from(weight[j]);
+    check(&acts, &rms, "rms norm");
+    acts.set_layer_norm(x, &weight, Some(&bias), 1e-5, &pool);
+    let layer = |i: usize, j: usize| {
+        (at(&x, i, j) - mean(i)) / (square(i, mean(i)) + 1e-5).sqrt() * f64::from(weight[j])
+            + f64::from(bias[j])
+    };
+    check(&acts, &layer, "layer norm");
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    acts.set_glu(x, up, Activation::Silu, &pool);
+    check(&acts, &|i, j| silu(at(&x, i, j)) * at(&up, i, j), "glu");
+    acts.set_act(x, Activation::Relu2, &pool);
+    check(&acts, &|i, j| at(&x, i, j).max(0.0).powi(2), "act");
+}
+
+#[test]
+fn what_is_not_a_number_stays_visible() {
+    let pool = Pool::new(1);
+    let case = Case::new(GgmlType::Q4_0, (3, 16, 64), &pool);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for tier in available() {
+            let mut x = case.x.clone();
+            x[64 + 5] = bad;
+            let mut acts = Acts::new();
+            let out = with_tier(tier, || {
+                acts.set(Rows::new(&x, 3, 64), &pool);
+                product(&acts, &case.weights, &pool)
+            });
+            assert!(out[16..32].iter().all(|y| y.is_nan()), "{bad} {tier:?}");
+            assert!(out[..16].iter().chain(&out[32..]).all(|y| y.is_finite()));
+        }
+    }
+    // Tiny and zero rows are zero, not NaN.
+    for tiny in [0.0, 1e-40, 1e-36] {
+        let mut acts = Acts::new();
+        acts.set(Rows::new(&[tiny; 64], 1, 64), &pool);
+        assert!(product(&acts, &case.weights, &pool).iter().all(|y| y.abs() < 1e-30));
+    }
+}
+
+#[test]
+fn memory_stays_near_the_file() {
+    let pool = Pool::new(1);
+    for (ty, _, _) in TYPES {
+        let case = Case::new(ty, (1, 64, 512), &pool);
+        let file = 64 * ty.row_bytes(512).unwrap();
+        let ratio = case.weights.bytes() as f64 / file as f64;
+        let limit = match ty {
+            GgmlType::IQ1S | GgmlType::IQ1M | GgmlType::TQ1_0 => 3.0,
+            GgmlType::IQ2XXS | GgmlType::IQ2XS | GgmlType::IQ2S | GgmlType::TQ2_0 => 2.25,
+            GgmlType::IQ3XXS | GgmlType::IQ3S => 1.55,
+            _ => 1.09,
+        };
+        assert!(ratio <= limit, "{ty}: {ratio}");
+    }
+}
+
+#[test]
+fn errors_name_the_limit() {
+    let pool = Pool::new(1);
+    let error =
+        |ty, n, k, len| Packed::pack(ty, n, k, &vec![0; len], &pool).unwrap_err().to_string();
+    assert_eq!(error(GgmlType::I32, 1, 1, 4), "weights of type I32 cannot be multiplied");
+    assert_eq!(
+        error(GgmlType::Q4_0, 2, 48, 0),
+        "Q4_0 cannot hold 2 x 48 weights: its blocks have 32"
+    );
+    assert_eq!(error(GgmlType::Q4_0, 2, 64, 71), "the weights have 71 bytes instead of 72");
+    assert!(Packed::pack(GgmlType::Q4_0, usize::MAX, 64, &[], &pool).is_err());
+    // Nothing times anything is nothing.
+    let empty = Packed::pack(GgmlType::Q4_0, 0, 64, &[], &pool).unwrap();
+    let mut acts = Acts::new();
+    acts.set(Rows::new(&[0.0; 64], 1, 64), &pool);
+    assert!(product(&acts, &empty, &pool).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_shape(
+        index in 0..TYPES.len(),
+        (m, n, blocks) in (1usize..40, 1usize..70, 1usize..6),
+        threads in 1usize..4,
+    ) {
+        let ty = TYPES[index].0;
+        let pool = Pool::new(threads);
+        let case = Case::new(ty, (m, n, blocks * ty.block_len().max(32)), &pool);
+        let acts = case.acts(&pool);
+        let got = product(&acts, &case.weights, &pool);
+        let seen: Vec<f32> = if case.weights.is_float() {
+            case.x.clone()
+        } else {
+            (0..m).flat_map(|i| acts.dequantized_row(i)).collect()
+        };
+        for (got, (exact, size)) in got.iter().zip(case.exact(&seen)) {
+            prop_assert!((f64::from(*got) - exact).abs() <= 2e-6 * size, "{}", ty);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Sixteen `f32` lanes, the same on every processor.
+//!
+//! Kernels are written once, generic over [`Simd`], and run on AVX-512, AVX2 or plain Rust through
+//! [`dispatch`]. A lane type always has sixteen lanes and every operation rounds as IEEE 754 asks,
+//! so a kernel gives the same bits on every tier: only the speed differs. (The one exception is
+//! `Portable<false>`, for x86 processors without FMA, where `fma` rounds twice.)
+//!
+//! Methods are `#[inline(always)]`: a call that is not inlined into the `#[target_feature]`
+//! function of [`dispatch`] would pass vectors through memory.
+#![allow(clippy::inline_always)]
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+use crate::detect;
+
+/// Lanes of a [`Simd::F`].
+pub(crate) const LANES: usize = 16;
+
+/// A token that proves that the processor has the instructions, and the operations on sixteen lanes.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen `f32`.
+    type F: Copy;
+    /// Sixteen booleans.
+    type M: Copy;
+
+    /// How many `F` the register file holds; kernels choose their tile by it.
+    const REGISTERS: usize;
+
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+    fn store(self, x: Self::F, out: &mut [f32; LANES]);
+    /// Sixteen IEEE half floats, widened exactly.
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// Rounds to half floats, ties to even.
+    fn store_f16(self, x: Self::F, out: &mut [u16; LANES]);
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c - a * b`, rounded once.
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: the second operand when either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: the second operand when either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// `|magnitude|` with the sign of `sign`.
+    fn copy_sign(self, magnitude: Self::F, sign: Self::F) -> Self::F;
+    /// `x * 2^n` for an integral `n` in -252..=254.
+    fn scale_by_pow2(self, x: Self::F, n: Self::F) -> Self::F;
+
+    fn less(self, a: Self::F, b: Self::F) -> Self::M;
+    /// Lanes `first <= i < last`.
+    fn lanes(self, first: usize, last: usize) -> Self::M;
+    /// `mask ? yes : no`.
+    fn select(self, mask: Self::M, yes: Self::F, no: Self::F) -> Self::F;
+    /// Bit `i` is lane `i`.
+    #[cfg(test)]
+    fn bits(self, mask: Self::M) -> u16;
+
+    /// Halves added together until one lane is left: 8, 4, 2, 1.
+    fn reduce_add(self, x: Self::F) -> f32;
+    /// The largest lane, in the same order as [`Self::reduce_add`].
+    fn reduce_max(self, x: Self::F) -> f32;
+
+    #[inline(always)]
+    fn zero(self) -> Self::F {
+        self.splat(0.0)
+    }
+
+    /// The first lanes from `x` (at most sixteen), zero above.
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::F {
+        let mut lanes = [0.0; LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+
+    /// The first `out.len()` lanes (at most sixteen).
+    #[inline(always)]
+    fn store_part(self, x: Self::F, out: &mut [f32]) {
+        let mut lanes = [0.0; LANES];
+        self.store(x, &mut lanes);
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
+}
+
+/// Work that runs on any lane type.
+pub(crate) trait Kernel {
+    type Out;
+    /// Implementations must be `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Out;
+}
+
+/// Which lane type runs a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Plain Rust; `fma` is fused. NEON machines run this one: the compiler vectorises it.
+    Portable,
+    /// Plain Rust for x86 processors without FMA.
+    Unfused,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The level of [`detect::tier`].
+    pub(crate) fn current() -> Level {
+        use detect::Tier;
+        match detect::tier() {
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512Vnni => Level::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Tier::AvxVnni | Tier::Avx2 => Level::Avx2,
+            _ => Level::plain(),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn plain() -> Level {
+        if std::arch::is_x86_feature_detected!("fma") { Level::Portable } else { Level::Unfused }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn plain() -> Level {
+        Level::Portable
+    }
+
+    /// Every level that this machine runs, for tests that compare them.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Level> {
+        let mut all = vec![Level::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has_avx2() {
+                all.push(Level::Avx2);
+            }
+            if has_avx512() {
+                all.push(Level::Avx512);
+            }
+        }
+        all
+    }
+}
+
+/// Runs `kernel` with the lanes of `level`. Falls back to plain Rust where the machine lacks them.
+pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if has_avx512() => {
+            // SAFETY: the features that `run_avx512` enables are all present.
+            unsafe { run_avx512(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 if has_avx2() => {
+            // SAFETY: the features that `run_avx2` enables are all present.
+            unsafe { run_avx2(kernel) }
+        }
+        Level::Unfused => kernel.run(Portable::<false>),
+        _ => kernel.run(Portable::<true>),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx2") && has!("fma") && has!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has_avx2() && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: this function is only entered where these features are present.
+    kernel.run(unsafe { Avx512::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
+    // SAFETY: this function is only entered where these features are present.
+    kernel.run(unsafe { Avx2::new() })
+}
+
+#[cfg(test)]
+mod tests;

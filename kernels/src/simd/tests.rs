@@ -1,0 +1,74 @@
+//! The lanes of every tier against plain loops.
+
+use super::*;
+
+struct Everything<'a> {
+    a: &'a [f32; LANES],
+    b: &'a [f32; LANES],
+    c: &'a [f32; LANES],
+}
+
+impl Kernel for Everything<'_> {
+    type Out = Vec<u32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let (a, b, c) = (s.load(self.a), s.load(self.b), s.load(self.c));
+        let mut half = [0; LANES];
+        s.store_f16(a, &mut half);
+        let results = [
+            s.add(a, b),
+            s.sub(a, b),
+            s.mul(a, b),
+            s.div(a, b),
+            s.fma(a, b, c),
+            s.fnma(a, b, c),
+            s.max(a, b),
+            s.min(a, b),
+            s.round(a),
+            s.abs(a),
+            s.copy_sign(a, b),
+            s.scale_by_pow2(s.splat(1.5), s.round(b)),
+            s.select(s.less(a, b), a, b),
+            s.select(s.lanes(3, 11), a, b),
+            s.select(s.lanes(0, 99), a, b),
+            s.select(s.lanes(9, 4), a, b),
+            s.load_f16(&half),
+            s.load_part(&self.a[..5]),
+        ];
+        let mut out = Vec::new();
+        for result in results {
+            let mut lanes = [0.0; LANES];
+            s.store(result, &mut lanes);
+            out.extend(lanes.map(f32::to_bits));
+        }
+        out.extend([s.reduce_add(a).to_bits(), s.reduce_max(a).to_bits()]);
+        out.push(u32::from(s.bits(s.less(a, b))));
+        let mut part = [7.0; 3];
+        s.store_part(a, &mut part);
+        out.extend(part.map(f32::to_bits));
+        out
+    }
+}
+
+#[test]
+fn every_tier_computes_the_same_bits() {
+    let mut state = 1u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 65536.0 - 128.0
+    };
+    for round in 0..200 {
+        let mut lanes = || std::array::from_fn(|_| random());
+        let (mut a, b, c): ([f32; LANES], [f32; LANES], [f32; LANES]) = (lanes(), lanes(), lanes());
+        // Halves that are subnormal, tiny, too large, and exactly between two neighbours.
+        if round % 2 == 0 {
+            a[..6].copy_from_slice(&[1e-6, -3e-8, 65520.0, 65519.0, 2049.0, 2051.0]);
+        }
+        let expected = dispatch(Level::Portable, Everything { a: &a, b: &b, c: &c });
+        for level in Level::all() {
+            let got = dispatch(level, Everything { a: &a, b: &b, c: &c });
+            assert_eq!(got, expected, "{level:?}");
+        }
+    }
+}
