@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ChatInput, ChatTemplate, Tokenizer};
+use super::{ChatInput, ChatTemplate, ReasoningTags, Tokenizer, ToolFormat};
 use crate::error::Error;
 use crate::model::gguf::Metadata;
 
@@ -13,6 +13,17 @@ pub struct TextModel {
     /// User-defined tokens that the template itself writes, ascending: in a user's text they are
     /// text, as control tokens are.
     guarded: Vec<u32>,
+    reasoning: Option<ReasoningTags>,
+    tool_format: ToolFormat,
+    shown: Arc<[u32]>,
+}
+
+/// The prompt of a conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChatPrompt {
+    pub tokens: Vec<u32>,
+    /// The prompt opened the model's reasoning: the output starts inside it.
+    pub in_reasoning: bool,
 }
 
 impl TextModel {
@@ -23,7 +34,33 @@ impl TextModel {
         let tokenizer = Tokenizer::from_gguf(meta)?;
         let template = ChatTemplate::from_gguf(meta, &tokenizer);
         let guarded = guarded(&tokenizer, template.source());
-        Ok(Self { tokenizer: Arc::new(tokenizer), template, guarded })
+        let reasoning = ReasoningTags::detect(template.source());
+        let tool_format = ToolFormat::detect(template.tool_source());
+        let mut shown: Vec<u32> = (reasoning.iter().flat_map(ReasoningTags::markers))
+            .chain(tool_format.shown())
+            .filter_map(|text| tokenizer.special_id(text))
+            .filter(|id| tokenizer.is_control(*id) && !tokenizer.eog().contains(id))
+            .collect();
+        shown.sort_unstable();
+        shown.dedup();
+        let shown = shown.into();
+        let tokenizer = Arc::new(tokenizer);
+        Ok(Self { tokenizer, template, guarded, reasoning, tool_format, shown })
+    }
+
+    /// How the model marks its reasoning, if it reasons.
+    pub fn reasoning(&self) -> Option<ReasoningTags> {
+        self.reasoning
+    }
+
+    /// How the model writes tool calls.
+    pub fn tool_format(&self) -> ToolFormat {
+        self.tool_format
+    }
+
+    /// Control tokens that a reader of the output must see; for [`super::Detokenizer::showing`].
+    pub fn shown_tokens(&self) -> Arc<[u32]> {
+        Arc::clone(&self.shown)
     }
 
     /// What a person should know about this model's text side.
@@ -38,11 +75,20 @@ impl TextModel {
     /// # Errors
     /// As [`ChatTemplate::render`].
     pub fn chat_prompt(&self, input: &ChatInput) -> Result<Vec<u32>, Error> {
+        Ok(self.prompt(input)?.tokens)
+    }
+
+    /// [`Self::chat_prompt`] with what a reader of the output needs to know.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn prompt(&self, input: &ChatInput) -> Result<ChatPrompt, Error> {
         let places = |text: &str| self.tokenizer.special_places(text, &self.guarded);
         let rendered = self.template.render(input, &places)?;
         let mut tokens = self.tokenizer.encode_except(&rendered.text, &rendered.protected);
         self.tokenizer.add_bos_to(&mut tokens);
-        Ok(tokens)
+        let in_reasoning = self.reasoning.is_some_and(|tags| tags.open_at_end(&rendered.text));
+        Ok(ChatPrompt { tokens, in_reasoning })
     }
 }
 

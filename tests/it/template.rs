@@ -54,6 +54,11 @@ fn published_templates_render_as_in_python() {
             let rendered = template.render_at(&input(case), &|_| vec![], NOW_S);
             // What Python cannot render we may render; it must not end in a panic.
             let Some(expected) = case.get("expected").and_then(Value::as_str) else { continue };
+            // Where a template is silent about tools we describe them in the system message.
+            if case.get("tools").is_some() && !expected.contains("Current weather") {
+                assert!(rendered.unwrap().text.contains("get_weather"), "{name}");
+                continue;
+            }
             count += 1;
             let expected = if ESCAPES_SAFE_STRINGS.contains(&name.as_str()) {
                 &unescaped(expected)
@@ -74,6 +79,7 @@ fn published_templates_render_as_in_python() {
             }
         }
     }
+    assert!(count > 440, "{count} of the fixtures were compared");
     assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -164,6 +170,5 @@ fn tools_of_a_request_are_in_the_prompt() {
         })
         .map(|(name, _)| name.clone())
         .collect();
-    // Published without a place for tools; see `ChatTemplate::takes_tools`.
     assert_eq!(silent, Vec::<String>::new());
 }

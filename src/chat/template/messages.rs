@@ -12,6 +12,16 @@ use serde_json::{Map, Value, json};
 pub(super) struct Forms {
     pub(super) arguments: Arguments,
     pub(super) content: Content,
+    pub(super) tools: Tools,
+}
+
+/// Definitions of tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tools {
+    /// The template writes them.
+    Template,
+    /// The template does not know tools; they are described in the system message.
+    Described,
 }
 
 /// Arguments of tool calls.
@@ -38,7 +48,11 @@ const NEEDLE: &str = "needle_value";
 impl Forms {
     /// Finds out what a template takes; `render` renders messages and tools.
     pub(super) fn probe(render: &dyn Fn(Vec<Value>, Option<Value>) -> Option<String>) -> Self {
-        Self { arguments: probe_arguments(render), content: probe_content(render) }
+        Self {
+            arguments: probe_arguments(render),
+            content: probe_content(render),
+            tools: probe_tools(render),
+        }
     }
 
     /// Brings `messages` into these forms.
@@ -132,6 +146,44 @@ fn probe_content(render: &dyn Fn(Vec<Value>, Option<Value>) -> Option<String>) -
         (true, true) => Content::Any,
         (false, true) => Content::Parts,
         (_, false) => Content::Text,
+    }
+}
+
+fn probe_tools(render: &dyn Fn(Vec<Value>, Option<Value>) -> Option<String>) -> Tools {
+    let tool = json!({"type": "function", "function": {"name": NEEDLE, "description": "d",
+        "parameters": {"type": "object", "properties": {}}}});
+    let conversation = |with_system: bool| {
+        let system = with_system.then(|| json!({"role": "system", "content": "s"}));
+        system.into_iter().chain([json!({"role": "user", "content": "u"})]).collect()
+    };
+    let silent = |with_system: bool| {
+        let text = render(conversation(with_system), Some(json!([tool])));
+        text.is_some_and(|text| !text.contains(NEEDLE))
+    };
+    // A template that fails has a reason of its own.
+    if silent(true) || silent(false) { Tools::Described } else { Tools::Template }
+}
+
+/// Describes `tools` in the system message, in the words that models of several families know.
+pub(super) fn describe_tools(messages: &mut Vec<Value>, tools: &Value) {
+    let tools = tools.as_array().map(Vec::as_slice).unwrap_or_default();
+    if tools.is_empty() {
+        return;
+    }
+    let lines: Vec<String> = tools.iter().map(Value::to_string).collect();
+    let description = format!(
+        "You may call one or more functions to assist with the user query.\n\nThe functions are \
+         described within <tools></tools> tags:\n<tools>\n{}\n</tools>\n\nFor each function \
+         call, return a JSON object with its name and arguments within <tool_call></tool_call> \
+         tags:\n<tool_call>\n{{\"name\": <function-name>, \"arguments\": <object>}}\n</tool_call>",
+        lines.join("\n")
+    );
+    match messages.first_mut().filter(|message| message["role"] == "system") {
+        Some(system) => {
+            let text = system["content"].as_str().unwrap_or_default();
+            system["content"] = json!(format!("{text}\n\n{description}"));
+        }
+        None => messages.insert(0, json!({"role": "system", "content": description})),
     }
 }
 

@@ -23,7 +23,7 @@ use super::Tokenizer;
 use crate::error::Error;
 use crate::model::gguf::Metadata;
 use environment::{NAME, NOW, Raised};
-use messages::Forms;
+use messages::{Arguments, Content, Forms, Tools};
 
 /// Longest template; the longest published ones have 20 KB.
 const MAX_SOURCE_LEN: usize = 128 << 10;
@@ -150,6 +150,11 @@ impl ChatTemplate {
         self.main.as_ref().map_or("", |main| main.source.as_str())
     }
 
+    /// Text of the template for conversations with tools.
+    pub fn tool_source(&self) -> &str {
+        self.tool_use.as_ref().map_or_else(|| self.source(), |compiled| compiled.source.as_str())
+    }
+
     /// What a person should know about this template.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
@@ -212,7 +217,7 @@ impl Compiled {
             .map_err(|e| format!("the chat template does not compile: {}", describe(&e)))?;
         let source = source.to_owned();
         let forms =
-            Forms { arguments: messages::Arguments::Object, content: messages::Content::Any };
+            Forms { arguments: Arguments::Object, content: Content::Any, tools: Tools::Template };
         let mut compiled = Self { env, source, forms };
         compiled.forms = Forms::probe(&|messages, tools| {
             let input =
@@ -230,6 +235,9 @@ impl Compiled {
         let input = context.input;
         let mut messages: Vec<Value> = input.messages.iter().map(|m| marked(m, context)).collect();
         self.forms.apply(&mut messages);
+        if let (Tools::Described, Some(tools)) = (self.forms.tools, &input.tools) {
+            messages::describe_tools(&mut messages, &marked(tools, context));
+        }
         if input.continue_final_message && !messages::mark_last(&mut messages, protect::CONTINUE) {
             let problem = "the last message has no text to go on with";
             return Err(Error::invalid("messages", problem));

@@ -1,0 +1,187 @@
+//! Reasoning that models write before their answers, told apart from the answers.
+
+use super::scanner::{Piece, Scanner};
+
+/// How a model marks its reasoning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReasoningTags {
+    pub open: &'static str,
+    pub close: &'static str,
+    /// Markers of the answer, which are no part of it.
+    noise: &'static [&'static str],
+}
+
+const fn tags(open: &'static str, close: &'static str) -> ReasoningTags {
+    ReasoningTags { open, close, noise: &[] }
+}
+
+/// In the order in which templates are searched for them.
+const KNOWN: &[ReasoningTags] = &[
+    ReasoningTags {
+        open: "<|channel|>analysis<|message|>",
+        close: "<|end|>",
+        noise: &[
+            "<|start|>assistant",
+            "<|channel|>final<|message|>",
+            "<|channel|>commentary<|message|>",
+            "<|return|>",
+        ],
+    },
+    tags("<|START_THINKING|>", "<|END_THINKING|>"),
+    tags("<|inner_prefix|>", "<|inner_suffix|>"),
+    tags("<seed:think>", "</seed:think>"),
+    tags("◁think▷", "◁/think▷"),
+    tags("[THINK]", "[/THINK]"),
+    tags("<think>", "</think>"),
+];
+
+/// A stretch of a model's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Reasoning(String),
+    Content(String),
+}
+
+impl ReasoningTags {
+    /// The tags that a chat template mentions.
+    pub fn detect(template: &str) -> Option<Self> {
+        KNOWN.iter().find(|tags| template.contains(tags.mark())).copied()
+    }
+
+    /// What of the opening tag templates mention.
+    fn mark(&self) -> &'static str {
+        self.open.strip_suffix("analysis<|message|>").unwrap_or(self.open)
+    }
+
+    /// Whether a prompt ends inside reasoning that it opened itself.
+    pub fn open_at_end(&self, prompt: &str) -> bool {
+        prompt.trim_end().ends_with(self.open)
+    }
+
+    /// All texts that a tokenizer must show for these tags to be seen.
+    pub fn markers(&self) -> impl Iterator<Item = &'static str> {
+        [self.open, self.close].into_iter().chain(self.noise.iter().copied())
+    }
+}
+
+/// Splits a stream of text. White space around the tags is dropped.
+pub struct ReasoningSplitter {
+    scanner: Scanner,
+    in_reasoning: bool,
+    /// White space that is dropped if a tag follows.
+    space: String,
+    /// No text of the current stretch has come.
+    at_start: bool,
+}
+
+impl ReasoningSplitter {
+    /// `in_reasoning` if the prompt opened it.
+    pub fn new(tags: ReasoningTags, in_reasoning: bool) -> Self {
+        let scanner = Scanner::new(tags.markers().collect());
+        Self { scanner, in_reasoning, space: String::new(), at_start: true }
+    }
+
+    pub fn push(&mut self, text: &str) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for piece in self.scanner.push(text) {
+            match piece {
+                Piece::Text(text) => self.text(&text, &mut parts),
+                Piece::Marker(marker) => {
+                    match marker {
+                        0 => self.in_reasoning = true,
+                        1 => self.in_reasoning = false,
+                        _ => {}
+                    }
+                    self.space.clear();
+                    self.at_start = true;
+                }
+            }
+        }
+        parts
+    }
+
+    /// The rest, when no more text comes.
+    pub fn flush(&mut self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let rest = self.scanner.flush();
+        self.text(&rest, &mut parts);
+        if !self.in_reasoning && !self.at_start && !self.space.is_empty() {
+            parts.push(Part::Content(std::mem::take(&mut self.space)));
+        }
+        parts
+    }
+
+    fn text(&mut self, text: &str, parts: &mut Vec<Part>) {
+        let text = if self.at_start { text.trim_start() } else { text };
+        let kept = text.trim_end();
+        if kept.is_empty() {
+            self.space.push_str(text);
+            return;
+        }
+        let mut out = std::mem::take(&mut self.space);
+        out.push_str(kept);
+        self.space.push_str(&text[kept.len()..]);
+        self.at_start = false;
+        parts.push(if self.in_reasoning { Part::Reasoning(out) } else { Part::Content(out) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn split(tags: ReasoningTags, opened: bool, chunks: &[&str]) -> (String, String) {
+        let mut splitter = ReasoningSplitter::new(tags, opened);
+        let mut parts: Vec<Part> = chunks.iter().flat_map(|chunk| splitter.push(chunk)).collect();
+        parts.extend(splitter.flush());
+        let (mut reasoning, mut content) = (String::new(), String::new());
+        for part in parts {
+            match part {
+                Part::Reasoning(text) => reasoning.push_str(&text),
+                Part::Content(text) => content.push_str(&text),
+            }
+        }
+        (reasoning, content)
+    }
+
+    #[test]
+    fn reasoning_is_split_off() {
+        let think = ReasoningTags::detect("{{ '<think>' }}").unwrap();
+        let harmony = ReasoningTags::detect("<|channel|>analysis").unwrap();
+        let cases = [
+            (think, false, "<think>\nHm.\n</think>\n\n4", "Hm.", "4"),
+            (think, true, "Hm.\n</think>\n\n4 ", "Hm.", "4 "),
+            (think, false, " 4 <b", "", "4 <b"),
+            (think, true, "never ends ", "never ends", ""),
+            (
+                harmony,
+                false,
+                "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>4",
+                "Hm",
+                "4",
+            ),
+        ];
+        for (tags, opened, text, reasoning, content) in cases {
+            let expected = (reasoning.to_owned(), content.to_owned());
+            assert_eq!(split(tags, opened, &[text]), expected, "{text}");
+        }
+        assert!(think.open_at_end("<|assistant|>\n<think>\n"));
+        assert_eq!(ReasoningTags::detect("plain"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_do_not_matter(
+            text in "(<think>|</think>|<|think|>| |\n|a){0,12}",
+            cuts in prop::collection::vec(0usize..60, 0..5),
+        ) {
+            let think = ReasoningTags::detect("<think>").unwrap();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&str> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(split(think, false, &chunks), split(think, false, &[&text]));
+        }
+    }
+}
