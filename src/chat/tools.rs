@@ -393,103 +393,103 @@ mod tests {
         whole.unwrap()
     }
 
+    const ONE: &str = r#"f({"n":1,"s":"x"})"#;
+    const CASES: &[(ToolFormat, &str, &str, &[&str])] = &[
+        (
+            ToolFormat::Hermes,
+            "Hi\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"n\": 1, \"s\": \"x\"}}\n</tool_call>",
+            "Hi\n",
+            &[ONE],
+        ),
+        (
+            ToolFormat::Hermes,
+            "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\"}</tool_call>",
+            "",
+            &["f({})", "g({})"],
+        ),
+        (ToolFormat::Hermes, "<tool_call>{\"name\": \"f\", \"arguments\": {}}", "", &["f({})"]),
+        (
+            ToolFormat::Hermes,
+            "a <tool_call>{\"name\"</tool_call> b",
+            "a <tool_call>{\"name\"</tool_call> b",
+            &[],
+        ),
+        (ToolFormat::Hermes, "a <tool", "a <tool", &[]),
+        (
+            ToolFormat::QwenXml,
+            "<tool_call>\n<function=f>\n<parameter=n>\n1\n</parameter>\n<parameter=s>\nx\n</parameter>\n</function>\n</tool_call>",
+            "",
+            &[ONE],
+        ),
+        (
+            ToolFormat::QwenXml,
+            "<tool_call><function=f><parameter=s>12</parameter></function></tool_call>",
+            "",
+            &[r#"f({"s":"12"})"#],
+        ),
+        (
+            ToolFormat::Glm,
+            "<tool_call>f\n<arg_key>n</arg_key>\n<arg_value>1</arg_value>\n<arg_key>s</arg_key><arg_value>x</arg_value></tool_call>",
+            "",
+            &[ONE],
+        ),
+        (
+            ToolFormat::Mistral,
+            "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"n\": 1}}, {\"name\": \"g\", \"arguments\": {}}]",
+            "",
+            &["f({\"n\":1})", "g({})"],
+        ),
+        (
+            ToolFormat::Mistral,
+            "[TOOL_CALLS]f[ARGS]{\"n\": 1}[TOOL_CALLS]g[CALL_ID]abc[ARGS]{}",
+            "",
+            &["f({\"n\": 1})", "g({})"],
+        ),
+        (ToolFormat::Llama, "{\"name\": \"f\", \"parameters\": {\"n\": 1}}", "", &["f({\"n\":1})"]),
+        (
+            ToolFormat::Llama,
+            "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {}}",
+            "",
+            &["f({})", "g({})"],
+        ),
+        (ToolFormat::Llama, "{\"answer\": 1}", "{\"answer\": 1}", &[]),
+        (ToolFormat::Llama, "See {\"name\": \"f\"}", "See {\"name\": \"f\"}", &[]),
+        (ToolFormat::Functionary, "<function=f>{\"n\": 1}</function>", "", &["f({\"n\": 1})"]),
+        (
+            ToolFormat::DeepSeek,
+            "Hi<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"n\": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            "Hi",
+            &["f({\"n\": 1})"],
+        ),
+        (
+            ToolFormat::DeepSeek,
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"n\": 1}\n```<｜tool▁call▁end｜>",
+            "",
+            &["f({\"n\": 1})"],
+        ),
+        (
+            ToolFormat::Kimi,
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{\"n\": 1}<|tool_call_end|><|tool_calls_section_end|>",
+            "",
+            &["f({\"n\": 1})"],
+        ),
+        (
+            ToolFormat::Harmony,
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"n\": 1}<|call|>",
+            "",
+            &["f({\"n\": 1})"],
+        ),
+        (
+            ToolFormat::Harmony,
+            " to=functions.f<|channel|>commentary json<|message|>{\"n\": 1}",
+            "",
+            &["f({\"n\": 1})"],
+        ),
+    ];
+
     #[test]
     fn calls_are_read_in_every_format() {
-        use ToolFormat::*;
-        let one = r#"f({"n":1,"s":"x"})"#;
-        let cases: &[(ToolFormat, &str, &str, &[&str])] = &[
-            (
-                Hermes,
-                "Hi\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"n\": 1, \"s\": \"x\"}}\n</tool_call>",
-                "Hi\n",
-                &[one],
-            ),
-            (
-                Hermes,
-                "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\"}</tool_call>",
-                "",
-                &["f({})", "g({})"],
-            ),
-            (Hermes, "<tool_call>{\"name\": \"f\", \"arguments\": {}}", "", &["f({})"]),
-            (
-                Hermes,
-                "a <tool_call>{\"name\"</tool_call> b",
-                "a <tool_call>{\"name\"</tool_call> b",
-                &[],
-            ),
-            (Hermes, "a <tool", "a <tool", &[]),
-            (
-                QwenXml,
-                "<tool_call>\n<function=f>\n<parameter=n>\n1\n</parameter>\n<parameter=s>\nx\n</parameter>\n</function>\n</tool_call>",
-                "",
-                &[one],
-            ),
-            (
-                QwenXml,
-                "<tool_call><function=f><parameter=s>12</parameter></function></tool_call>",
-                "",
-                &[r#"f({"s":"12"})"#],
-            ),
-            (
-                Glm,
-                "<tool_call>f\n<arg_key>n</arg_key>\n<arg_value>1</arg_value>\n<arg_key>s</arg_key><arg_value>x</arg_value></tool_call>",
-                "",
-                &[one],
-            ),
-            (
-                Mistral,
-                "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"n\": 1}}, {\"name\": \"g\", \"arguments\": {}}]",
-                "",
-                &["f({\"n\":1})", "g({})"],
-            ),
-            (
-                Mistral,
-                "[TOOL_CALLS]f[ARGS]{\"n\": 1}[TOOL_CALLS]g[CALL_ID]abc[ARGS]{}",
-                "",
-                &["f({\"n\": 1})", "g({})"],
-            ),
-            (Llama, "{\"name\": \"f\", \"parameters\": {\"n\": 1}}", "", &["f({\"n\":1})"]),
-            (
-                Llama,
-                "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {}}",
-                "",
-                &["f({})", "g({})"],
-            ),
-            (Llama, "{\"answer\": 1}", "{\"answer\": 1}", &[]),
-            (Llama, "See {\"name\": \"f\"}", "See {\"name\": \"f\"}", &[]),
-            (Functionary, "<function=f>{\"n\": 1}</function>", "", &["f({\"n\": 1})"]),
-            (
-                DeepSeek,
-                "Hi<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"n\": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-                "Hi",
-                &["f({\"n\": 1})"],
-            ),
-            (
-                DeepSeek,
-                "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"n\": 1}\n```<｜tool▁call▁end｜>",
-                "",
-                &["f({\"n\": 1})"],
-            ),
-            (
-                Kimi,
-                "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{\"n\": 1}<|tool_call_end|><|tool_calls_section_end|>",
-                "",
-                &["f({\"n\": 1})"],
-            ),
-            (
-                Harmony,
-                "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"n\": 1}<|call|>",
-                "",
-                &["f({\"n\": 1})"],
-            ),
-            (
-                Harmony,
-                " to=functions.f<|channel|>commentary json<|message|>{\"n\": 1}",
-                "",
-                &["f({\"n\": 1})"],
-            ),
-        ];
-        for (format, answer, text, calls) in cases {
+        for (format, answer, text, calls) in CASES {
             let (found_text, found_calls) = parse(*format, answer);
             assert_eq!(
                 (found_text.as_str(), found_calls),

@@ -129,6 +129,34 @@ proptest! {
     }
 }
 
+/// The same vocabulary in the `tokenizers` crate.
+fn reference(name: &str) -> tokenizers::Tokenizer {
+    use tokenizers::models::bpe::BPE;
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+    let gguf = Gguf::from_bytes(zipped(name)).unwrap();
+    let strings = |key| gguf.metadata().strings(key).unwrap().unwrap().iter();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let vocab: tokenizers::models::bpe::Vocab =
+        strings("tokenizer.ggml.tokens").zip(0..).map(|(t, id)| (text(t), id)).collect();
+    let merge = |merge: &str| merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let merges = strings("tokenizer.ggml.merges").map(|m| merge(&text(m)).unwrap()).collect();
+    let mut reference = tokenizers::Tokenizer::new(BPE::new(vocab, merges));
+    reference.with_pre_tokenizer(Some(ByteLevel::new(false, false, true)));
+    reference
+}
+
+#[test]
+fn byte_level_bpe_is_that_of_the_tokenizers_crate() {
+    static REFERENCE: OnceLock<tokenizers::Tokenizer> = OnceLock::new();
+    let reference = REFERENCE.get_or_init(|| reference("gpt-2"));
+    let ours = tokenizer("gpt-2");
+    let text = "[a-eA-E <|>/\n\t'\"0-9éß日本語🦙\u{301}]{0,60}|([a-z]{1,12} ){0,20}";
+    proptest!(ProptestConfig::with_cases(400), |(text in text)| {
+        let expected = reference.encode(text.as_str(), false).unwrap();
+        prop_assert_eq!(ours.encode(&text, Special::Plain), expected.get_ids(), "{:?}", text);
+    });
+}
+
 #[test]
 fn a_held_back_stop_string_is_released_when_it_does_not_come() {
     let mut matcher = StopMatcher::new(vec!["</end>".into(), "###".into()]);

@@ -366,3 +366,132 @@ const ASIAN: &str = concat!(
     r"\x{2f00}-\x{2fdf}\x{e40}-\x{e7f}\x{e80}-\x{eff}\x{1780}-\x{17ff}\x{1000}-\x{109f}",
     r"\x{aa60}-\x{aa7f}\x{a9e0}-\x{a9ff}\x{ac00}-\x{d7af}\x{1100}-\x{11ff}]+",
 );
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::super::pre::PreTokenizer;
+    use super::*;
+
+    /// The patterns that the scanner stands for, as the models publish them.
+    const PUBLISHED: &[(&str, &[PassSpec], &str)] = &[
+        (
+            "gpt-2",
+            GPT2,
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        ),
+        (
+            "llama3",
+            LLAMA3,
+            r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        (
+            "qwen2",
+            QWEN2,
+            r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        (
+            "qwen35",
+            QWEN35,
+            r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        (
+            "seed-coder",
+            SEED_CODER,
+            r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        (
+            "gpt-4o",
+            GPT4O,
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        (
+            "tekken",
+            TEKKEN,
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        (
+            "deepseek-v3, last pass",
+            &[PassSpec::Words(DEEPSEEK3_WORDS)],
+            r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+        ),
+    ];
+
+    static COMPILED: LazyLock<Vec<(&str, PreTokenizer, PreTokenizer)>> = LazyLock::new(|| {
+        let compile = |(name, passes, pattern): &(&'static str, &[PassSpec], &'static str)| {
+            let theirs = PreTokenizer::new(&[PassSpec::Regex(pattern)]).unwrap();
+            (*name, PreTokenizer::new(passes).unwrap(), theirs)
+        };
+        PUBLISHED.iter().map(compile).collect()
+    });
+
+    static ALL: LazyLock<Vec<(&[&str], PreTokenizer)>> = LazyLock::new(|| {
+        let compile = |(names, kind): &(&'static [&'static str], PreType)| {
+            (*names, PreTokenizer::new(kind.passes).unwrap())
+        };
+        TABLE.iter().map(compile).collect()
+    });
+
+    fn split<'t>(pre: &PreTokenizer, text: &'t str) -> Vec<&'t str> {
+        let mut pieces = Vec::new();
+        pre.split(text, &mut |piece| pieces.push(piece));
+        pieces
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(600))]
+        #[test]
+        fn scanners_split_as_the_published_patterns(
+            text in "(['’ \t\r\n/.,!<_$+#-]|[sStTrReEvVmMlLdD]|[0-9½٣]|[a-zA-ZéÉßǅʰªﬁ中あกΩя]|[\u{301}\u{e31}\u{200d}\u{a0}\u{3000}🦙]){0,24}",
+        ) {
+            for (name, ours, theirs) in &*COMPILED {
+                prop_assert_eq!(split(ours, &text), split(theirs, &text), "{}", name);
+            }
+        }
+
+        #[test]
+        fn pieces_are_the_text(text in "[ab1 '\r\n\u{301}中<(.?é🦙]{0,30}") {
+            for (names, pre) in &*ALL {
+                prop_assert_eq!(split(pre, &text).concat(), &text[..], "{:?}", names);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_found() {
+        let names = names();
+        assert!(names.len() > 70 && names.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(names.iter().all(|name| pre_type(name).is_some()));
+        assert!(pre_type("unheard-of").is_none());
+    }
+
+    #[test]
+    fn pieces_are_those_of_the_models() {
+        let cases: &[(&str, &str, &[&str])] = &[
+            (
+                "llama-bpe",
+                "I'LL pay 12345 €!\n\n  ok",
+                &["I", "'LL", " pay", " ", "123", "45", " €!\n\n", " ", " ok"],
+            ),
+            ("gpt-2", "it's 2024  x", &["it", "'s", " 2024", " ", " x"]),
+            ("smollm", "ab12 c", &["ab", "1", "2", " c"]),
+            ("tiny_aya", "1234567 1234abc", &["1", "234", "567", " ", "123", "4", "abc"]),
+            ("afmoe", "12345", &["12", "345"]),
+            ("superbpe", "x12345", &["x", "12", "345"]),
+            ("gemma4", "a b\n\nc", &["a b", "\n\n", "c"]),
+            ("falcon", "a+b 1234", &["a", "+", "b", " ", "123", "4"]),
+            ("kimi-k2", "你好World'S", &["你好", "World'S"]),
+            ("deepseek-v3", "你好a1234", &["你好", "a", "123", "4"]),
+            ("bloom", "a b,c", &["a", " b", ",", "c"]),
+            ("viking", "a b12", &["a", " b", "1", "2"]),
+            ("chameleon", "a  b\n1", &["a", "  ", "b", "\n", "1"]),
+        ];
+        for (name, text, expected) in cases {
+            let pre = PreTokenizer::new(pre_type(name).unwrap().passes).unwrap();
+            assert_eq!(split(&pre, text), *expected, "{name}");
+        }
+    }
+}
