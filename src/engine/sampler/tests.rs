@@ -61,7 +61,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         prop_assume!(row.iter().any(|&x| x > NO));
-        let sampling = Sampling { temperature, top_k, top_p, min_p, seed, ..Sampling::default() };
+        let sampling = Sampling { temperature, top_p, top_k, min_p, seed, ..Sampling::default() };
         let probabilities = plain_distribution(&sampling, &row);
         // A token at the very edge of top_p or min_p may fall on either side by rounding.
         let loose = plain_distribution(
