@@ -271,6 +271,7 @@ fn random_traffic() {
 /// With prompts that share nothing, sequences are admitted in order of arrival, whatever else happens.
 #[test]
 fn first_come_first_served() {
+    let mut total = 0;
     for seed in 0..20 {
         let mut simulation = Simulation::new(seed);
         let mut admitted: Vec<u64> = Vec::new();
@@ -293,6 +294,7 @@ fn first_come_first_served() {
             }
         }
         assert!(admitted.is_sorted(), "seed {seed}: {admitted:?}");
-        assert!(admitted.len() > 3, "seed {seed}");
+        total += admitted.len();
     }
+    assert!(total > 100, "{total}");
 }
