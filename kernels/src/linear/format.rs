@@ -41,6 +41,7 @@ pub(super) trait Format: 'static {
     /// The same weights with a byte per code and float scales: what a panel is expanded to when
     /// many columns of activations pass over it..
     type Expanded: Format;
+    /// Whether that pays; codes that take an instruction or two to unpack are as fast as they are.
     const IS_EXPANDABLE: bool = true;
 
     /// Codes of quad `i` of sub-block `j`.
@@ -174,6 +175,7 @@ impl Format for Q5_1 {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     type Expanded = Expanded<false, false, true>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, table: D::I) -> D::I {
@@ -330,7 +332,6 @@ impl Format for Q5K {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     type Expanded = Expanded<false, false, true>;
-    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, table: D::I) -> D::I {
@@ -351,7 +352,6 @@ impl Format for Q6K {
     const OFFSET: i32 = 32;
     const HAS_HALVES: bool = true;
     type Expanded = Expanded<false, true, false>;
-    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, _: D::I) -> D::I {

@@ -159,7 +159,7 @@ impl Product<'_> {
     }
 }
 
-/// Bytes of an expanded part of a panel: it and what streams past it fit the first-level cache.
+/// Bytes of an expanded part of a panel, which is read from the second-level cache.
 const EXPANDED_BYTES: usize = 64 << 10;
 
 /// What a thread needs to expand panels.
@@ -201,19 +201,14 @@ struct Part {
 
 impl Part {
     fn whole(weights: *const u8, num_steps: usize) -> Part {
-        Part {
-            weights,
-            num_steps,
-            first_block: 0,
-            carry: Carry::NONE,
-            next: (std::ptr::null(), 0),
-        }
+        Part { weights, num_steps, first_block: 0, carry: Carry::NONE, next: (std::ptr::null(), 0) }
     }
 }
 
 impl Task<'_> {
     /// With few columns, codes are unpacked in the kernel: weights are read once and memory is
-    /// the limit. With many, a part of the panel at a time is unpacked into the first-level cache.
+    /// the limit. With many, a part of the panel at a time is unpacked, and the next part fetched
+    /// meanwhile.
     unsafe fn codes<T: Format>(&self, weights: *const u8, num_steps: usize) {
         if T::IS_EXPANDABLE && self.tiles.len() > 1 {
             // SAFETY: the caller's promise.
