@@ -18,6 +18,7 @@ pub mod elementwise;
 pub mod linear;
 mod math;
 pub mod norm;
+mod parallel;
 pub mod pool;
 pub mod quant;
 pub mod rope;
@@ -25,4 +26,5 @@ pub mod rows;
 pub mod sample;
 mod simd;
 
+pub use elementwise::Activation;
 pub use rows::{Rows, RowsMut};

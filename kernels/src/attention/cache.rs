@@ -1,6 +1,7 @@
 //! Writing the cache.
 
-use super::{BLOCK, KvShape, Shared};
+use super::{BLOCK, KvShape};
+use crate::parallel::Shared;
 use crate::pool::Pool;
 use crate::rows::Rows;
 use crate::simd::{Kernel, LANES, Level, Simd, dispatch};

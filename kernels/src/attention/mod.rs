@@ -23,6 +23,7 @@ use std::ops::Range;
 
 pub use cache::{KvMut, copy_block, kv_write};
 
+use crate::parallel::Shared;
 use crate::pool::Pool;
 use crate::rows::{Rows, RowsMut};
 use crate::simd::{LANES, Level, dispatch};
@@ -220,31 +221,6 @@ fn check(input: &AttnInput<'_>, out: &RowsMut<'_>) {
         for block in &span.blocks[..needed] {
             assert!((*block as usize) < blocks, "block {block} of {blocks}");
         }
-    }
-}
-
-/// A slice that several threads write at once, each to its own elements.
-struct Shared<'a, T> {
-    ptr: *mut T,
-    len: usize,
-    borrow: std::marker::PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: elements are reached through `slice` only, whose callers promise that no two threads
-// hold the same one; sending `&mut T` to a thread needs `T: Send`.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    fn new(slice: &'a mut [T]) -> Shared<'a, T> {
-        Shared { ptr: slice.as_mut_ptr(), len: slice.len(), borrow: std::marker::PhantomData }
-    }
-
-    /// # Safety
-    /// While the result lives, no other slice may cover any of its elements.
-    unsafe fn slice(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "range outside the buffer");
-        // SAFETY: in bounds by the assertion, exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
     }
 }
 
