@@ -23,3 +23,5 @@ pub mod hub;
 pub mod model;
 pub mod registry;
 pub mod server;
+pub mod shutdown;
+pub mod trace;

@@ -1,40 +1,12 @@
 //! Operations on each value by itself.
 #![allow(clippy::inline_always)]
 
+use crate::activation::Activation;
 use crate::math;
 use crate::parallel::{over_rows, over_values};
 use crate::pool::Pool;
 use crate::rows::{Rows, RowsMut};
 use crate::simd::{Kernel, LANES, Level, Simd, dispatch};
-
-/// The non-linear function of a feed-forward layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `x / (1 + e^-x)`.
-    Silu,
-    /// GELU in its tanh form, as in ggml.
-    Gelu,
-    /// GELU by the error function.
-    GeluErf,
-    /// `max(x, 0)`.
-    Relu,
-    /// `max(x, 0)^2`.
-    Relu2,
-}
-
-impl Activation {
-    /// The function on sixteen lanes.
-    #[inline(always)]
-    pub(crate) fn apply<S: Simd>(self, s: S, x: S::F) -> S::F {
-        match self {
-            Activation::Silu => math::silu(s, x),
-            Activation::Gelu => math::gelu(s, x),
-            Activation::GeluErf => math::gelu_erf(s, x),
-            Activation::Relu => math::relu(s, x),
-            Activation::Relu2 => math::relu2(s, x),
-        }
-    }
-}
 
 /// `x += scale * y`, rounded once.
 pub fn add_scaled(x: &mut [f32], y: &[f32], scale: f32, pool: &Pool) {

@@ -1,9 +1,7 @@
 //! Rotary position embedding.
 //!
 //! Angles are computed in f64 and kept as a table of f32 cosines and sines, for every position
-//! that was ever needed. The scalings are those of llama.cpp's `ggml_rope_ext`.
-
-use std::f64::consts::PI;
+//! that was ever needed.
 
 use crate::parallel::over_rows;
 use crate::pool::Pool;
@@ -19,70 +17,6 @@ pub enum RopeStyle {
     Neox,
 }
 
-/// How angles follow from positions.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeScaling {
-    /// Base of the frequencies: pair `i` turns by `base^(-2i / rot_dim)` a position.
-    pub base: f64,
-    /// Dimensions that turn, an even number.
-    pub rot_dim: usize,
-    /// Divisors of the frequencies, (rot_dim / 2): `rope_freqs`, `rope_factors_long` or `_short`.
-    pub factors: Option<Vec<f32>>,
-    /// Positions are divided by this: the context was extended so many times. 1 for none.
-    pub factor: f64,
-    /// Divide low frequencies only, after the YaRN paper; None: all alike.
-    pub yarn: Option<Yarn>,
-    /// Factor of cosines and sines, 1 for none (`attn_factor`). YaRN's own comes on top.
-    pub magnitude: f64,
-}
-
-/// YaRN's parameters.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Yarn {
-    /// Context that the model was first trained with.
-    pub original_context: usize,
-    /// Turns within that context above which a frequency is left as it is, usually 32.
-    pub beta_fast: f64,
-    /// Turns below which a frequency is fully divided, usually 1.
-    pub beta_slow: f64,
-    /// How much of the undivided angle is mixed in, usually 1.
-    pub ext_factor: f64,
-}
-
-impl RopeScaling {
-    /// Plain rope.
-    pub fn new(base: f64, rot_dim: usize) -> RopeScaling {
-        RopeScaling { base, rot_dim, factors: None, factor: 1.0, yarn: None, magnitude: 1.0 }
-    }
-
-    /// Angle of every pair for one position, and the factor of cosines and sines.
-    fn frequencies(&self) -> (Vec<f64>, f64) {
-        let dim = self.rot_dim as f64;
-        let undivided = |pair: usize| {
-            let factor = self.factors.as_ref().map_or(1.0, |factors| f64::from(factors[pair]));
-            self.base.powf(-2.0 * pair as f64 / dim) / factor
-        };
-        let pairs = 0..self.rot_dim / 2;
-        let Some(yarn) = self.yarn else {
-            let frequencies = pairs.map(|pair| undivided(pair) / self.factor);
-            return (frequencies.collect(), self.magnitude);
-        };
-        // The pair that turns `turns` times within the original context.
-        let pair_of = |turns: f64| {
-            dim * (yarn.original_context as f64 / (turns * 2.0 * PI)).ln() / (2.0 * self.base.ln())
-        };
-        let low = pair_of(yarn.beta_fast).floor().max(0.0);
-        let high = pair_of(yarn.beta_slow).ceil().min(dim - 1.0);
-        let frequency = |pair: usize| {
-            let ramp = (pair as f64 - low) / (high - low).max(0.001);
-            let mix = (1.0 - ramp.clamp(0.0, 1.0)) * yarn.ext_factor;
-            undivided(pair) * (mix + (1.0 - mix) / self.factor)
-        };
-        let own = if yarn.ext_factor == 0.0 { 1.0 } else { 1.0 + 0.1 * self.factor.ln() };
-        (pairs.map(frequency).collect(), self.magnitude * own)
-    }
-}
-
 /// Cosines and sines by position.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
@@ -96,15 +30,12 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// An empty table.
+    /// An empty table for the angle of every pair at position one, in radians, and the factor of
+    /// cosines and sines.
     ///
-    /// Panics if `rot_dim` is zero or odd, or if there is not one factor for each pair.
-    pub fn new(scaling: &RopeScaling) -> RopeTable {
-        let RopeScaling { rot_dim, factors, .. } = scaling;
-        assert!(*rot_dim > 0 && rot_dim.is_multiple_of(2), "{rot_dim} dimensions do not turn");
-        let pairs = rot_dim / 2;
-        assert!(factors.as_ref().is_none_or(|f| f.len() == pairs), "one factor for each pair");
-        let (frequencies, magnitude) = scaling.frequencies();
+    /// Panics without a pair.
+    pub fn new(frequencies: Vec<f64>, magnitude: f64) -> RopeTable {
+        assert!(!frequencies.is_empty(), "no dimensions turn");
         RopeTable { frequencies, magnitude, cos: vec![], sin: vec![], positions: 0 }
     }
 
@@ -236,13 +167,18 @@ mod tests {
         (0..n).map(|i| (i * 7919 % 1009) as f32 / 250.0 - 2.0).collect()
     }
 
+    fn plain(base: f64, rot_dim: usize) -> RopeTable {
+        let pairs = (0..rot_dim / 2).map(|pair| base.powf(-2.0 * pair as f64 / rot_dim as f64));
+        RopeTable::new(pairs.collect(), 1.0)
+    }
+
     #[test]
     fn rows_turn_by_their_positions_on_every_tier() {
         // (heads, head_dim, rot_dim, offset)
         let shapes = [(9, 64, 64, 0), (3, 80, 32, 0), (2, 192, 64, 128), (1, 6, 2, 0)];
         for (heads, head_dim, rot_dim, offset) in shapes {
             for style in [RopeStyle::Norm, RopeStyle::Neox] {
-                let mut table = RopeTable::new(&RopeScaling::new(10_000.0, rot_dim));
+                let mut table = plain(10_000.0, rot_dim);
                 let positions: Vec<u32> = (0..200).map(|i| i * 37 % 5000).collect();
                 table.reserve(5000);
                 let cols = heads * head_dim;
@@ -282,52 +218,9 @@ mod tests {
         }
     }
 
-    /// Cosine and sine of pair `pair` at `position`.
-    fn entry(scaling: &RopeScaling, position: u32, pair: usize) -> (f32, f32) {
-        let mut table = RopeTable::new(scaling);
-        table.reserve(position as usize + 1);
-        let (cos, sin) = table.row(position);
-        (cos[pair], sin[pair])
-    }
-
-    #[test]
-    fn scalings_divide_angles() {
-        let plain = RopeScaling::new(10_000.0, 64);
-        let linear = RopeScaling { factor: 4.0, ..plain.clone() };
-        assert_eq!(entry(&linear, 400, 3), entry(&plain, 100, 3));
-        let factors: Vec<f32> = (0..32).map(|i| if i < 10 { 1.0 } else { 8.0 }).collect();
-        let llama3 = RopeScaling { factors: Some(factors), ..plain.clone() };
-        assert_eq!(entry(&llama3, 800, 9), entry(&plain, 800, 9));
-        assert_eq!(entry(&llama3, 800, 20), entry(&plain, 100, 20));
-        let long = RopeScaling { magnitude: 1.5, ..plain.clone() };
-        let (cos, sin) = entry(&plain, 77, 5);
-        let (long_cos, long_sin) = entry(&long, 77, 5);
-        assert!((long_cos - 1.5 * cos).abs() < 1e-6 && (long_sin - 1.5 * sin).abs() < 1e-6);
-    }
-
-    #[test]
-    fn yarn_divides_low_frequencies_only() {
-        let plain = RopeScaling::new(10_000.0, 128);
-        let yarn =
-            Yarn { original_context: 4096, beta_fast: 32.0, beta_slow: 1.0, ext_factor: 1.0 };
-        let scaling = RopeScaling { factor: 16.0, yarn: Some(yarn), ..plain.clone() };
-        let magnitude = 1.0 + 0.1 * 16f64.ln();
-        // With these numbers the ramp runs from pair 20 to pair 46.
-        let (frequencies, got) = scaling.frequencies();
-        let (undivided, _) = plain.frequencies();
-        assert!((got - magnitude).abs() < 1e-12);
-        for (pair, (got, undivided)) in frequencies.iter().zip(&undivided).enumerate() {
-            let divided = ((pair as f64 - 20.0) / 26.0).clamp(0.0, 1.0);
-            let expected = undivided * (1.0 - divided + divided / 16.0);
-            assert!((got / expected - 1.0).abs() < 1e-12, "pair {pair}");
-        }
-        let off = RopeScaling { yarn: Some(Yarn { ext_factor: 0.0, ..yarn }), ..scaling.clone() };
-        assert_eq!(entry(&off, 160, 30), entry(&plain, 10, 30));
-    }
-
     #[test]
     fn growth_keeps_what_was_there() {
-        let mut table = RopeTable::new(&RopeScaling::new(500_000.0, 8));
+        let mut table = plain(500_000.0, 8);
         table.reserve(3);
         assert_eq!(table.positions(), 256);
         let before = table.cos.clone();

@@ -2,12 +2,17 @@
 
 use std::fmt;
 
+use super::scheduler::Scheduler;
+use crate::error::Error;
+use crate::model::RunnerSpec;
+
 /// One sequence to generate. Built by `chat`, already validated against the model's limits.
 #[derive(Debug)]
 pub struct Request {
     /// Prompt token ids; not empty.
     pub prompt: Vec<u32>,
-    /// How many tokens to generate at most; at least 1, and `prompt.len() + max_tokens` fits the context.
+    /// How many tokens to generate at most; at least 1, or 0 when `prompt_logprobs` alone are wanted,
+    /// and `prompt.len() + max_tokens` fits the context.
     pub max_tokens: u32,
     /// Stop tokens are banned before this many tokens have been generated.
     pub min_tokens: u32,
@@ -22,6 +27,49 @@ pub struct Request {
     pub cache_salt: u64,
     /// Token mask from a grammar.
     pub constraint: Option<Box<dyn Constraint>>,
+}
+
+impl Request {
+    /// Checks the request against a model's limits.
+    ///
+    /// # Errors
+    /// The first limit that is passed, with its value and that of the request.
+    pub fn validate(&self, spec: &RunnerSpec) -> Result<(), Error> {
+        let prompt_len = self.prompt.len();
+        if prompt_len == 0 {
+            return Err(Error::invalid("prompt", "the prompt has no tokens"));
+        }
+        let vocab_size = spec.vocab_size;
+        if let Some(token) = self.prompt.iter().find(|&&token| token as usize >= vocab_size) {
+            let message = format!("token {token} is not below the vocabulary's size {vocab_size}");
+            return Err(Error::invalid("prompt", message));
+        }
+        if self.max_tokens == 0 && self.prompt_logprobs.is_none() {
+            return Err(Error::invalid("max_tokens", "max_tokens 0 is below 1"));
+        }
+        if self.min_tokens > self.max_tokens {
+            let (min, max) = (self.min_tokens, self.max_tokens);
+            let message = format!("min_tokens {min} exceeds max_tokens {max}");
+            return Err(Error::invalid("min_tokens", message));
+        }
+        let (max_tokens, context) = (self.max_tokens as usize, spec.context_len);
+        if prompt_len + max_tokens > context {
+            let message = format!(
+                "max_tokens {max_tokens} exceeds context {context} with a prompt of {prompt_len} tokens"
+            );
+            return Err(Error::invalid("max_tokens", message).with_code("context_length_exceeded"));
+        }
+        let needed = Scheduler::blocks_needed(prompt_len, max_tokens);
+        if needed > spec.num_blocks {
+            let message = format!(
+                "max_tokens {max_tokens} with a prompt of {prompt_len} tokens needs {needed} blocks \
+                 of KV, the pool has {}",
+                spec.num_blocks
+            );
+            return Err(Error::invalid("max_tokens", message).with_code("context_length_exceeded"));
+        }
+        self.sampling.validate(vocab_size)
+    }
 }
 
 /// How the next token is chosen. Defaults are OpenAI's: temperature 1, everything else off.
@@ -63,6 +111,40 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// Checks the ranges that the fields document.
+    ///
+    /// # Errors
+    /// The first field out of range, with its value.
+    pub fn validate(&self, vocab_size: usize) -> Result<(), Error> {
+        let finite = f32::MIN..=f32::MAX;
+        let above_zero = f32::MIN_POSITIVE..=f32::MAX;
+        let ranges = [
+            ("temperature", self.temperature, 0.0..=f32::MAX),
+            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0),
+            ("min_p", self.min_p, 0.0..=1.0),
+            ("repetition_penalty", self.repetition_penalty, above_zero),
+            ("frequency_penalty", self.frequency_penalty, finite.clone()),
+            ("presence_penalty", self.presence_penalty, finite.clone()),
+        ];
+        for (name, value, range) in ranges {
+            if !range.contains(&value) {
+                let (start, end) = range.into_inner();
+                let message = format!("{name} {value} is not within {start:e} and {end:e}");
+                return Err(Error::invalid(name, message));
+            }
+        }
+        for &(token, bias) in &self.logit_bias {
+            if token as usize >= vocab_size || bias.is_nan() || bias == f32::INFINITY {
+                let message =
+                    format!("bias {bias} of token {token}: the vocabulary's size is {vocab_size}");
+                return Err(Error::invalid("logit_bias", message));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A token mask that follows the output, such as a grammar. Fails closed.
 pub trait Constraint: Send + fmt::Debug {
     /// Bit `id` of `mask` (word `id / 32`, bit `id % 32`) is set when the token may come next.
@@ -93,7 +175,7 @@ pub enum Event {
     /// The sequence is complete.
     Finished(Outcome),
     /// The sequence ended by a failure; its partial output stays readable.
-    Failed(crate::error::Error),
+    Failed(Error),
 }
 
 /// Log-probability (natural) of a token and of its likeliest alternatives, after logit bias and penalties

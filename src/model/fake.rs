@@ -1,1 +1,266 @@
 //! A deterministic runner without tensors, for tests and simulation.
+//!
+//! Its logits are a hash of the tokens that it reads back through its own KV slots, and each slot
+//! remembers position and history of what was written there. A wrong block table, slot, prefix hit
+//! or copy is thus either refused or changes the output.
+
+use std::time::Duration;
+
+use super::batch::{BLOCK, Batch, Span};
+use super::runner::{Logits, Runner, RunnerError, RunnerSpec};
+
+/// How a [`FakeRunner`] behaves.
+#[derive(Clone, Debug)]
+pub struct FakeConfig {
+    pub vocab_size: usize,
+    pub context_len: usize,
+    pub num_blocks: usize,
+    pub max_rows: usize,
+    /// Other seeds are other models.
+    pub seed: u64,
+    /// A token that is certain with this probability, and else impossible.
+    pub eos: Option<(u32, f64)>,
+    /// Logits depend on this many last tokens alone, so that greedy output soon repeats itself.
+    pub memory: Option<usize>,
+    /// Time that each step takes.
+    pub step_delay: Duration,
+    /// Steps, counted from 0, that end with an error.
+    pub fail_at: Vec<u64>,
+    /// A step that panics.
+    pub panic_at: Option<u64>,
+    /// A step whose logits are not numbers.
+    pub nan_at: Option<u64>,
+}
+
+impl Default for FakeConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 64,
+            context_len: 4096,
+            num_blocks: 256,
+            max_rows: 256,
+            seed: 0,
+            eos: None,
+            memory: None,
+            step_delay: Duration::ZERO,
+            fail_at: Vec::new(),
+            panic_at: None,
+            nan_at: None,
+        }
+    }
+}
+
+/// What a slot of the fake KV pool holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot {
+    position: u32,
+    token: u32,
+    /// Hash of all tokens up to this one, as they were when it was written.
+    history: u64,
+}
+
+/// Called with the step's number before it is computed.
+type Hook = Box<dyn FnMut(u64) + Send>;
+
+/// See the module.
+pub struct FakeRunner {
+    config: FakeConfig,
+    spec: RunnerSpec,
+    slots: Vec<Option<Slot>>,
+    steps: u64,
+    hook: Option<Hook>,
+}
+
+impl FakeRunner {
+    #[must_use]
+    pub fn new(config: FakeConfig) -> Self {
+        let spec = RunnerSpec {
+            vocab_size: config.vocab_size,
+            context_len: config.context_len,
+            num_blocks: config.num_blocks,
+            max_rows: config.max_rows,
+            kv_bytes_per_block: BLOCK * size_of::<Slot>(),
+            weight_bytes: 0,
+            device: "cpu".to_owned(),
+        };
+        let slots = vec![None; config.num_blocks * BLOCK];
+        Self { config, spec, slots, steps: 0, hook: None }
+    }
+
+    /// Calls `hook` with the step's number at the start of every step, on the engine's thread.
+    #[must_use]
+    pub fn on_step(mut self, hook: impl FnMut(u64) + Send + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), String> {
+        let rows = batch.len();
+        if rows == 0 || rows > self.config.max_rows {
+            return Err(format!("{rows} rows, limits 1 and {}", self.config.max_rows));
+        }
+        if batch.positions.len() != rows || batch.slots.len() != rows {
+            return Err("columns differ in length".to_owned());
+        }
+        if !batch.logit_rows.is_sorted_by(|a, b| a < b)
+            || batch.logit_rows.last().is_some_and(|&row| row as usize >= rows)
+        {
+            return Err(format!("logit rows {:?} of {rows}", batch.logit_rows));
+        }
+        if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= self.config.vocab_size) {
+            return Err(format!("token {token} is not in the vocabulary"));
+        }
+        let mut next = 0;
+        for span in &batch.spans {
+            if span.rows.start != next || span.rows.is_empty() {
+                return Err(format!("span {:?} follows row {next}", span.rows));
+            }
+            next = span.rows.end;
+            self.check_span(batch, span)?;
+        }
+        if next as usize != rows {
+            return Err(format!("spans end at row {next} of {rows}"));
+        }
+        let mut slots = batch.slots.clone();
+        slots.sort_unstable();
+        slots.dedup();
+        if slots.len() == rows { Ok(()) } else { Err("a slot is written twice".to_owned()) }
+    }
+
+    fn check_span(&self, batch: &Batch, span: &Span) -> Result<(), String> {
+        let kv_len = span.kv_len as usize;
+        if kv_len > self.config.context_len || span.blocks.len() * BLOCK < kv_len {
+            return Err(format!("{kv_len} positions in {} blocks", span.blocks.len()));
+        }
+        if let Some(block) = span.blocks.iter().find(|&&b| b as usize >= self.config.num_blocks) {
+            return Err(format!("block {block} is not in the pool"));
+        }
+        for (row, position) in
+            span.rows.clone().zip((span.kv_len - span.rows.len() as u32)..span.kv_len)
+        {
+            let (at, row) = (position as usize, row as usize);
+            let slot = span.blocks[at / BLOCK] as usize * BLOCK + at % BLOCK;
+            if batch.positions[row] != position || batch.slots[row] as usize != slot {
+                return Err(format!("row {row} is not position {position} in slot {slot}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a span's history from the slots, writing its rows on the way: the state after each
+    /// row of the span.
+    fn run_span(&mut self, batch: &Batch, span: &Span) -> Result<Vec<u64>, String> {
+        let first = span.kv_len - span.rows.len() as u32;
+        let mut history = self.config.seed;
+        let mut tokens = Vec::with_capacity(span.kv_len as usize);
+        let mut states = Vec::with_capacity(span.rows.len());
+        for position in 0..span.kv_len {
+            let at = position as usize;
+            let slot = span.blocks[at / BLOCK] as usize * BLOCK + at % BLOCK;
+            if position >= first {
+                let token = batch.tokens[(span.rows.start + position - first) as usize];
+                let history = extend(history, token);
+                self.slots[slot] = Some(Slot { position, token, history });
+            }
+            let Some(read) = self.slots[slot] else {
+                return Err(format!("position {position} in slot {slot} was never written"));
+            };
+            history = extend(history, read.token);
+            if read.position != position || read.history != history {
+                return Err(format!("slot {slot} has another sequence's position: {read:?}"));
+            }
+            tokens.push(read.token);
+            if position >= first {
+                states.push(state(&self.config, history, &tokens));
+            }
+        }
+        Ok(states)
+    }
+}
+
+impl Runner for FakeRunner {
+    fn spec(&self) -> &RunnerSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError> {
+        let step = self.steps;
+        self.steps += 1;
+        if let Some(hook) = &mut self.hook {
+            hook(step);
+        }
+        if !self.config.step_delay.is_zero() {
+            std::thread::sleep(self.config.step_delay);
+        }
+        assert!(self.config.panic_at != Some(step), "step {step} was told to panic");
+        if self.config.fail_at.contains(&step) {
+            return Err(RunnerError(format!("step {step} was told to fail")));
+        }
+        self.check(batch).map_err(RunnerError)?;
+        let mut states = Vec::with_capacity(batch.len());
+        for span in &batch.spans {
+            states.extend(self.run_span(batch, span).map_err(RunnerError)?);
+        }
+        let mut data = Vec::with_capacity(batch.logit_rows.len() * self.config.vocab_size);
+        for &row in &batch.logit_rows {
+            write_logits(&self.config, states[row as usize], &mut data);
+        }
+        if self.config.nan_at == Some(step) {
+            data.fill(f32::NAN);
+        }
+        Ok(Logits { data, vocab_size: self.config.vocab_size })
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {
+        let (from, to) = (from as usize * BLOCK, to as usize * BLOCK);
+        if from.max(to) + BLOCK > self.slots.len() {
+            return Err(RunnerError("a block to copy is not in the pool".to_owned()));
+        }
+        self.slots.copy_within(from..from + BLOCK, to);
+        Ok(())
+    }
+}
+
+/// The logits after `tokens`, computed without batches and KV: what [`FakeRunner`] must give.
+#[must_use]
+pub fn expected_logits(config: &FakeConfig, tokens: &[u32]) -> Vec<f32> {
+    let history = tokens.iter().fold(config.seed, |history, &token| extend(history, token));
+    let mut data = Vec::with_capacity(config.vocab_size);
+    write_logits(config, state(config, history, tokens), &mut data);
+    data
+}
+
+/// What the logits are made from.
+fn state(config: &FakeConfig, history: u64, tokens: &[u32]) -> u64 {
+    match config.memory {
+        None => history,
+        Some(count) => {
+            let last = &tokens[tokens.len().saturating_sub(count)..];
+            last.iter().fold(config.seed, |state, &token| extend(state, token))
+        }
+    }
+}
+
+fn extend(history: u64, token: u32) -> u64 {
+    mix(history ^ mix(u64::from(token) + 1))
+}
+
+/// One step of SplitMix64.
+fn mix(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Logits in -4 to 4.
+fn write_logits(config: &FakeConfig, state: u64, out: &mut Vec<f32>) {
+    let unit = |x: u64| (mix(x) >> 40) as f32 / (1_u32 << 24) as f32;
+    let start = out.len();
+    out.extend((0..config.vocab_size as u64).map(|v| unit(state ^ (v << 32)) * 8.0 - 4.0));
+    if let Some((token, probability)) = config.eos
+        && let Some(logit) = out.get_mut(start + token as usize)
+    {
+        *logit = if f64::from(unit(!state)) < probability { 100.0 } else { -100.0 };
+    }
+}

@@ -1,10 +1,21 @@
 //! Models: GGUF files, architectures as data, one decoder over the flat batch, and the [`Runner`]
 //! seam through which the engine drives them. candle appears in this module alone.
 
+pub mod arch;
 pub mod batch;
+pub mod decoder;
+pub mod error;
 pub mod fake;
 pub mod gguf;
+pub mod load;
+mod moe;
+pub mod ops;
+mod rope;
 pub mod runner;
+pub mod spec;
+pub mod weights;
 
 pub use batch::{BLOCK, Batch, Span};
+pub use error::ModelError;
+pub use load::{DeviceChoice, RunnerOptions, estimate_bytes, load_runner};
 pub use runner::{Logits, Runner, RunnerError, RunnerSpec};

@@ -1,1 +1,164 @@
-//! server.
+//! HTTP, wire JSON and dialects; nothing below knows them.
+//!
+//! [`App`] is the whole server as one endpoint, testable without sockets; [`run`] serves it on a
+//! listener until a signal, then drains. Every route is in the generated document ([`openapi_json`]).
+
+mod auth;
+mod body;
+mod cors;
+mod docs;
+mod drain;
+mod error;
+mod front;
+mod listener;
+mod native;
+mod observe;
+mod openai;
+mod reply;
+mod schema;
+mod spec;
+mod sse;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use auth::ApiKeys;
+pub use body::BodyLimits;
+pub use cors::Cors;
+pub use drain::Drain;
+pub use error::{Dialect, ErrorBody, ErrorObject, Failure};
+use poem::{Endpoint, IntoEndpoint, Response, Route, Server, get};
+pub use spec::openapi_json;
+use tokio::net::TcpListener;
+
+use crate::registry::Registry;
+
+/// How the server behaves. The defaults are open to everyone who can reach the listener, and to no
+/// page of another origin.
+#[derive(Clone, Default)]
+pub struct Options {
+    pub body: BodyLimits,
+    pub keys: ApiKeys,
+    pub cors: Cors,
+}
+
+/// What all routes share.
+pub struct AppState {
+    pub registry: Arc<Registry>,
+    pub options: Options,
+    pub drain: Drain,
+    started: Instant,
+    started_unix_s: u64,
+}
+
+impl AppState {
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, options: Options) -> Self {
+        Self {
+            registry,
+            options,
+            drain: Drain::default(),
+            started: Instant::now(),
+            started_unix_s: openai::unix_time_s(),
+        }
+    }
+}
+
+/// The server as an endpoint, before it is built.
+///
+/// Routes of one's own are added by [`App::with_route`] and [`App::with_routes`]. They pass through the
+/// same front as all others: request id, log, API keys, errors and panics as JSON.
+///
+/// ```
+/// use kolosal_server::server::App;
+/// use poem::{Route, get, handler, web::Path};
+///
+/// #[handler]
+/// fn greet(Path(name): Path<String>) -> String {
+///     format!("hello {name}")
+/// }
+///
+/// fn extend(app: App) -> App {
+///     app.with_route("/greet/:name", get(greet)).with_routes("/team", Route::new().at("/:name", greet))
+/// }
+/// ```
+pub struct App {
+    state: Arc<AppState>,
+    routes: Route,
+}
+
+impl App {
+    /// All routes of the server.
+    #[must_use]
+    pub fn new(state: Arc<AppState>) -> Self {
+        let routes = Route::new()
+            .at("/docs", get(docs::SwaggerPage))
+            .at("/openapi.json", get(docs::Document))
+            .nest_no_strip("/", docs::Home::new(&state));
+        Self { state, routes }
+    }
+
+    /// Adds a route. The path has poem's syntax: `/a/:parameter`, `/a/*rest`.
+    ///
+    /// # Panics
+    /// The path is taken.
+    #[must_use]
+    pub fn with_route<E>(mut self, path: &str, endpoint: E) -> Self
+    where
+        E: IntoEndpoint,
+        E::Endpoint: 'static,
+    {
+        self.routes = self.routes.at(path, endpoint);
+        self
+    }
+
+    /// Adds routes below a prefix, which they do not see.
+    ///
+    /// # Panics
+    /// The prefix is taken.
+    #[must_use]
+    pub fn with_routes<E>(mut self, prefix: &str, routes: E) -> Self
+    where
+        E: IntoEndpoint,
+        E::Endpoint: 'static,
+    {
+        self.routes = self.routes.nest(prefix, routes);
+        self
+    }
+
+    /// The finished endpoint; it never fails, as failures are answers.
+    pub fn build(self) -> impl Endpoint<Output = Response> + 'static {
+        front::Front::new(self.routes, self.state)
+    }
+}
+
+/// Serves until `shutdown` is ready, then takes nothing new, lets running requests go on for most of
+/// `drain_limit`, ends what is left with an error, and returns. The registry is left to the caller.
+///
+/// # Errors
+/// The listener cannot be used.
+pub async fn run(
+    listener: TcpListener,
+    app: App,
+    shutdown: impl Future<Output = ()>,
+    drain_limit: Duration,
+) -> io::Result<()> {
+    let drain = app.state.drain.clone();
+    let signal = async {
+        shutdown.await;
+        drain.start();
+        let drain = drain.clone();
+        // Streams need the rest of the time to say that they end.
+        let patience = drain_limit.mul_f64(0.9);
+        tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            drain.expire();
+        });
+    };
+    Server::new_with_acceptor(listener::NoDelay::new(listener)?)
+        .run_with_graceful_shutdown(app.build(), signal, Some(drain_limit))
+        .await
+}

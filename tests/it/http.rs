@@ -1,1 +1,10 @@
-//! http.
+//! The HTTP server, through poem's test client and over real sockets.
+
+mod bad_input;
+mod document;
+mod front;
+mod harness;
+mod model;
+mod native;
+mod openai;
+mod socket;

@@ -1,16 +1,22 @@
 //! The one integration-test binary.
 
+// Helpers are shared between the modules of one binary, and a test may fail by unwrapping.
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
 mod cli;
+mod code_map;
 mod engine;
 mod generation;
-mod gguf;
+mod grammar;
 mod http;
 mod hub;
 mod kernels;
 mod parity;
+mod program;
 mod registry;
 mod sdk;
 mod simulation;
 mod template;
 mod tidy;
+mod tiny;
 mod tokenizer;

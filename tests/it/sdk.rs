@@ -1,1 +1,62 @@
-//! sdk.
+//! The official OpenAI client against the running program with a real model.
+//!
+//! Needs Python with the `openai` package (`KOLOSAL_TEST_PYTHON`, else `python3`) and SmolLM2
+//! (`KOLOSAL_TEST_MODEL`, else whatever `kolosal pull` has fetched before). Continuous integration
+//! installs both, and there their absence is a failure; elsewhere the test says why it does nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::program::Serving;
+
+#[test]
+fn the_official_client_is_content() {
+    let (python, model) = match (python(), model()) {
+        (Ok(python), Ok(model)) => (python, model),
+        (Err(reason), _) | (_, Err(reason)) => {
+            assert!(std::env::var_os("CI").is_none(), "{reason}");
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+    let home = tempfile::tempdir().unwrap();
+    let engine = format!("smollm2={}", model.display());
+    let serving = Serving::start(home.path(), &[&engine, "--n-ctx", "1024", "--n-parallel", "4"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/openai_client.py");
+    let output = Command::new(python)
+        .arg(script)
+        .args([&format!("{}/v1", serving.url), "smollm2"])
+        .env("NO_PROXY", "127.0.0.1")
+        .output()
+        .unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.ends_with("all ok\n"), "{out}\n{err}");
+}
+
+/// A Python that can import the client.
+fn python() -> Result<PathBuf, String> {
+    let python = std::env::var_os("KOLOSAL_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let python = PathBuf::from(python);
+    let imported = Command::new(&python).args(["-c", "import openai"]).output();
+    match imported {
+        Ok(output) if output.status.success() => Ok(python),
+        _ => Err(format!("{} has no openai package", python.display())),
+    }
+}
+
+/// SmolLM2 on this machine.
+fn model() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("KOLOSAL_TEST_MODEL") {
+        return Ok(path.into());
+    }
+    let shown = Command::new(env!("CARGO_BIN_EXE_kolosal"))
+        .args(["show", "smollm2:135m", "--json", "--offline"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    let facts: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+    facts["path"]
+        .as_str()
+        .map(PathBuf::from)
+        .ok_or_else(|| "SmolLM2 has not been pulled".to_owned())
+}

@@ -1,1 +1,117 @@
-//! template.
+//! Chat templates: what Python's Jinja2 renders we render too, byte for byte.
+
+use std::path::Path;
+
+use kolosal_server::chat::{ChatInput, ChatTemplate};
+use serde_json::Value;
+
+/// Sunday, 9 March 2025, 14:05:07: the moment of the fixtures.
+const NOW_S: i64 = 1_741_529_107;
+
+/// Templates that add to a string marked with `|safe`. Python's Markup then escapes what is added, so
+/// that `"` of a tool's schema becomes `&#34;`; a prompt is no HTML, and we leave it as it is.
+const ESCAPES_SAFE_STRINGS: [&str; 1] = ["meetkai-functionary-medium-v3.1"];
+
+fn unescaped(html: &str) -> String {
+    let entities = [("&#34;", "\""), ("&#39;", "'"), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")];
+    entities.iter().fold(html.to_owned(), |text, (entity, c)| text.replace(entity, c))
+}
+
+fn fixtures() -> Vec<(String, Value)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/templates");
+    let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    paths.sort();
+    let read = |path: &Path| {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        (name, serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+    };
+    paths.iter().map(|path| read(path)).collect()
+}
+
+fn input(case: &Value) -> ChatInput {
+    ChatInput {
+        messages: case["messages"].as_array().unwrap().clone(),
+        tools: case.get("tools").cloned(),
+        add_generation_prompt: case["generate"] == true,
+        continue_final_message: case["continued"] == true,
+        kwargs: case.get("kwargs").and_then(Value::as_object).cloned().unwrap_or_default(),
+    }
+}
+
+fn template(source: &str) -> ChatTemplate {
+    let tokens = vec![("bos_token", "<BOS>".to_owned()), ("eos_token", "<EOS>".to_owned())];
+    ChatTemplate::from_source(source, tokens)
+}
+
+#[test]
+fn published_templates_render_as_in_python() {
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (name, fixture) in fixtures() {
+        let template = template(fixture["template"].as_str().unwrap());
+        for case in fixture["cases"].as_array().unwrap() {
+            let rendered = template.render_at(&input(case), &|_| vec![], NOW_S);
+            // What Python cannot render we may render; it must not end in a panic.
+            let Some(expected) = case.get("expected").and_then(Value::as_str) else { continue };
+            count += 1;
+            let expected = if ESCAPES_SAFE_STRINGS.contains(&name.as_str()) {
+                &unescaped(expected)
+            } else {
+                expected
+            };
+            let text = rendered.map_or_else(|e| e.to_string(), |r| r.text);
+            if text != expected {
+                let at = text.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
+                let around = |text: &str| {
+                    String::from_utf8_lossy(&text.as_bytes()[at.saturating_sub(30)..])
+                        .chars()
+                        .take(110)
+                        .collect::<String>()
+                };
+                let (ours, python) = (around(&text), around(expected));
+                wrong.push(format!("{name}/{}:\n  {ours:?}\n  {python:?}", case["name"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn user(text: &str) -> ChatInput {
+    let messages = vec![serde_json::json!({"role": "user", "content": text})];
+    ChatInput { messages, add_generation_prompt: true, ..Default::default() }
+}
+
+#[test]
+fn hostile_templates_end_in_errors() {
+    let sources = [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' * 4000000000 }}",
+        "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% for j in range(99) %}{% set ns.l = [ns.l] %}{% endfor %}{% endfor %}{{ ns.l }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l|tojson }}",
+        "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
+        "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = [b] %}{{ a }}",
+        "{{ '{% set a.b = \\'' }}{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(99999) %}{% set ns.l = ns.l|map('upper')|reverse %}{% endfor %}{{ ns.l|length.a.b }}",
+        "{{ messages[0].missing.deeper }}",
+        "{{ raise_exception('no') }}",
+        "{% include 'other' %}",
+        "{{ 1 // 0 }}",
+        "{% if %}",
+        "{{",
+    ];
+    let deep = ["+a", ".a", "|upper", "[a]", "(1)", " if a else a", " and a", " ~ a", " is a"]
+        .map(|link| format!("{{{{ a{} }}}}", link.repeat(250_000 / link.len())));
+    let nested =
+        ["{% if a %}", "{% elif a %}", "{% for a in a %}", "{{ (", "{{ [", "{{ not ", "{{ -"]
+            .map(|link| format!("{{% if a %}}{}", link.repeat(250_000 / link.len())));
+    let huge = "x".repeat(1 << 20);
+    let made = deep.iter().chain(&nested).chain([&huge]).map(String::as_str);
+    for source in sources.into_iter().chain(made) {
+        let result = template(source).render_at(&user("hi"), &|_| vec![], NOW_S);
+        assert!(result.is_err(), "{source:.200}");
+    }
+}

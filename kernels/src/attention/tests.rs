@@ -1,3 +1,5 @@
+//! Paged attention against plain formulas.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! Floats lie as `[cols][W]` in each tile.
+#![allow(clippy::inline_always)]
 
 use super::buffer::Buffer;
 use super::dot::Dot;
@@ -63,6 +64,11 @@ impl Acts {
             acts.keeps_quants |= !weights.is_float();
         }
         acts
+    }
+
+    /// For quantised weights only.
+    pub fn for_quantised() -> Acts {
+        Acts { keeps_floats: false, ..Acts::new() }
     }
 
     /// Rows of activations set last.
@@ -146,7 +152,7 @@ impl Acts {
     }
 
     pub(super) fn has_quants(&self) -> bool {
-        self.keeps_quants && self.cols % 32 == 0
+        self.keeps_quants && self.cols.is_multiple_of(32)
     }
 
     pub(super) fn has_floats(&self) -> bool {

@@ -37,7 +37,7 @@ impl Kernel for LayerNorm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let count = self.x.len() as f32;
-        let mean = s.splat(sum(s, self.x, |s, x, sum| s.add(x, sum)) / count);
+        let mean = s.splat(sum(s, self.x, super::super::simd::Simd::add) / count);
         map2(s, self.x, self.x, self.out, |x, _| s.sub(x, mean));
         let variance = sum(s, self.out, |s, x, sum| s.fma(x, x, sum)) / count;
         let factor = s.splat(1.0 / (variance + self.eps).sqrt());

@@ -212,7 +212,7 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
 
 /// A sub-block with one scale.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the registers of an inlined inner loop")]
+#[allow(clippy::too_many_arguments, reason = "the registers of an inlined inner loop")]
 unsafe fn whole<D: Dot, T: Format, const C: usize>(
     d: D,
     w: *const u8,
@@ -243,7 +243,7 @@ unsafe fn whole<D: Dot, T: Format, const C: usize>(
 
 /// A sub-block whose halves have scales of their own.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the registers of an inlined inner loop")]
+#[allow(clippy::too_many_arguments, reason = "the registers of an inlined inner loop")]
 unsafe fn halves<D: Dot, T: Format, const C: usize>(
     d: D,
     w: *const u8,

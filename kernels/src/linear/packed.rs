@@ -1,4 +1,5 @@
 //! A weight matrix in packed form.
+#![allow(clippy::inline_always)]
 
 use super::buffer::Buffer;
 use super::dot::Dot;
@@ -318,8 +319,7 @@ impl Work for Row<'_> {
 
 /// Writes the 32 values of one row of a sub-block.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "an inlined inner loop")]
-#[expect(clippy::inline_always, reason = "must be inlined to use the tier's instructions")]
+#[allow(clippy::too_many_arguments, reason = "an inlined inner loop")]
 unsafe fn row_sub_block<D: Dot, T: Format>(
     d: D,
     w: *const u8,

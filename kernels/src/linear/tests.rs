@@ -1,3 +1,5 @@
+//! Packed matrices of every type against plain products.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,4 +1,5 @@
 //! Runs generic work with the instructions of a tier.
+#![allow(clippy::inline_always)]
 
 use super::dot::Dot;
 #[cfg(target_arch = "aarch64")]

@@ -38,7 +38,7 @@ impl IntegerBlock {
     }
 
     /// Twice four magnitudes of an IQ3 grid with their signs, at `8 * group`.
-    fn set_iq3(&mut self, group: usize, levels: &[i8; 8], entries: [u16; 2], signs: u8) {
+    fn set_iq3(&mut self, group: usize, levels: [i8; 8], entries: [u16; 2], signs: u8) {
         for j in 0..8 {
             let magnitude = levels[usize::from(entries[j / 4] >> (3 * (j % 4)) & 7)];
             self.codes[8 * group + j] = if signs >> j & 1 == 1 { -magnitude } else { magnitude };
@@ -119,7 +119,7 @@ pub(crate) fn iq3_xxs(block: &[u8]) -> IntegerBlock {
         for l in 0..4 {
             let at = 2 + 8 * ib + 2 * l;
             let entries = [block[at], block[at + 1]].map(|i| IQ3XXS_GRID[usize::from(i)]);
-            out.set_iq3(4 * ib + l, &IQ3XXS_LEVELS, entries, signs(tail >> (7 * l)));
+            out.set_iq3(4 * ib + l, IQ3XXS_LEVELS, entries, signs(tail >> (7 * l)));
         }
     }
     out
@@ -138,7 +138,7 @@ pub(crate) fn iq3_s(block: &[u8]) -> IntegerBlock {
                 let bit = u16::from(high[ib]) >> (2 * l + i) & 1;
                 IQ3S_GRID[usize::from(u16::from(low[2 * group + i]) | bit << 8)]
             });
-            out.set_iq3(group, &IQ3S_LEVELS, entries, signs[group]);
+            out.set_iq3(group, IQ3S_LEVELS, entries, signs[group]);
         }
     }
     out
@@ -185,7 +185,7 @@ pub(crate) fn tq1_0(block: &[u8]) -> IntegerBlock {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     let digit = |byte: u8, n: usize| {
         let fraction = byte.wrapping_mul(POWERS[n]);
-        (u16::from(fraction) * 3 >> 8) as i8 - 1
+        ((u16::from(fraction) * 3) >> 8) as i8 - 1
     };
     let mut out = IntegerBlock::new(half_at(block, 52));
     for i in 0..160 {

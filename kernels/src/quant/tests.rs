@@ -1,3 +1,5 @@
+//! Every tensor type: blocks there and back.
+
 use proptest::prelude::*;
 
 use super::*;

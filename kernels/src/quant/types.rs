@@ -131,7 +131,7 @@ impl GgmlType {
     /// overflow.
     pub fn row_bytes(self, k: usize) -> Option<usize> {
         let Spec { block_len, block_bytes, .. } = *self.spec();
-        if k % block_len != 0 {
+        if !k.is_multiple_of(block_len) {
             return None;
         }
         (k / block_len).checked_mul(block_bytes)

@@ -66,6 +66,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `mask ? yes : no`.
     fn select(self, mask: Self::M, yes: Self::F, no: Self::F) -> Self::F;
     /// Bit `i` is lane `i`.
+    #[cfg(test)]
     fn bits(self, mask: Self::M) -> u16;
 
     /// Halves added together until one lane is left: 8, 4, 2, 1.

@@ -191,8 +191,7 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         out
     }
 
-    #[cfg_attr(target_arch = "x86_64", inline(never))]
-    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    #[cfg(test)]
     fn bits(self, mask: Self::M) -> u16 {
         let mut bits = 0;
         for (i, lane) in mask.iter().enumerate() {

@@ -1,3 +1,5 @@
+//! The lanes of every tier against plain loops.
+
 use super::*;
 
 struct Everything<'a> {

@@ -162,6 +162,7 @@ impl Simd for Avx512 {
         op!(_mm512_mask_blend_ps(mask, no, yes))
     }
 
+    #[cfg(test)]
     #[inline(always)]
     fn bits(self, mask: __mmask16) -> u16 {
         mask
@@ -350,6 +351,7 @@ impl Simd for Avx2 {
         both!(_mm256_blendv_ps, no, yes, mask)
     }
 
+    #[cfg(test)]
     #[inline(always)]
     fn bits(self, mask: Pair) -> u16 {
         op!((_mm256_movemask_ps(mask[0]) | (_mm256_movemask_ps(mask[1]) << 8)) as u16)

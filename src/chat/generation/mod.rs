@@ -1,0 +1,279 @@
+//! The one pipeline under all dialects: a request for text becomes jobs of the engine, and their
+//! tokens become text again.
+//!
+//! ```text
+//! GenerationRequest ─ checks, template, tokenizer ─▶ engine::Request × candidates ─▶ Job
+//!           Output ◀─ stop strings ◀─ detokenizer ◀──────────────── Event ◀───────────┘
+//! ```
+//!
+//! A list of prompts is a list of requests: [`generate_all`] numbers their choices through, those of
+//! the first request first, so that a dialect sees one stream in any case.
+
+mod choice;
+mod collect;
+mod request;
+mod running;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::{FutureExt, select_all};
+
+pub use choice::{Delta, TextLogprobs, TokenText};
+pub use collect::{Collected, CollectedChoice};
+pub use request::{
+    ConstraintFactory, GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES,
+    MAX_STOP_TOKENS, MAX_STOPS, PromptInput,
+};
+
+use crate::chat::TextModel;
+use crate::engine::{Engine, Event, Job, Timings, Usage};
+use crate::error::{Error, Result};
+
+use choice::Choice;
+use request::{Prompt, prepare};
+use running::{Echo, Running, Watch};
+
+/// Prompts of one call at most.
+pub const MAX_PROMPTS: usize = 1024;
+/// From this length on, the first choice reads the prompt alone and the others take it from the prefix
+/// cache, instead of all reading it at once.
+const MIN_SHARED_TOKENS: usize = 64;
+
+/// What happens to a choice. After `Finished` or `Failed` nothing more is said about it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A part of the prompt was read.
+    Prefill {
+        index: u32,
+        processed: u32,
+        cached: u32,
+        total: u32,
+    },
+    Delta(Delta),
+    Finished(Finished),
+    Failed {
+        index: u32,
+        error: Error,
+    },
+}
+
+/// A choice that is complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    pub index: u32,
+    pub reason: FinishReason,
+    /// Of this choice alone; see [`Generation::usage`] for all. Tokens that a stop string swallowed
+    /// are counted, as they were generated; what the engine ran ahead afterwards is not.
+    pub usage: Usage,
+    pub timings: Timings,
+    /// The stop string that ended it.
+    pub stop_string: Option<String>,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token, a stop string, or the grammar is complete.
+    Stop,
+    /// `max_tokens`.
+    Length,
+}
+
+/// Jobs under way and their output so far; dropping it cancels them.
+pub struct Generation {
+    engine: Engine,
+    running: Vec<Running>,
+    outputs: VecDeque<Output>,
+    groups: Vec<Group>,
+    /// Whose turn it is to be looked at first, so that no choice starves the others.
+    turn: usize,
+}
+
+/// The candidates of one request.
+struct Group {
+    first: usize,
+    num_candidates: usize,
+    n: usize,
+    prompt_tokens: u32,
+}
+
+/// Starts what one request asks for.
+///
+/// # Errors
+/// 400 with the field's path for a request that the model cannot serve, with the code
+/// `context_length_exceeded` when prompt and `max_tokens` exceed the context; 503 when the engine's
+/// queue is full or the engine is gone.
+pub async fn generate(
+    text: &Arc<TextModel>,
+    engine: &Engine,
+    request: GenerationRequest,
+) -> Result<Generation> {
+    generate_all(text, engine, vec![request]).await
+}
+
+/// Starts what several requests ask for, as one generation. Either all are started or none; of a
+/// request for several choices that share a long prompt, only the first counts as that: the others are
+/// submitted when it has read the prompt, and fail one by one if the queue is full then.
+///
+/// # Errors
+/// As [`generate`].
+pub async fn generate_all(
+    text: &Arc<TextModel>,
+    engine: &Engine,
+    requests: Vec<GenerationRequest>,
+) -> Result<Generation> {
+    if requests.is_empty() || requests.len() > MAX_PROMPTS {
+        let text = format!("prompts must be from 1 to {MAX_PROMPTS}, are {}", requests.len());
+        return Err(Error::invalid("prompt", text));
+    }
+    for request in &requests {
+        request.validate(text, engine.spec())?;
+    }
+    let (model, spec) = (Arc::clone(text), engine.spec().clone());
+    // Templates and tokenizers take as long as the prompt is: not a matter for the async threads.
+    let prepared = tokio::task::spawn_blocking(move || {
+        let prompts = requests.iter().map(|request| prepare(request, &model, &spec));
+        prompts.collect::<Result<Vec<Prompt>>>().map(|prompts| (requests, prompts))
+    });
+    let (requests, prompts) = prepared
+        .await
+        .map_err(|failure| Error::internal(format!("the prompt was not read: {failure}")))??;
+    let mut generation = Generation {
+        engine: engine.clone(),
+        running: Vec::new(),
+        outputs: VecDeque::new(),
+        groups: Vec::new(),
+        turn: 0,
+    };
+    for (request, prompt) in requests.iter().zip(prompts) {
+        generation.start(text, request, prompt)?;
+    }
+    Ok(generation)
+}
+
+impl Generation {
+    fn start(
+        &mut self,
+        text: &Arc<TextModel>,
+        request: &GenerationRequest,
+        prompt: Prompt,
+    ) -> Result<()> {
+        let prompt_tokens = prompt.tokens.len() as u32;
+        let num_candidates = request.num_candidates() as usize;
+        self.groups.push(Group {
+            first: self.running.len(),
+            num_candidates,
+            n: request.n as usize,
+            prompt_tokens,
+        });
+        let shares = prompt.tokens.len() >= MIN_SHARED_TOKENS;
+        for (i, engine_request) in request.requests(&prompt, text)?.into_iter().enumerate() {
+            let index = self.running.len() as u32;
+            let (held, job) = if shares && i > 0 {
+                (Some(engine_request), None)
+            } else {
+                (None, Some(self.engine.submit(engine_request)?))
+            };
+            let echo = request.echo.then(|| Echo {
+                text: prompt.text.clone(),
+                tokens: prompt.tokens.clone(),
+                logprobs: request.logprobs.map(|_| Vec::new()),
+            });
+            let mut running = Running {
+                held,
+                job,
+                choice: Choice::new(index, request, text),
+                echo,
+                stops: request.stop.clone(),
+                discard: prompt.max_tokens == 0,
+                usage: Usage { prompt_tokens, ..Usage::default() },
+                watch: Watch { submitted: Instant::now(), first_token: None },
+            };
+            if running.echo.as_ref().is_some_and(|echo| echo.logprobs.is_none()) {
+                self.outputs.extend(running.echo());
+            }
+            self.running.push(running);
+        }
+        Ok(())
+    }
+
+    /// What happens next; `None` when all choices are complete. May be dropped and called again
+    /// without loss.
+    pub async fn next(&mut self) -> Option<Output> {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            let (at, event) = self.next_event().await?;
+            let running = self.running.get_mut(at)?;
+            let outputs = running.take(event);
+            let has_read_prompt = running.job.is_none() || running.watch.first_token.is_some();
+            self.outputs.extend(outputs);
+            if has_read_prompt {
+                self.release(at);
+            }
+        }
+    }
+
+    /// What all requests together took so far: each prompt counts once, whatever `n` is.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for group in &self.groups {
+            usage.prompt_tokens += group.prompt_tokens;
+            // The first; its siblings find in the cache what it computed.
+            usage.cached_tokens +=
+                self.running.get(group.first).map_or(0, |first| first.usage.cached_tokens);
+        }
+        for running in &self.running {
+            usage.completion_tokens += running.usage.completion_tokens;
+        }
+        usage
+    }
+
+    /// Tokens of the prompt of the first request.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> u32 {
+        self.groups.first().map_or(0, |group| group.prompt_tokens)
+    }
+
+    /// The prompt of the first of a group is in the prefix cache: its siblings may read it there.
+    fn release(&mut self, first: usize) {
+        let Some(group) = self.groups.iter().find(|group| group.first == first) else { return };
+        let siblings = group.first..group.first + group.num_candidates;
+        for running in self.running.get_mut(siblings).unwrap_or_default() {
+            let Some(request) = running.held.take() else { continue };
+            running.watch.submitted = Instant::now();
+            match self.engine.submit(request) {
+                Ok(job) => running.job = Some(job),
+                Err(error) => self.outputs.extend(running.failed(error)),
+            }
+        }
+    }
+
+    /// The next event of any job, with the candidate it is about.
+    async fn next_event(&mut self) -> Option<(usize, Option<Event>)> {
+        let turn = self.turn;
+        let mut live: Vec<(usize, &mut Job)> = self
+            .running
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, running)| Some((at, running.job.as_mut()?)))
+            .collect();
+        if let [(at, job)] = live.as_mut_slice() {
+            return Some((*at, job.next_event().await));
+        }
+        if live.is_empty() {
+            return None;
+        }
+        let first = live.iter().position(|(at, _)| *at >= turn).unwrap_or(0);
+        live.rotate_left(first);
+        let events =
+            live.into_iter().map(|(at, job)| job.next_event().map(move |e| (at, e)).boxed());
+        let ((at, event), _, _) = select_all(events).await;
+        self.turn = at + 1;
+        Some((at, event))
+    }
+}

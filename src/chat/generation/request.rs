@@ -1,0 +1,299 @@
+//! What a dialect asks for, and the checks that turn it into engine requests.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::chat::{ChatInput, TextModel};
+use crate::engine::{Constraint, Request, Sampling};
+use crate::error::{Error, Result};
+use crate::model::RunnerSpec;
+
+/// Most choices of one request, `best_of` included.
+pub const MAX_CHOICES: u32 = 128;
+/// Most stop strings, and bytes in one.
+pub const MAX_STOPS: usize = 16;
+pub const MAX_STOP_BYTES: usize = 1024;
+/// Most stop tokens that a request may add.
+pub const MAX_STOP_TOKENS: usize = 128;
+/// Most alternatives per token.
+pub const MAX_LOGPROBS: u32 = 20;
+/// Highest temperature; dialects may say less.
+const MAX_TEMPERATURE: f32 = 100.0;
+
+/// What is to be continued.
+#[derive(Clone, Debug)]
+pub enum PromptInput {
+    /// Messages, through the model's template.
+    Chat(ChatInput),
+    /// Text, special tokens in it included.
+    Text(String),
+    /// Token ids, as they are.
+    Tokens(Vec<u32>),
+}
+
+impl PromptInput {
+    /// The wire's name for it, for errors.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Chat(_) => "messages",
+            Self::Text(_) | Self::Tokens(_) => "prompt",
+        }
+    }
+}
+
+/// Makes a fresh constraint for each choice.
+pub type ConstraintFactory = Arc<dyn Fn() -> Result<Box<dyn Constraint>> + Send + Sync>;
+
+/// One prompt and how to go on from it.
+#[derive(Clone)]
+pub struct GenerationRequest {
+    pub prompt: PromptInput,
+    /// `None` = as many as fit, but no more than `default_max_tokens`. 0 = only read the prompt, for
+    /// `echo` or to warm the prefix cache.
+    pub max_tokens: Option<u32>,
+    /// Cap when `max_tokens` is absent; from the server's configuration.
+    pub default_max_tokens: Option<u32>,
+    /// Neither stop tokens nor stop strings end a choice before it has so many tokens.
+    pub min_tokens: u32,
+    /// Choices to return.
+    pub n: u32,
+    /// Choices to generate, of which the `n` with the highest mean log-probability are returned; only
+    /// by [`super::Generation::collect`].
+    pub best_of: Option<u32>,
+    /// Its `seed` is not used; see [`Self::seed`].
+    pub sampling: Sampling,
+    /// Choice `i` gets `seed + i`; `None` = random.
+    pub seed: Option<u64>,
+    pub stop: Vec<String>,
+    /// The stop string that ended a choice is part of its text.
+    pub include_stop: bool,
+    /// In addition to the model's own end-of-generation tokens.
+    pub stop_token_ids: Vec<u32>,
+    /// The model's own end-of-generation tokens do not end a choice.
+    pub ignore_eos: bool,
+    /// Wanted alternatives per token: `None` = no log-probabilities.
+    pub logprobs: Option<u32>,
+    /// The prompt's text, and log-probabilities if wanted, come first in each choice.
+    pub echo: bool,
+    /// Cached prefixes are shared only within one salt.
+    pub cache_salt: Option<String>,
+    pub constraint: Option<ConstraintFactory>,
+}
+
+impl GenerationRequest {
+    /// A request for one choice with OpenAI's defaults.
+    #[must_use]
+    pub fn new(prompt: PromptInput) -> Self {
+        Self {
+            prompt,
+            max_tokens: None,
+            default_max_tokens: None,
+            min_tokens: 0,
+            n: 1,
+            best_of: None,
+            sampling: Sampling::default(),
+            seed: None,
+            stop: Vec::new(),
+            include_stop: false,
+            stop_token_ids: Vec::new(),
+            ignore_eos: false,
+            logprobs: None,
+            echo: false,
+            cache_salt: None,
+            constraint: None,
+        }
+    }
+
+    /// Whether the output goes on where the prompt's text ends, so that a space at its beginning
+    /// belongs to it. An answer of its own begins without the one that some vocabularies add.
+    pub(super) fn continues_text(&self) -> bool {
+        match &self.prompt {
+            PromptInput::Chat(input) => input.continue_final_message,
+            PromptInput::Text(_) | PromptInput::Tokens(_) => true,
+        }
+    }
+
+    /// Choices to generate.
+    pub(super) fn num_candidates(&self) -> u32 {
+        self.best_of.unwrap_or(self.n)
+    }
+
+    /// Checks everything that does not need the prompt's tokens.
+    pub(super) fn validate(&self, text: &TextModel, runner: &RunnerSpec) -> Result<()> {
+        within("n", self.n, 1, MAX_CHOICES)?;
+        if let Some(best_of) = self.best_of {
+            within("best_of", best_of, self.n, MAX_CHOICES)?;
+        }
+        if let Some(logprobs) = self.logprobs {
+            within("logprobs", logprobs, 0, MAX_LOGPROBS)?;
+        }
+        if let Some(max_tokens) = self.max_tokens
+            && self.min_tokens > max_tokens
+        {
+            let text = format!("min_tokens {} exceeds max_tokens {max_tokens}", self.min_tokens);
+            return Err(Error::invalid("min_tokens", text));
+        }
+        self.validate_stops(text.tokenizer.vocab_size().min(runner.vocab_size))?;
+        validate_sampling(&self.sampling, runner.vocab_size)
+    }
+
+    fn validate_stops(&self, vocab_size: usize) -> Result<()> {
+        within("stop", self.stop.len(), 0, MAX_STOPS)?;
+        for (i, stop) in self.stop.iter().enumerate() {
+            if stop.is_empty() || stop.len() > MAX_STOP_BYTES {
+                let bytes = stop.len();
+                let text =
+                    format!("a stop string must have 1 to {MAX_STOP_BYTES} bytes, has {bytes}");
+                return Err(Error::invalid(format!("stop[{i}]"), text));
+            }
+        }
+        within("stop_token_ids", self.stop_token_ids.len(), 0, MAX_STOP_TOKENS)?;
+        for (i, id) in self.stop_token_ids.iter().enumerate() {
+            known_token(&format!("stop_token_ids[{i}]"), *id, vocab_size)?;
+        }
+        Ok(())
+    }
+
+    /// The engine's requests, one for each candidate.
+    pub(super) fn requests(&self, prompt: &Prompt, text: &TextModel) -> Result<Vec<Request>> {
+        let mut stop_tokens = self.stop_token_ids.clone();
+        if !self.ignore_eos {
+            stop_tokens.extend_from_slice(text.tokenizer.eog());
+        }
+        stop_tokens.sort_unstable();
+        stop_tokens.dedup();
+        // Candidates are ranked by log-probabilities even if nobody asked to see them.
+        let ranked = self.num_candidates() > self.n;
+        let logprobs = self.logprobs.or(ranked.then_some(0));
+        let seed = self.seed.unwrap_or_else(random_seed);
+        (0..self.num_candidates())
+            .map(|i| {
+                let mut sampling = self.sampling.clone();
+                sampling.seed = seed.wrapping_add(u64::from(i));
+                // Zero is the narrowest nucleus: the likeliest token alone.
+                sampling.top_p = sampling.top_p.max(f32::MIN_POSITIVE);
+                Ok(Request {
+                    prompt: prompt.tokens.clone(),
+                    max_tokens: prompt.max_tokens.max(1),
+                    min_tokens: self.min_tokens,
+                    stop_tokens: stop_tokens.clone(),
+                    sampling,
+                    logprobs,
+                    prompt_logprobs: self.logprobs.filter(|_| self.echo),
+                    cache_salt: self.cache_salt.as_ref().map_or(0, |s| xxh3_64(s.as_bytes())),
+                    constraint: self.constraint.as_ref().map(|make| make()).transpose()?,
+                })
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for GenerationRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GenerationRequest")
+            .field("prompt", &self.prompt)
+            .field("max_tokens", &self.max_tokens)
+            .field("n", &self.n)
+            .field("sampling", &self.sampling)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A prompt that fits, and how much may follow.
+pub(super) struct Prompt {
+    pub(super) tokens: Vec<u32>,
+    /// The prompt for `echo`, else empty.
+    pub(super) text: String,
+    pub(super) max_tokens: u32,
+}
+
+/// Tokenizes the prompt and checks that it fits together with what is asked for. Blocks for as long as
+/// templates and tokenizers take.
+pub(super) fn prepare(
+    request: &GenerationRequest,
+    text: &TextModel,
+    runner: &RunnerSpec,
+) -> Result<Prompt> {
+    let field = request.prompt.field();
+    let mut tokens = match &request.prompt {
+        PromptInput::Chat(input) => text.chat_prompt(input)?,
+        PromptInput::Text(prompt) => text.tokenizer.encode_prompt(prompt),
+        PromptInput::Tokens(tokens) => tokens.clone(),
+    };
+    if tokens.is_empty() && !matches!(request.prompt, PromptInput::Tokens(_)) {
+        tokens.extend(text.tokenizer.bos());
+    }
+    if tokens.is_empty() {
+        let text = "the prompt has no tokens, and the model has no token to begin with";
+        return Err(Error::invalid(field, text));
+    }
+    for (i, id) in tokens.iter().enumerate() {
+        known_token(&format!("{field}[{i}]"), *id, runner.vocab_size)?;
+    }
+    let max_tokens = fit(request, tokens.len(), runner.context_len)?;
+    let echoed = match &request.prompt {
+        _ if !request.echo => String::new(),
+        PromptInput::Text(prompt) => prompt.clone(),
+        PromptInput::Chat(_) | PromptInput::Tokens(_) => text.tokenizer.decode(&tokens),
+    };
+    Ok(Prompt { tokens, text: echoed, max_tokens })
+}
+
+/// How many tokens may be generated. Nothing is ever cut off to make a request fit.
+fn fit(request: &GenerationRequest, prompt: usize, context: usize) -> Result<u32> {
+    // Even a request for nothing takes one token, which is thrown away.
+    let wanted = request.max_tokens.unwrap_or(request.min_tokens);
+    let total = prompt.saturating_add(wanted.max(1) as usize);
+    if total > context {
+        let text = format!(
+            "this model's context holds {context} tokens; the prompt has {prompt} and up to {} are \
+             asked for, {total} in all",
+            wanted.max(1)
+        );
+        let error = Error::invalid(request.prompt.field(), text);
+        return Err(error.with_code("context_length_exceeded"));
+    }
+    let room = u32::try_from(context - prompt).unwrap_or(u32::MAX);
+    let cap = request.default_max_tokens.unwrap_or(u32::MAX).max(request.min_tokens).max(1);
+    Ok(request.max_tokens.unwrap_or(room.min(cap)))
+}
+
+fn validate_sampling(sampling: &Sampling, vocab_size: usize) -> Result<()> {
+    within("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)?;
+    within("top_p", sampling.top_p, 0.0, 1.0)?;
+    within("min_p", sampling.min_p, 0.0, 1.0)?;
+    within("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0)?;
+    within("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)?;
+    within("presence_penalty", sampling.presence_penalty, -2.0, 2.0)?;
+    for (id, bias) in &sampling.logit_bias {
+        let field = format!("logit_bias.{id}");
+        known_token(&field, *id, vocab_size)?;
+        within(&field, *bias, -100.0, 100.0)?;
+    }
+    Ok(())
+}
+
+/// NaN is within nothing.
+fn within<T: PartialOrd + fmt::Display>(field: &str, value: T, min: T, max: T) -> Result<()> {
+    if value >= min && value <= max {
+        return Ok(());
+    }
+    Err(Error::invalid(field, format!("{field} must be from {min} to {max}, is {value}")))
+}
+
+fn known_token(field: &str, id: u32, vocab_size: usize) -> Result<()> {
+    if (id as usize) < vocab_size {
+        return Ok(());
+    }
+    let text = format!("token {id} is not in the vocabulary of {vocab_size} tokens");
+    Err(Error::invalid(field, text))
+}
+
+/// Unpredictable enough for sampling: the keys that hash maps are seeded with.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}

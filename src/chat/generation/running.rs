@@ -1,0 +1,151 @@
+//! One candidate under way: its job's events become output.
+
+use std::time::Instant;
+
+use crate::engine::{
+    Event, FinishReason as EngineReason, Job, Outcome, Request, Timings, TokenLogprobs, Usage,
+};
+use crate::error::Error;
+
+use super::choice::{Choice, Delta, Progress, TextLogprobs};
+use super::{FinishReason, Finished, Output};
+
+/// One candidate.
+pub(super) struct Running {
+    /// Not submitted yet: it waits for the first of its group.
+    pub(super) held: Option<Request>,
+    /// `None` before it is submitted and once it is complete.
+    pub(super) job: Option<Job>,
+    pub(super) choice: Choice,
+    /// The prompt, until it was echoed.
+    pub(super) echo: Option<Echo>,
+    pub(super) stops: Vec<String>,
+    /// The request wants no tokens; the engine generates one nevertheless.
+    pub(super) discard: bool,
+    pub(super) usage: Usage,
+    pub(super) watch: Watch,
+}
+
+/// Times of a job that is left before its end, when the engine's own are not known yet: what it spent
+/// in the queue counts as prefill.
+pub(super) struct Watch {
+    pub(super) submitted: Instant,
+    pub(super) first_token: Option<Instant>,
+}
+
+impl Watch {
+    fn timings(&self) -> Timings {
+        let first = self.first_token.unwrap_or(self.submitted);
+        let ms =
+            |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
+        let ttft_ms = ms(self.submitted, first);
+        Timings {
+            queue_ms: 0.0,
+            prefill_ms: ttft_ms,
+            ttft_ms,
+            decode_ms: ms(first, Instant::now()),
+        }
+    }
+}
+
+pub(super) struct Echo {
+    pub(super) text: String,
+    pub(super) tokens: Vec<u32>,
+    /// Of all tokens but the first; `None` when not asked for.
+    pub(super) logprobs: Option<Vec<TokenLogprobs>>,
+}
+
+impl Running {
+    pub(super) fn take(&mut self, event: Option<Event>) -> Vec<Output> {
+        let index = self.choice.index;
+        match event {
+            Some(Event::Prefill { processed, cached, total }) => {
+                self.usage.cached_tokens = cached;
+                vec![Output::Prefill { index, processed, cached, total }]
+            }
+            Some(Event::PromptLogprobs(logprobs)) => {
+                if let Some(Echo { logprobs: Some(all), .. }) = &mut self.echo {
+                    all.extend(logprobs);
+                }
+                Vec::new()
+            }
+            Some(Event::Token { id, logprobs }) => self.token(id, logprobs.as_ref()),
+            Some(Event::Finished(outcome)) => self.finished(&outcome),
+            Some(Event::Failed(error)) => self.failed(error),
+            None => self.failed(Error::internal("the engine ended the job without a word")),
+        }
+    }
+
+    fn token(&mut self, id: u32, logprobs: Option<&TokenLogprobs>) -> Vec<Output> {
+        let mut outputs: Vec<Output> = self.echo().into_iter().collect();
+        self.watch.first_token.get_or_insert_with(Instant::now);
+        if self.discard {
+            return outputs;
+        }
+        self.usage.completion_tokens += 1;
+        let Progress { delta, stopped } = self.choice.push(id, logprobs);
+        outputs.extend(delta.map(Output::Delta));
+        if let Some(stopped) = stopped {
+            outputs.push(self.stopped(stopped));
+        }
+        outputs
+    }
+
+    /// A stop string ends the choice; the engine does not know yet.
+    fn stopped(&mut self, stop: usize) -> Output {
+        // Dropping the job cancels it.
+        self.job = None;
+        Output::Finished(Finished {
+            index: self.choice.index,
+            reason: FinishReason::Stop,
+            usage: self.usage,
+            timings: self.watch.timings(),
+            stop_string: self.stops.get(stop).cloned(),
+        })
+    }
+
+    fn finished(&mut self, outcome: &Outcome) -> Vec<Output> {
+        let mut outputs: Vec<Output> = self.echo().into_iter().collect();
+        self.usage.cached_tokens = outcome.usage.cached_tokens;
+        let Progress { delta, stopped } = self.choice.finish();
+        outputs.extend(delta.map(Output::Delta));
+        if let Some(stopped) = stopped {
+            outputs.push(self.stopped(stopped));
+            return outputs;
+        }
+        let reason = match outcome.reason {
+            EngineReason::Stop if !self.discard => FinishReason::Stop,
+            EngineReason::Stop | EngineReason::Length => FinishReason::Length,
+            EngineReason::Cancelled => {
+                outputs.extend(self.failed(Error::unavailable("the request was cancelled", 1)));
+                return outputs;
+            }
+        };
+        self.job = None;
+        outputs.push(Output::Finished(Finished {
+            index: self.choice.index,
+            reason,
+            usage: self.usage,
+            timings: outcome.timings,
+            stop_string: None,
+        }));
+        outputs
+    }
+
+    pub(super) fn failed(&mut self, error: Error) -> Vec<Output> {
+        self.job = None;
+        vec![Output::Failed { index: self.choice.index, error }]
+    }
+
+    /// The prompt as the choice's first text, once.
+    pub(super) fn echo(&mut self) -> Option<Output> {
+        let Echo { text, tokens, logprobs } = self.echo.take()?;
+        let tokenizer = &self.choice.text_model.tokenizer;
+        let logprobs = logprobs.map_or_else(Vec::new, |rest| {
+            let first = tokens.first().map(|id| TextLogprobs::first(tokenizer, *id));
+            let rest = rest.iter().map(|logprobs| TextLogprobs::new(tokenizer, logprobs));
+            first.into_iter().chain(rest).collect()
+        });
+        Some(Output::Delta(Delta { index: self.choice.index, text, tokens, logprobs }))
+    }
+}

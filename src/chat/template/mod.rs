@@ -1,0 +1,355 @@
+//! Chat templates: conversations as the text that a model was trained on.
+//!
+//! A template is a program from a stranger. It runs with a budget of work, memory, recursion and
+//! output, sees nothing but its input, and cannot change what it is given. Rendering takes the
+//! caller's thread for up to some hundred milliseconds; asynchronous callers use a blocking task.
+
+mod bounds;
+mod environment;
+mod fallback;
+mod json;
+mod messages;
+mod protect;
+mod time;
+
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::value::{Serde, Value as JinjaValue};
+use minijinja::{Environment, ErrorKind};
+use serde_json::{Map, Value};
+
+use super::Tokenizer;
+use crate::error::Error;
+use crate::model::gguf::Metadata;
+use environment::{NAME, NOW, Raised};
+use messages::Forms;
+
+/// Longest template; the longest published ones have 60 KB.
+const MAX_SOURCE_LEN: usize = 256 << 10;
+/// Longest rendered conversation.
+const MAX_OUTPUT_LEN: usize = 64 << 20;
+/// What templates are given by us and requests may not set.
+const RESERVED: &[&str] = &[
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "sep_token",
+    "raise_exception",
+    "strftime_now",
+    NOW,
+];
+
+/// A conversation to be rendered.
+#[derive(Clone, Debug, Default)]
+pub struct ChatInput {
+    /// Messages as OpenAI's wire has them: `role`, `content` (string, parts or null), `tool_calls`.
+    pub messages: Vec<Value>,
+    /// Tool definitions, an array.
+    pub tools: Option<Value>,
+    /// Ends with the beginning of the model's turn.
+    pub add_generation_prompt: bool,
+    /// The last message is the beginning of the model's answer, which it goes on with.
+    pub continue_final_message: bool,
+    /// Further variables of the template, such as `enable_thinking`.
+    pub kwargs: Map<String, Value>,
+}
+
+/// A conversation as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    pub text: String,
+    /// Byte offsets, ascending, over which no special token reaches: there the text is a user's.
+    pub protected: Vec<usize>,
+}
+
+/// Where a template comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TemplateOrigin {
+    /// The model file.
+    File,
+    /// The file has none; its vocabulary has the tokens of ChatML.
+    ChatMl,
+    /// The file has none, and nothing tells what the model was trained on.
+    Plain,
+}
+
+/// The chat template of a model.
+pub struct ChatTemplate {
+    main: Result<Compiled, String>,
+    /// The variant for conversations with tools.
+    tool_use: Option<Compiled>,
+    origin: TemplateOrigin,
+    /// Names and texts of special tokens that templates refer to.
+    tokens: Vec<(&'static str, String)>,
+    warning: Option<String>,
+}
+
+struct Compiled {
+    env: Environment<'static>,
+    source: String,
+    forms: Forms,
+}
+
+impl ChatTemplate {
+    /// The template of a model file, or a fallback. A template that cannot be compiled is an error
+    /// of each conversation and not of the model, which may serve other requests.
+    pub fn from_gguf(meta: &Metadata, tokenizer: &Tokenizer) -> Self {
+        let tokens = token_texts(meta, tokenizer);
+        let text = |key: &str| meta.str(key).map_err(|e| e.to_string());
+        let mut template = match text("tokenizer.chat_template") {
+            Ok(Some(source)) => Self::new(source, TemplateOrigin::File, tokens),
+            Ok(None) => Self::fallback(tokenizer, tokens),
+            Err(error) => Self {
+                main: Err(error.clone()),
+                tool_use: None,
+                origin: TemplateOrigin::File,
+                tokens,
+                warning: Some(error),
+            },
+        };
+        if let Ok(Some(source)) = text("tokenizer.chat_template.tool_use") {
+            template.tool_use = Compiled::new(source, &template.tokens).ok();
+        }
+        template
+    }
+
+    /// The template `source`, with the texts of the tokens it refers to (`bos_token`, …).
+    pub fn from_source(source: &str, tokens: Vec<(&'static str, String)>) -> Self {
+        Self::new(source, TemplateOrigin::File, tokens)
+    }
+
+    fn new(source: &str, origin: TemplateOrigin, tokens: Vec<(&'static str, String)>) -> Self {
+        let main = Compiled::new(source, &tokens);
+        let warning = main.as_ref().err().cloned();
+        Self { main, tool_use: None, origin, tokens, warning }
+    }
+
+    fn fallback(tokenizer: &Tokenizer, tokens: Vec<(&'static str, String)>) -> Self {
+        let has = |text| tokenizer.special_id(text).is_some();
+        let (source, origin, name) = if has("<|im_start|>") && has("<|im_end|>") {
+            (fallback::CHATML, TemplateOrigin::ChatMl, "ChatML")
+        } else {
+            (fallback::PLAIN, TemplateOrigin::Plain, "plain User and Assistant turns")
+        };
+        let warning = format!("the model file has no chat template; using {name}");
+        Self { warning: Some(warning), ..Self::new(source, origin, tokens) }
+    }
+
+    pub fn origin(&self) -> TemplateOrigin {
+        self.origin
+    }
+
+    /// Text of the template; empty if there is none that compiles.
+    pub fn source(&self) -> &str {
+        self.main.as_ref().map_or("", |main| main.source.as_str())
+    }
+
+    /// What a person should know about this template.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// Renders a conversation now; `special_places` finds the special tokens in a user's string, as
+    /// byte offsets inside them.
+    ///
+    /// # Errors
+    /// The template refuses the conversation or cannot render it, a variable is not the request's to
+    /// set, or a limit is reached. All are the request's.
+    pub fn render(
+        &self,
+        input: &ChatInput,
+        special_places: &dyn Fn(&str) -> Vec<usize>,
+    ) -> Result<Rendered, Error> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+        self.render_at(input, special_places, now)
+    }
+
+    /// [`Self::render`] at a given time, in seconds since 1970.
+    pub fn render_at(
+        &self,
+        input: &ChatInput,
+        special_places: &dyn Fn(&str) -> Vec<usize>,
+        now_s: i64,
+    ) -> Result<Rendered, Error> {
+        if let Some(name) = RESERVED.iter().find(|name| input.kwargs.contains_key(**name)) {
+            let param = format!("chat_template_kwargs.{name}");
+            return Err(Error::invalid(param, format!("{name} is not for requests to set")));
+        }
+        let with_tools = input.tools.as_ref().is_some_and(|tools| !tools.is_null());
+        let compiled = match (&self.tool_use, &self.main) {
+            (Some(tool_use), _) if with_tools => tool_use,
+            (_, Ok(main)) => main,
+            (_, Err(problem)) => return Err(Error::invalid("messages", problem.clone())),
+        };
+        let context = Context { input, tokens: &self.tokens, special_places, now_s };
+        let text = compiled.conversation(&context)?;
+        let (text, protected) = protect::unmark(&text);
+        Ok(Rendered { text, protected })
+    }
+}
+
+/// All that a rendering depends on.
+struct Context<'a> {
+    input: &'a ChatInput,
+    tokens: &'a [(&'static str, String)],
+    special_places: &'a dyn Fn(&str) -> Vec<usize>,
+    now_s: i64,
+}
+
+impl Compiled {
+    fn new(source: &str, tokens: &[(&'static str, String)]) -> Result<Self, String> {
+        if source.len() > MAX_SOURCE_LEN {
+            let (len, limit) = (source.len(), MAX_SOURCE_LEN);
+            return Err(format!("the chat template has {len} bytes; the limit is {limit}"));
+        }
+        let env = environment::environment(source)
+            .map_err(|e| format!("the chat template does not compile: {}", describe(&e)))?;
+        let source = source.to_owned();
+        let forms =
+            Forms { arguments: messages::Arguments::Object, content: messages::Content::Any };
+        let mut compiled = Self { env, source, forms };
+        compiled.forms = Forms::probe(&|messages, tools| {
+            let input =
+                ChatInput { messages, tools, add_generation_prompt: true, ..Default::default() };
+            let places = |_: &str| Vec::new();
+            let context = Context { input: &input, tokens, special_places: &places, now_s: 0 };
+            compiled.execute(&context, &input.messages).ok()
+        });
+        Ok(compiled)
+    }
+
+    /// Renders the conversation, a second time with gaps filled if the template stumbles over them.
+    fn conversation(&self, context: &Context<'_>) -> Result<String, Error> {
+        let input = context.input;
+        let mut messages: Vec<Value> = input.messages.iter().map(|m| marked(m, context)).collect();
+        self.forms.apply(&mut messages);
+        if input.continue_final_message && !messages::mark_last(&mut messages, protect::CONTINUE) {
+            let problem = "the last message has no text to go on with";
+            return Err(Error::invalid("messages", problem));
+        }
+        let text = match self.execute(context, &messages) {
+            Err(first) if !is_refusal(&first) => {
+                messages::fill_gaps(&mut messages);
+                let tools = input.tools.clone().unwrap_or_else(|| Value::Array(vec![]));
+                let filled = ChatInput { tools: Some(tools), ..input.clone() };
+                let context = Context { input: &filled, ..*context };
+                self.execute(&context, &messages).map_err(|_| first)
+            }
+            other => other,
+        };
+        let text = text.map_err(|e| Self::refused(&e))?;
+        if !input.continue_final_message {
+            return Ok(text);
+        }
+        let problem = "the chat template does not write the last message, so it cannot go on";
+        protect::cut(&text).map(str::to_owned).ok_or_else(|| Error::invalid("messages", problem))
+    }
+
+    fn execute(
+        &self,
+        context: &Context<'_>,
+        messages: &[Value],
+    ) -> Result<String, minijinja::Error> {
+        let input = context.input;
+        let mut variables: Vec<(String, JinjaValue)> = Vec::new();
+        let mut set = |name: &str, value: JinjaValue| variables.push((name.to_owned(), value));
+        // Absent tools and documents are None, as in transformers, and not undefined.
+        set("documents", JinjaValue::from(()));
+        for (name, value) in &input.kwargs {
+            set(name, jinja(&marked(value, context)));
+        }
+        for (name, text) in context.tokens {
+            set(name, JinjaValue::from(text.as_str()));
+        }
+        let tools = input.tools.as_ref().map(|tools| jinja(&marked(tools, context)));
+        set("tools", tools.unwrap_or_else(|| JinjaValue::from(())));
+        set("messages", messages.iter().map(jinja).collect());
+        let generate = input.add_generation_prompt && !input.continue_final_message;
+        set("add_generation_prompt", JinjaValue::from(generate));
+        set(NOW, JinjaValue::from(context.now_s));
+        let template = self.env.get_template(NAME)?;
+        let mut out = Limited { bytes: Vec::new() };
+        let variables = JinjaValue::from_pairs(variables);
+        template.render_captured_to(variables, &mut out)?;
+        String::from_utf8(out.bytes).map_err(|_| {
+            minijinja::Error::new(ErrorKind::InvalidOperation, "the output is not UTF-8")
+        })
+    }
+
+    fn refused(error: &minijinja::Error) -> Error {
+        let message = if is_refusal(error) {
+            format!("the chat template refuses: {}", error.detail().unwrap_or("no reason given"))
+        } else {
+            format!("the chat template cannot render this conversation: {}", describe(error))
+        };
+        Error::invalid("messages", message)
+    }
+}
+
+/// Whether the template itself raised the error.
+#[allow(clippy::redundant_closure_for_method_calls)]
+fn is_refusal(error: &minijinja::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<Raised>())
+}
+
+fn describe(error: &minijinja::Error) -> String {
+    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+    format!("{}{detail}{line}", error.kind())
+}
+
+/// A copy of `value` with the special tokens in its strings marked as text.
+fn marked(value: &Value, context: &Context<'_>) -> Value {
+    let mark = |text: &str| protect::mark(text, &(context.special_places)(text)).into_owned();
+    match value {
+        Value::String(text) => Value::String(mark(text)),
+        Value::Array(items) => items.iter().map(|item| marked(item, context)).collect(),
+        Value::Object(entries) => {
+            let entries = entries.iter().map(|(key, item)| (mark(key), marked(item, context)));
+            Value::Object(entries.collect())
+        }
+        other => other.clone(),
+    }
+}
+
+fn jinja(value: &Value) -> JinjaValue {
+    JinjaValue::from(Serde(value))
+}
+
+/// Names that templates use for special tokens, where the model has them.
+fn token_texts(meta: &Metadata, tokenizer: &Tokenizer) -> Vec<(&'static str, String)> {
+    let by_key = |key: &str| meta.u32(key).ok().flatten();
+    let ids = [
+        ("bos_token", tokenizer.bos()),
+        ("eos_token", tokenizer.eos()),
+        ("unk_token", by_key("tokenizer.ggml.unknown_token_id")),
+        ("pad_token", by_key("tokenizer.ggml.padding_token_id")),
+    ];
+    let text = |id| tokenizer.token(id).map(str::to_owned);
+    ids.into_iter().filter_map(|(name, id)| Some((name, text(id?)?))).collect()
+}
+
+/// Output up to a limit.
+struct Limited {
+    bytes: Vec<u8>,
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MAX_OUTPUT_LEN {
+            return Err(io::Error::other(format!("the output exceeds {MAX_OUTPUT_LEN} bytes")));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! WordPiece as BERT has it: words, then the longest token from the left again and again.
+//!
+//! GGUF writes the vocabulary the SentencePiece way: a token that starts a word starts with U+2581,
+//! one that continues a word is bare.
+
+use tokenizers::NormalizedString;
+
+use super::TokenizerError;
+use super::unicode::{self, CONTROL, MARK, PUNCTUATION, SYMBOL};
+use super::vocab::Vocab;
+use crate::model::gguf::Metadata;
+
+/// How words are written before the search.
+pub(super) struct Wpm {
+    lower_case: bool,
+    strip_accents: bool,
+}
+
+impl Wpm {
+    pub(super) fn load(meta: &Metadata) -> Result<Self, TokenizerError> {
+        let lower_case = meta.bool("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
+        let strip_accents = meta.bool("tokenizer.ggml.normalizer.strip_accents")?;
+        Ok(Self { lower_case, strip_accents: strip_accents.unwrap_or(lower_case) })
+    }
+
+    pub(super) fn encode(&self, vocab: &Vocab, unk: Option<u32>, text: &str, out: &mut Vec<u32>) {
+        let mut word = String::new();
+        for c in self.normalised(text).chars() {
+            if c.is_whitespace() {
+                push_word(vocab, unk, &mut word, out);
+                continue;
+            }
+            if c == '\0' || c == char::REPLACEMENT_CHARACTER || unicode::is(c, CONTROL) {
+                continue;
+            }
+            if self.strip_accents && unicode::is(c, MARK) {
+                continue;
+            }
+            let alone = unicode::is(c, PUNCTUATION)
+                || (c.is_ascii() && unicode::is(c, SYMBOL))
+                || unicode::is_ideograph(c);
+            if alone {
+                push_word(vocab, unk, &mut word, out);
+            }
+            if self.lower_case {
+                word.extend(c.to_lowercase());
+            } else {
+                word.push(c);
+            }
+            if alone {
+                push_word(vocab, unk, &mut word, out);
+            }
+        }
+        push_word(vocab, unk, &mut word, out);
+    }
+
+    fn normalised(&self, text: &str) -> String {
+        let mut text = NormalizedString::from(text);
+        if self.strip_accents && !text.get().is_ascii() {
+            text.nfd();
+        }
+        text.get().to_owned()
+    }
+}
+
+/// Appends the tokens of `word` and clears it; a word with a part that is no token is unknown.
+fn push_word(vocab: &Vocab, unk: Option<u32>, word: &mut String, out: &mut Vec<u32>) {
+    if word.is_empty() {
+        return;
+    }
+    let marked = format!("\u{2581}{word}");
+    word.clear();
+    let before = out.len();
+    let mut rest = marked.as_bytes();
+    while !rest.is_empty() {
+        let longest = rest.len().min(vocab.max_len());
+        let found = (1..=longest).rev().find_map(|len| Some((vocab.plain_id(&rest[..len])?, len)));
+        let Some((id, len)) = found else {
+            out.truncate(before);
+            out.extend(unk);
+            return;
+        };
+        out.push(id);
+        rest = &rest[len..];
+    }
+}

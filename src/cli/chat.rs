@@ -1,0 +1,186 @@
+//! `kolosal run`: a dialogue in the terminal, or one answer for a prompt.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use rustyline::error::ReadlineError;
+use serde_json::{Value, json};
+
+use super::args::RunArgs;
+use super::assembly::{self, Caller};
+use super::failure::{Context, Failure, Outcome};
+use super::output::stdin_is_terminal;
+use super::{App, interruptible};
+use crate::chat::ChatInput;
+use crate::chat::generation::{
+    FinishReason, Finished, GenerationRequest, Output, PromptInput, generate,
+};
+use crate::config::ModelConfig;
+use crate::registry::{Loaded, Loader};
+
+/// Ends the dialogue.
+const GOODBYE: [&str; 3] = ["/bye", "/exit", "/quit"];
+/// Forgets what was said.
+const CLEAR: &str = "/clear";
+
+pub(super) fn run(app: &App, args: &RunArgs) -> Outcome {
+    let runtime = App::runtime(2)?;
+    let loaded = match load(app, args, &runtime) {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            // A fetch that was interrupted may hold a thread; nobody need wait for it.
+            runtime.shutdown_background();
+            return Err(failure);
+        }
+    };
+    let mut messages = Vec::new();
+    if let Some(system) = &args.system {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    let chat = Chat { app, args, loaded, runtime };
+    match one_prompt(args)? {
+        Some(prompt) => chat.answer(&mut messages, &prompt),
+        None => chat.dialogue(messages),
+    }
+}
+
+/// The prompt to answer once: the arguments, or what is piped in; both together when both are there.
+fn one_prompt(args: &RunArgs) -> Outcome<Option<String>> {
+    let mut prompt = args.prompt.join(" ");
+    if !stdin_is_terminal() {
+        let mut piped = String::new();
+        std::io::stdin().lock().read_to_string(&mut piped).context("standard input")?;
+        if prompt.is_empty() {
+            prompt = piped;
+        } else if !piped.trim().is_empty() {
+            prompt = format!("{prompt}\n\n{piped}");
+        }
+        if prompt.trim().is_empty() {
+            return Err(Failure::usage("no prompt: standard input is empty"));
+        }
+    }
+    Ok((!prompt.is_empty()).then_some(prompt))
+}
+
+fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome<Loaded> {
+    let mut config = app.configure_quietly()?;
+    config.engine.n_parallel = 1;
+    if let Some(threads) = args.compute.threads {
+        config.engine.threads = threads;
+    }
+    let model = ModelConfig {
+        reference: args.model.clone(),
+        n_ctx: args.compute.n_ctx,
+        ..ModelConfig::default()
+    };
+    let spec = assembly::engine_spec(&model, &config.engine).map_err(Failure::usage)?;
+    let hub = Arc::new(assembly::hub(&config, Caller::Person)?);
+    let loader = assembly::loader(&config, hub, assembly::progress(app.out.quiet));
+    let loading = runtime.spawn_blocking(move || loader.load(&spec));
+    let loaded = runtime.block_on(interruptible(async {
+        loading.await.map_err(Failure::failed)?.map_err(Failure::from)
+    }))?;
+    loaded.info.warnings.iter().for_each(|text| app.out.note(text));
+    Ok(loaded)
+}
+
+struct Chat<'a> {
+    app: &'a App,
+    args: &'a RunArgs,
+    loaded: Loaded,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Chat<'_> {
+    fn dialogue(&self, mut messages: Vec<Value>) -> Outcome {
+        let system = messages.clone();
+        let mut editor = rustyline::DefaultEditor::new().map_err(Failure::failed)?;
+        self.app.out.note(format!("{} — {CLEAR} forgets, {} ends", self.args.model, GOODBYE[0]));
+        loop {
+            let line = match editor.readline(">>> ") {
+                Ok(line) => line,
+                Err(ReadlineError::Interrupted | ReadlineError::Eof) => return Ok(()),
+                Err(error) => return Err(Failure::failed(error)),
+            };
+            match line.trim() {
+                "" => {}
+                CLEAR => messages.clone_from(&system),
+                word if GOODBYE.contains(&word) => return Ok(()),
+                prompt => {
+                    let _full_history = editor.add_history_entry(prompt);
+                    match self.answer(&mut messages, prompt) {
+                        Err(Failure::Interrupted) => self.app.out.note("interrupted"),
+                        Err(Failure::Failed(reason)) => {
+                            self.app.out.note(format!("error: {reason}"));
+                        }
+                        other => other?,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a message and prints the answer as it comes; both are added to the dialogue.
+    fn answer(&self, messages: &mut Vec<Value>, prompt: &str) -> Outcome {
+        messages.push(json!({"role": "user", "content": prompt}));
+        let work = interruptible(self.stream(messages));
+        let answer = self.runtime.block_on(work).inspect_err(|_| {
+            messages.pop();
+        })?;
+        messages.push(json!({"role": "assistant", "content": answer}));
+        Ok(())
+    }
+
+    async fn stream(&self, messages: &[Value]) -> Outcome<String> {
+        let request = self.request(messages);
+        let mut generation = generate(&self.loaded.text, &self.loaded.engine, request).await?;
+        let mut answer = String::new();
+        while let Some(output) = generation.next().await {
+            match output {
+                Output::Prefill { .. } => {}
+                Output::Delta(delta) => {
+                    if !self.app.out.json {
+                        self.app.out.piece(&delta.text)?;
+                    }
+                    answer.push_str(&delta.text);
+                }
+                Output::Finished(finished) => self.finish(&answer, &finished)?,
+                Output::Failed { error, .. } => return Err(error.into()),
+            }
+        }
+        Ok(answer)
+    }
+
+    fn finish(&self, answer: &str, finished: &Finished) -> Outcome {
+        if !self.app.out.json {
+            return self.app.out.line("");
+        }
+        let reason = match finished.reason {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        };
+        self.app.out.json(&json!({
+            "text": answer,
+            "finish_reason": reason,
+            "prompt_tokens": finished.usage.prompt_tokens,
+            "completion_tokens": finished.usage.completion_tokens,
+            "ttft_ms": finished.timings.ttft_ms,
+            "decode_ms": finished.timings.decode_ms,
+        }))
+    }
+
+    fn request(&self, messages: &[Value]) -> GenerationRequest {
+        let input = ChatInput {
+            messages: messages.to_vec(),
+            add_generation_prompt: true,
+            ..ChatInput::default()
+        };
+        let mut request = GenerationRequest::new(PromptInput::Chat(input));
+        request.max_tokens = self.args.max_tokens;
+        request.seed = self.args.seed;
+        if let Some(temperature) = self.args.temperature {
+            request.sampling.temperature = temperature;
+        }
+        request
+    }
+}

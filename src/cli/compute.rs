@@ -1,0 +1,96 @@
+//! From the name of a model to a file and a runner inside this process.
+
+use std::path::PathBuf;
+
+use super::App;
+use super::args::RunnerArgs;
+use super::failure::{Context, Failure, Outcome};
+use super::models;
+use crate::chat::Tokenizer;
+use crate::model::gguf::Gguf;
+use crate::model::{Runner, RunnerOptions, load_runner};
+
+/// KV that is needed: this many sequences of this many positions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) positions: usize,
+    pub(super) sequences: usize,
+}
+
+/// Weights in matrix products, in elements: how much work a token is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// For every row.
+    pub(super) body: u64,
+    /// For every row whose logits are computed.
+    pub(super) head: u64,
+}
+
+/// A model ready to compute.
+pub(super) struct Opened {
+    /// File name without its ending.
+    pub(super) name: String,
+    pub(super) gguf: Gguf,
+    pub(super) runner: Box<dyn Runner>,
+    pub(super) threads: usize,
+    pub(super) work: Work,
+}
+
+impl Opened {
+    pub(super) fn open(app: &App, args: &RunnerArgs, room: Room) -> Outcome<Self> {
+        let path = models::locate(app, &args.model)?;
+        let gguf = Gguf::open(&path).context(path.display())?;
+        let options = RunnerOptions {
+            threads: args.threads,
+            n_ctx: room.positions,
+            n_parallel: room.sequences,
+            max_rows: RunnerOptions::default().max_rows.max(room.sequences),
+            max_kv_bytes: usize::MAX,
+            device: args.device.clone(),
+        };
+        let runner = load_runner(&gguf, &options).context(path.display())?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let threads = match args.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let work = work(&gguf);
+        Ok(Self { name, gguf, runner, threads, work })
+    }
+
+    pub(super) fn tokenizer(&self) -> Outcome<Tokenizer> {
+        Tokenizer::from_gguf(self.gguf.metadata()).context("tokenizer")
+    }
+}
+
+/// A file on this machine: a path, or a model that has been fetched.
+pub(super) fn locate_here(app: &App, name: &str) -> Outcome<PathBuf> {
+    let path = PathBuf::from(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    models::resolve(app, name)?.ok_or_else(|| {
+        Failure::failed(format!("{name} is not on this machine; kolosal pull fetches it"))
+    })
+}
+
+fn work(gguf: &Gguf) -> Work {
+    let metadata = gguf.metadata();
+    let architecture = metadata.architecture().unwrap_or_default().to_owned();
+    let count = |key: &str| {
+        let key = format!("{architecture}.{key}");
+        metadata.u32(&key).ok().flatten().map_or(1, u64::from)
+    };
+    let (used, experts) = (count("expert_used_count"), count("expert_count").max(1));
+    let head = gguf.tensor("output.weight").or_else(|| gguf.tensor("token_embd.weight"));
+    let head = head.map_or(0, |tensor| tensor.num_elements() as u64);
+    let is_body = |name: &str| name.starts_with("blk.");
+    let body = gguf.tensors().iter().filter(|tensor| is_body(&tensor.name));
+    let body = body.map(|tensor| match tensor.shape.len() {
+        2 => tensor.num_elements() as u64,
+        // Of stacked experts a row visits a few.
+        3 => tensor.num_elements() as u64 * used / experts,
+        _ => 0,
+    });
+    Work { body: body.sum(), head }
+}

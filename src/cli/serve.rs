@@ -1,0 +1,134 @@
+//! `kolosal serve`: engines over HTTP until a signal says otherwise.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::App;
+use super::args::ServeArgs;
+use super::assembly::{self, Caller};
+use super::failure::{Failure, Outcome};
+use crate::config::{Config, LogFormat, ModelConfig, Secret};
+use crate::hub::{DEFAULT_MODEL, Reference};
+use crate::registry::{EngineSpec, Registry};
+use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options};
+use crate::shutdown;
+
+pub(super) fn run(app: &App, args: &ServeArgs) -> Outcome {
+    let config = app.configure(args)?;
+    let engines = engines(&config)?;
+    let listener = bind(&config)?;
+    let runtime = App::runtime(config.server.worker_threads)?;
+    let served = runtime.block_on(serve(app, config, engines, listener));
+    // Downloads and loads that still run hold blocking threads; the process need not wait for them.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    served
+}
+
+/// Specs of the configured engines, or of the default one; the flag says whether to load it now.
+fn engines(config: &Config) -> Outcome<Vec<(EngineSpec, bool)>> {
+    let default = ModelConfig { reference: DEFAULT_MODEL.to_owned(), ..ModelConfig::default() };
+    let models = match config.models.as_slice() {
+        [] if config.server.default_model => std::slice::from_ref(&default),
+        models => models,
+    };
+    models
+        .iter()
+        .map(|model| {
+            let spec = assembly::engine_spec(model, &config.engine).map_err(Failure::usage)?;
+            if let Reference::Path(path) = super::models::parse(&model.reference)? {
+                // Said now, at the terminal, rather than to the first client.
+                path.metadata()
+                    .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+            }
+            Ok((spec, model.load_immediately))
+        })
+        .collect()
+}
+
+fn bind(config: &Config) -> Outcome<TcpListener> {
+    let (host, port) = (config.server.host.as_str(), config.server.port);
+    let bound = TcpListener::bind((host, port)).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Failure::failed(format!(
+            "port {port} on {host} is in use by another program; choose another with --port"
+        )),
+        _ => Failure::failed(format!("cannot listen on {host} port {port}: {error}")),
+    })
+}
+
+async fn serve(
+    app: &App,
+    config: Config,
+    engines: Vec<(EngineSpec, bool)>,
+    listener: TcpListener,
+) -> Outcome {
+    let signal = shutdown::on_signal().map_err(Failure::failed)?;
+    let hub = Arc::new(assembly::hub(&config, Caller::Clients)?);
+    let loader = assembly::loader(&config, hub, assembly::progress(app.out.quiet));
+    let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
+    let address = listener.local_addr().map_err(Failure::failed)?;
+    let announce = |text: String| announce(app, &config, &text);
+    announce(format!("Kolosal Server {}", env!("CARGO_PKG_VERSION")));
+    announce(format!("listening on http://{address} (API at /v1, documentation at /docs)"));
+    for (spec, load_now) in engines {
+        announce(format!("engine {}: {}", spec.id, spec.reference));
+        let id = spec.id.clone();
+        registry.add(spec, false).await?;
+        if load_now {
+            tokio::spawn(load(Arc::clone(&registry), id));
+        }
+    }
+    let state = AppState::new(Arc::clone(&registry), options(&config));
+    let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
+    let http = server::App::new(Arc::new(state));
+    server::run(listener, http, signal.cancelled(), drain_limit).await.map_err(Failure::failed)?;
+    registry.shutdown().await;
+    announce("stopped".to_owned());
+    Ok(())
+}
+
+/// Says something to the person who started the server, or to the log where that is for programs.
+fn announce(app: &App, config: &Config, text: &str) {
+    if config.logging.format == LogFormat::Text && config.logging.file.is_none() {
+        app.out.note(text);
+    } else {
+        tracing::info!("{text}");
+    }
+}
+
+/// How the server is to behave.
+fn options(config: &Config) -> Options {
+    Options {
+        body: BodyLimits {
+            max_bytes: config.limits.max_body_bytes,
+            read_timeout: Duration::from_secs(config.limits.body_timeout_s),
+        },
+        keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
+        cors: Cors::new(config.cors.allowed_origins.clone()),
+    }
+}
+
+/// Loads an engine in the background. A failure is logged, shown in the engine's status and told to
+/// whoever asks for it.
+async fn load(registry: Arc<Registry>, id: String) {
+    match registry.get(&id).await {
+        Ok(lease) => {
+            let info = &lease.info;
+            tracing::info!(
+                engine = id,
+                architecture = info.architecture,
+                context = info.context_len,
+                "ready"
+            );
+            for warning in &info.warnings {
+                tracing::warn!(engine = id, "{warning}");
+            }
+        }
+        Err(error) => tracing::error!(engine = id, "cannot be loaded: {error}"),
+    }
+}

@@ -1,1 +1,0 @@
-//! Configuration: what every knob means, its default and its limits.

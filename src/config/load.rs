@@ -1,0 +1,111 @@
+//! Where the layers come from: files, variables, flags.
+
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use serde_json::Value;
+
+use super::layers::{ConfigError, Layers, Source};
+use super::{env, legacy};
+
+/// A file that is larger than this is no configuration.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Loads all layers: defaults, the files of [`system_files`] that exist, `file` (which must exist),
+/// `variables`, then `flags` as (key, value, flag).
+///
+/// # Errors
+/// A file that cannot be read, an unknown key, or a variable that cannot be understood. Values are
+/// checked by [`Layers::build`].
+pub fn load(
+    file: Option<&Path>,
+    variables: &[(String, String)],
+    flags: &[(&str, Value, &str)],
+) -> Result<Layers, ConfigError> {
+    let mut layers = Layers::default();
+    for path in system_files().iter().filter(|path| path.exists()) {
+        merge_file(&mut layers, path)?;
+    }
+    let named = variables.iter().find(|(name, _)| name == "KOLOSAL_CONFIG");
+    let named = named.map(|(_, path)| Path::new(path));
+    if let Some(path) = file.or(named) {
+        merge_file(&mut layers, path)?;
+    }
+    env::merge(&mut layers, variables)?;
+    for (key, value, flag) in flags {
+        layers.set(key, value.clone(), &Source::Flag((*flag).to_owned()))?;
+    }
+    Ok(layers)
+}
+
+/// Files that are read when they exist: the machine's, then the user's.
+pub fn system_files() -> Vec<PathBuf> {
+    let mut files = vec![PathBuf::from("/etc/kolosal/config.toml")];
+    if let Ok(dirs) = etcetera::choose_base_strategy() {
+        files.push(dirs.config_dir().join("kolosal").join("config.toml"));
+    }
+    files
+}
+
+fn merge_file(layers: &mut Layers, path: &Path) -> Result<(), ConfigError> {
+    let error = |reason: String| ConfigError::File { path: path.to_owned(), reason };
+    let size = std::fs::metadata(path).map_err(|e| error(e.to_string()))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(error(format!("{size} bytes exceed the limit of {MAX_FILE_BYTES}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let values: Value = match extension {
+        "yaml" | "yml" => serde_yaml::from_str(&text).map_err(|e| error(e.to_string()))?,
+        "json" => serde_json::from_str(&text).map_err(|e| error(e.to_string()))?,
+        _ => toml::from_str(&text).map_err(|e| error(e.to_string().trim_end().to_owned()))?,
+    };
+    let values = match extension {
+        "yaml" | "yml" | "json" => legacy::translate(values, &mut layers.notes).map_err(error)?,
+        _ => values,
+    };
+    layers.merge(values, &Source::File(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(name: &str, text: &str) -> Result<Layers, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let mut layers = Layers::default();
+        merge_file(&mut layers, &path).map(|()| layers)
+    }
+
+    #[test]
+    fn toml_files_are_read() {
+        let text = "[server]\nport = 9\n[[models]]\nid = \"m\"\nreference = \"smollm2:135m\"\nn_ctx = 512\n";
+        let config = load_text("c.toml", text).unwrap().build().unwrap();
+        assert_eq!(config.server.port, 9);
+        assert_eq!(config.models[0].n_ctx, Some(512));
+        assert!(config.models[0].load_immediately);
+    }
+
+    #[test]
+    fn broken_files_say_where() {
+        let error = load_text("c.toml", "[server]\nport = \n").unwrap_err().to_string();
+        assert!(error.contains("c.toml") && error.contains("line 2"), "{error}");
+        assert!(load_text("c.json", "{").is_err());
+    }
+
+    #[test]
+    fn flags_win_over_variables() {
+        let variables = [("KOLOSAL_PORT".to_owned(), "1".to_owned())];
+        let flags = [("server.port", Value::from(2), "--port")];
+        let layers = load(None, &variables, &flags).unwrap();
+        assert_eq!(layers.build().unwrap().server.port, 2);
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let error = load(Some(Path::new("/nonexistent.toml")), &[], &[]).unwrap_err();
+        assert!(error.to_string().starts_with("/nonexistent.toml: "), "{error}");
+    }
+}

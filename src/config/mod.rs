@@ -1,0 +1,271 @@
+//! Configuration: what every knob means, its default and its limits.
+//!
+//! A [`Config`] is built in layers, each overriding the one before: the defaults here, system and user
+//! files, `--config FILE`, `KOLOSAL_*` variables, flags. [`Layers`] remembers for every key which
+//! layer set it, so that `kolosal config show --origin` and error messages can name it. Unknown keys
+//! are errors everywhere.
+
+mod env;
+mod layers;
+mod legacy;
+mod load;
+mod validate;
+
+pub use layers::{ConfigError, Layers, Source};
+pub use load::{load, system_files};
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured. The `Default` of each section is the one home of its defaults.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub registry: RegistryConfig,
+    pub engine: EngineDefaults,
+    pub hub: HubSection,
+    pub limits: LimitsConfig,
+    pub logging: LoggingConfig,
+    pub auth: AuthConfig,
+    pub cors: CorsConfig,
+    /// Engines that exist from the start.
+    pub models: Vec<ModelConfig>,
+}
+
+/// The HTTP listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Address to bind; the default serves this machine alone.
+    pub host: String,
+    /// TCP port; 0 lets the system choose one.
+    pub port: u16,
+    /// Threads for HTTP; 0 = one per core.
+    pub worker_threads: usize,
+    /// Seconds that running requests get after a first SIGTERM or SIGINT.
+    pub drain_timeout_s: u64,
+    /// Serve `smollm2:135m` when no model is configured.
+    pub default_model: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            worker_threads: 0,
+            drain_timeout_s: 10,
+            default_model: true,
+        }
+    }
+}
+
+/// Which engines stay in memory.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistryConfig {
+    /// An engine without work for this many seconds leaves memory; 0 = never.
+    pub idle_timeout_s: u64,
+    /// Bytes that weights and KV of all loaded engines may take together; absent = no limit.
+    pub memory_budget_bytes: Option<u64>,
+    /// Requests that may wait for one loading engine.
+    pub max_load_waiters: usize,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self { idle_timeout_s: 300, memory_budget_bytes: None, max_load_waiters: 256 }
+    }
+}
+
+/// What an engine gets when neither its entry in `models` nor the request that adds it says otherwise.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineDefaults {
+    /// Positions a sequence may have; capped by what the model was trained for.
+    pub n_ctx: u32,
+    /// Sequences that run at the same time; KV memory grows with it.
+    pub n_parallel: u32,
+    /// Rows in one step at most.
+    pub n_batch: u32,
+    /// Prompt rows in one step at most.
+    pub n_ubatch: u32,
+    /// Compute threads of one engine; 0 = one per physical core.
+    pub threads: usize,
+    /// Bytes of the KV pool of one engine at most; one full context always fits.
+    pub max_kv_bytes: u64,
+    /// Requests that may wait for a place in one engine; more are refused with 503.
+    pub max_waiting: usize,
+    /// Reuse the KV of prompts that begin alike.
+    pub prefix_cache: bool,
+    /// Milliseconds that a step with a prompt's chunk beside running sequences may take; 0 = any.
+    pub target_step_ms: u32,
+    /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
+    pub max_draft_tokens: usize,
+}
+
+impl Default for EngineDefaults {
+    fn default() -> Self {
+        Self {
+            n_ctx: 4096,
+            n_parallel: 16,
+            n_batch: 2048,
+            n_ubatch: 512,
+            threads: 0,
+            max_kv_bytes: 1 << 30,
+            max_waiting: 256,
+            prefix_cache: true,
+            target_step_ms: 100,
+            max_draft_tokens: 0,
+        }
+    }
+}
+
+/// Where model files come from and where they are kept.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HubSection {
+    /// Folder for downloaded models; absent = the user's data folder.
+    pub models_dir: Option<PathBuf>,
+    /// Never go to the network.
+    pub offline: bool,
+    /// Access token of the model hub; absent = what the hub's own tools have stored.
+    pub token: Option<Secret>,
+    /// Base URL of the model hub, for mirrors.
+    pub endpoint: Option<String>,
+    /// If not empty, URL references may name these hosts only; these may have private addresses.
+    pub allow_hosts: Vec<String>,
+}
+
+/// What a client may ask of the server at most.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Bytes of a request body.
+    pub max_body_bytes: usize,
+    /// Seconds until a body that has not arrived is given up.
+    pub body_timeout_s: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { max_body_bytes: 16 << 20, body_timeout_s: 60 }
+    }
+}
+
+/// What is logged and where to. Prompts and answers never are.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoggingConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives such as `info,kolosal_server::engine=debug`.
+    pub level: String,
+    pub format: LogFormat,
+    /// File to append to; absent = stderr.
+    pub file: Option<PathBuf>,
+    /// One line per HTTP request.
+    pub access_log: bool,
+}
+
+impl Default for LoggingConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text, file: None, access_log: true }
+    }
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// Keys that clients may present; with at least one, requests without a key get 401.
+    pub api_keys: Vec<Secret>,
+}
+
+/// Which web pages may call from a browser.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorsConfig {
+    /// Origins such as `https://chat.example.org`, or `*`; empty = none.
+    pub allowed_origins: Vec<String>,
+}
+
+/// One engine that exists from the start. Absent numbers come from the sections above.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Name of the engine, which clients send as `model`; absent = derived from the reference.
+    pub id: Option<String>,
+    /// Where the model is: a path, `hf:org/repo:quant`, a URL, a catalogue name.
+    pub reference: String,
+    /// Load at the start rather than on the first request.
+    pub load_immediately: bool,
+    /// Keep it in memory whatever happens.
+    pub pinned: bool,
+    pub idle_timeout_s: Option<u64>,
+    pub n_ctx: Option<u32>,
+    pub n_parallel: Option<u32>,
+    pub n_batch: Option<u32>,
+    pub n_ubatch: Option<u32>,
+    pub n_keep: Option<u32>,
+    pub n_gpu_layers: Option<u32>,
+    pub main_gpu_id: Option<i32>,
+    pub use_mmap: Option<bool>,
+    pub use_mlock: Option<bool>,
+    pub cont_batching: Option<bool>,
+    pub warmup: Option<bool>,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            id: None,
+            reference: String::new(),
+            load_immediately: true,
+            pinned: false,
+            idle_timeout_s: None,
+            n_ctx: None,
+            n_parallel: None,
+            n_batch: None,
+            n_ubatch: None,
+            n_keep: None,
+            n_gpu_layers: None,
+            main_gpu_id: None,
+            use_mmap: None,
+            use_mlock: None,
+            cont_batching: None,
+            warmup: None,
+        }
+    }
+}
+
+/// A string that is never printed: keys and tokens.
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself, for comparison and for the wire.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}

@@ -1,0 +1,79 @@
+//! Limits of values: each violation names key, value and limit.
+
+use std::ops::RangeInclusive;
+
+use super::{Config, ModelConfig};
+
+/// A key and what is wrong with its value.
+type Violation = (String, String);
+
+/// Checks every limit; the first violation is returned.
+pub(super) fn validate(config: &Config) -> Result<(), Violation> {
+    let engine = &config.engine;
+    for (key, value, range) in [
+        ("engine.n_ctx", u64::from(engine.n_ctx), 1..=1_000_000),
+        ("engine.n_parallel", u64::from(engine.n_parallel), 1..=256),
+        ("engine.n_batch", u64::from(engine.n_batch), 1..=8192),
+        ("engine.n_ubatch", u64::from(engine.n_ubatch), 1..=u64::from(engine.n_batch)),
+        ("engine.threads", engine.threads as u64, 0..=1024),
+        ("engine.max_waiting", engine.max_waiting as u64, 0..=1_000_000),
+        ("engine.target_step_ms", u64::from(engine.target_step_ms), 0..=60_000),
+        ("engine.max_draft_tokens", engine.max_draft_tokens as u64, 0..=64),
+        ("server.worker_threads", config.server.worker_threads as u64, 0..=1024),
+        ("server.drain_timeout_s", config.server.drain_timeout_s, 0..=3600),
+        ("limits.max_body_bytes", config.limits.max_body_bytes as u64, 1024..=(1 << 32)),
+        ("limits.body_timeout_s", config.limits.body_timeout_s, 1..=86_400),
+        ("registry.max_load_waiters", config.registry.max_load_waiters as u64, 0..=1_000_000),
+    ] {
+        within(key, value, range)?;
+    }
+    if config.server.host.is_empty() {
+        return Err(("server.host".into(), "must not be empty".into()));
+    }
+    if let Some(index) = config.auth.api_keys.iter().position(|key| key.expose().is_empty()) {
+        return Err((format!("auth.api_keys[{index}]"), "must not be empty".into()));
+    }
+    config.models.iter().enumerate().try_for_each(|(index, model)| check_model(index, model))?;
+    unique_ids(config)
+}
+
+fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
+    let key = |name: &str| format!("models[{index}].{name}");
+    if model.reference.trim().is_empty() {
+        return Err((key("reference"), "must name a model".into()));
+    }
+    if model.id.as_deref().is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
+        return Err((key("id"), "must be a printable name".into()));
+    }
+    for (name, value, range) in [
+        ("n_ctx", model.n_ctx, 1..=1_000_000),
+        ("n_parallel", model.n_parallel, 1..=256),
+        ("n_batch", model.n_batch, 1..=8192),
+        ("n_ubatch", model.n_ubatch, 1..=8192),
+        ("n_gpu_layers", model.n_gpu_layers, 0..=1000),
+    ] {
+        if let Some(value) = value {
+            within(&key(name), u64::from(value), range)?;
+        }
+    }
+    Ok(())
+}
+
+fn unique_ids(config: &Config) -> Result<(), Violation> {
+    for (index, model) in config.models.iter().enumerate() {
+        let taken =
+            config.models[..index].iter().any(|other| other.id.is_some() && other.id == model.id);
+        if taken {
+            let id = model.id.as_deref().unwrap_or_default();
+            return Err((format!("models[{index}].id"), format!("{id} is used twice")));
+        }
+    }
+    Ok(())
+}
+
+fn within(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), Violation> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err((key.to_owned(), format!("{value} is outside {}..={}", range.start(), range.end())))
+}

@@ -1,0 +1,109 @@
+//! Guesses the continuation of a sequence from its own tokens (prompt lookup).
+//!
+//! What follows the last occurrence of the newest few tokens is guessed to follow again. A step
+//! computes the guess behind the pending token and keeps what the sampler would have chosen anyway,
+//! so a wrong guess costs rows and never changes the output.
+
+/// Longest and shortest run of tokens that is looked up.
+const MAX_RUN: usize = 4;
+const MIN_RUN: usize = 2;
+
+/// Tokens back that are searched.
+const MAX_SEARCH: usize = 8192;
+
+/// Mean part of guesses that must be right, and the number of tokens after which a sequence that
+/// fell below it tries again.
+const MIN_ACCEPTANCE: f32 = 0.3;
+const PAUSE_TOKENS: u32 = 64;
+
+/// Weight of the newest guess in the mean.
+const SMOOTHING: f32 = 0.2;
+
+/// Guesses for one sequence, and how well they did.
+#[derive(Debug)]
+pub struct Drafter {
+    max_draft: usize,
+    acceptance: f32,
+    pause: u32,
+}
+
+impl Drafter {
+    /// Guesses up to `max_draft` tokens at a time; 0 = never.
+    #[must_use]
+    pub fn new(max_draft: usize) -> Self {
+        Self { max_draft, acceptance: 2.0 * MIN_ACCEPTANCE, pause: 0 }
+    }
+
+    /// At most `limit` tokens that may follow, none when nothing recurs or guesses were bad lately.
+    pub fn propose(&mut self, tokens: &[u32], limit: usize) -> Vec<u32> {
+        let limit = limit.min(self.max_draft);
+        if limit == 0 {
+            return Vec::new();
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return Vec::new();
+        }
+        continuation(tokens, limit).to_vec()
+    }
+
+    /// Learns how many of the guessed tokens were right.
+    pub fn observe(&mut self, num_guessed: usize, num_right: usize) {
+        if num_guessed == 0 {
+            return;
+        }
+        let part = num_right as f32 / num_guessed as f32;
+        self.acceptance += SMOOTHING * (part - self.acceptance);
+        if self.acceptance < MIN_ACCEPTANCE {
+            self.acceptance = 1.5 * MIN_ACCEPTANCE;
+            self.pause = PAUSE_TOKENS;
+        }
+    }
+}
+
+/// What followed the latest earlier occurrence of the longest run of newest tokens.
+fn continuation(tokens: &[u32], limit: usize) -> &[u32] {
+    let tokens = &tokens[tokens.len().saturating_sub(MAX_SEARCH)..];
+    for len in (MIN_RUN..=MAX_RUN).rev() {
+        let Some(start) = tokens.len().checked_sub(len) else { continue };
+        let (before, run) = (&tokens[..tokens.len() - 1], &tokens[start..]);
+        if let Some(at) = before.windows(len).rposition(|window| window == run) {
+            let follows = &tokens[at + len..];
+            return &follows[..limit.min(follows.len())];
+        }
+    }
+    &[]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continues_the_longest_and_latest_run() {
+        let cases: [(&[u32], usize, &[u32]); 6] = [
+            (&[1, 2, 3, 9, 1, 2], 8, &[3, 9, 1, 2]),
+            (&[1, 2, 3, 9, 1, 2], 1, &[3]),
+            (&[1, 2, 7, 0, 1, 2, 8, 0, 1, 2], 2, &[8, 0]),
+            (&[5, 1, 2, 7, 1, 2, 8, 5, 1, 2], 1, &[7]),
+            (&[1, 2, 3], 4, &[]),
+            (&[4, 4, 4], 4, &[4]),
+        ];
+        for (tokens, limit, expected) in cases {
+            assert_eq!(continuation(tokens, limit), expected, "{tokens:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_after_bad_guesses() {
+        let tokens = [1, 2, 3, 1, 2];
+        let mut drafter = Drafter::new(4);
+        let mut proposed = 0;
+        for _ in 0..100 {
+            let draft = drafter.propose(&tokens, 4);
+            proposed += usize::from(!draft.is_empty());
+            drafter.observe(draft.len(), 0);
+        }
+        assert!(proposed < 15, "{proposed} bad guesses in 100 steps");
+    }
+}

@@ -1,0 +1,300 @@
+//! One engine without its thread: accepts submissions and runs steps, one call at a time.
+//!
+//! The engine thread drives it for real, simulations drive it directly.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::EngineConfig;
+use super::active::{Active, Step};
+use super::batch;
+use super::budget::StepBudget;
+use super::job::{Job, JobWriter, job};
+use super::request::{FinishReason, Outcome, Request};
+use super::sampler::{self, Scratch};
+use super::scheduler::{Plan, Scheduler, SchedulerConfig};
+use super::sequence::NewSequence;
+use super::stats::Meters;
+use crate::error::Error;
+use crate::model::{Logits, Runner, RunnerSpec};
+
+/// Failed steps in a row after which the engine gives up.
+const MAX_FAILED_STEPS: u32 = 3;
+
+/// Drafts pay while a step has few rows and its time is that of reading the weights.
+const MAX_RUNNING_FOR_DRAFTS: usize = 4;
+
+/// A request on its way to the engine.
+#[derive(Debug)]
+pub struct Submission {
+    id: u64,
+    request: Request,
+    writer: JobWriter,
+}
+
+impl Submission {
+    /// Makes the job of a validated request. `id` ascends in order of submission.
+    ///
+    /// # Errors
+    /// `limit` jobs are in flight: their number.
+    pub fn new(
+        id: u64,
+        request: Request,
+        meters: &Arc<Meters>,
+        limit: usize,
+    ) -> Result<(Job, Self), usize> {
+        meters.enter(limit)?;
+        let (job, writer) = job(id, Arc::clone(meters));
+        Ok((job, Self { id, request, writer }))
+    }
+
+    /// Ends the job with a failure.
+    pub(super) fn refuse(self, error: Error) {
+        self.writer.end(Err(error));
+    }
+}
+
+/// Runner, scheduler and the sequences' state. It is not shared.
+pub struct Worker {
+    runner: Box<dyn Runner>,
+    scheduler: Scheduler,
+    budget: StepBudget,
+    active: BTreeMap<u64, Active>,
+    /// Ends that are told when the step's numbers are published.
+    ended: Vec<(JobWriter, Result<Outcome, Error>)>,
+    scratch: Scratch,
+    meters: Arc<Meters>,
+    max_draft: usize,
+    num_failed_steps: u32,
+}
+
+impl Worker {
+    #[must_use]
+    pub fn new(runner: Box<dyn Runner>, config: &EngineConfig, meters: Arc<Meters>) -> Self {
+        let spec = runner.spec();
+        let scheduler = Scheduler::new(SchedulerConfig {
+            num_blocks: spec.num_blocks,
+            max_running: config.max_running,
+            prefix_cache: config.prefix_cache,
+        });
+        let target = Duration::from_millis(u64::from(config.target_step_ms));
+        let target = (config.target_step_ms > 0).then_some(target);
+        let worker = Self {
+            budget: StepBudget::new(config.max_batch_tokens.min(spec.max_rows), target),
+            runner,
+            scheduler,
+            active: BTreeMap::new(),
+            ended: Vec::new(),
+            scratch: Scratch::default(),
+            meters,
+            max_draft: config.max_draft_tokens,
+            num_failed_steps: 0,
+        };
+        worker.publish();
+        worker
+    }
+
+    #[must_use]
+    pub fn spec(&self) -> &RunnerSpec {
+        self.runner.spec()
+    }
+
+    #[must_use]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Whether there is nothing to step.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// Replaces the limits of the coming steps.
+    pub fn set_budget(&mut self, budget: StepBudget) {
+        self.budget = budget;
+    }
+
+    /// Takes a sequence in.
+    pub fn accept(&mut self, submission: Submission) {
+        let Submission { id, mut request, writer } = submission;
+        let sampler = sampler::Sampler::new(&mut request);
+        let active = Active::new(&request, sampler, writer, self.max_draft);
+        let submitted = self.scheduler.submit(NewSequence {
+            id,
+            max_tokens: request.max_tokens as usize,
+            salt: request.cache_salt,
+            prompt_logits: request.prompt_logprobs.is_some(),
+            prompt: request.prompt,
+        });
+        match submitted {
+            Ok(()) => {
+                self.active.insert(id, active);
+            }
+            Err((needed, pool)) => {
+                let message =
+                    format!("the request needs {needed} blocks of KV, the pool has {pool}");
+                active.writer.end(Err(Error::invalid("max_tokens", message)));
+            }
+        }
+    }
+
+    /// Runs one step: drops what was cancelled, schedules, computes, samples, tells.
+    ///
+    /// # Errors
+    /// Steps failed again and again: the engine cannot go on.
+    pub fn step(&mut self) -> Result<(), String> {
+        self.remove_cancelled();
+        self.propose_drafts();
+        let plan = self.scheduler.schedule(&self.budget.budget());
+        self.note_admitted(&plan);
+        let result = if plan.pieces.is_empty() { Ok(()) } else { self.run(&plan) };
+        self.publish();
+        for (writer, end) in self.ended.drain(..) {
+            writer.end(end);
+        }
+        result
+    }
+
+    /// Ends every job with a failure.
+    pub fn fail_all(&mut self, error: &Error) {
+        for (id, active) in std::mem::take(&mut self.active) {
+            self.scheduler.remove(id);
+            self.ended.push((active.writer, Err(error.clone())));
+        }
+        self.publish();
+        for (writer, end) in self.ended.drain(..) {
+            writer.end(end);
+        }
+    }
+
+    /// Verifies the scheduler's invariants; without sequences, that no block is held either.
+    ///
+    /// # Errors
+    /// A description of the first violated invariant.
+    pub fn check(&self) -> Result<(), String> {
+        self.scheduler.check()?;
+        let sequences = self.scheduler.running().len() + self.scheduler.num_waiting();
+        if sequences == self.active.len() {
+            return Ok(());
+        }
+        Err(format!("{sequences} sequences for {} jobs", self.active.len()))
+    }
+
+    fn run(&mut self, plan: &Plan) -> Result<(), String> {
+        let batch = batch::assemble(plan, &self.scheduler);
+        let started = Instant::now();
+        let computed = self.runner.forward(&batch).map_err(|error| error.to_string());
+        self.meters.steps.fetch_add(1, Relaxed);
+        self.meters.touch();
+        let vocab_size = self.runner.spec().vocab_size;
+        let wanted = batch.logit_rows.len() * vocab_size;
+        let computed = computed.and_then(|logits| {
+            let fits = logits.vocab_size == vocab_size && logits.data.len() == wanted;
+            let got = logits.data.len();
+            fits.then_some(logits).ok_or_else(|| format!("{got} logits for {wanted}"))
+        });
+        match computed {
+            Ok(logits) => {
+                self.num_failed_steps = 0;
+                self.budget.observe(batch.len(), started.elapsed());
+                self.scheduler.commit(plan);
+                self.sample(plan, logits);
+                Ok(())
+            }
+            Err(message) => self.fail_step(plan, message),
+        }
+    }
+
+    /// Ends the jobs of a step that failed: the KV of their rows is in doubt.
+    fn fail_step(&mut self, plan: &Plan, message: String) -> Result<(), String> {
+        for piece in &plan.pieces {
+            let error = Error::internal(format!("the model failed to compute a step: {message}"));
+            self.end(piece.sequence, Err(error));
+        }
+        self.num_failed_steps += 1;
+        if self.num_failed_steps < MAX_FAILED_STEPS { Ok(()) } else { Err(message) }
+    }
+
+    fn sample(&mut self, plan: &Plan, mut logits: Logits) {
+        let mut first_row = 0;
+        for piece in &plan.pieces {
+            let rows = first_row..first_row + piece.logits.len();
+            first_row = rows.end;
+            let Some(active) = self.active.get_mut(&piece.sequence) else { continue };
+            if let Some(sequence) = self.scheduler.sequence(piece.sequence) {
+                active.note_computed(sequence.num_computed());
+            }
+            let mut step = Step {
+                piece,
+                first_row: rows.start,
+                logits: &mut logits,
+                scheduler: &mut self.scheduler,
+                scratch: &mut self.scratch,
+                meters: &self.meters,
+            };
+            match active.advance(&mut step) {
+                Ok(None) => {}
+                Ok(Some(reason)) => self.end(piece.sequence, Ok(reason)),
+                Err(error) => self.end(piece.sequence, Err(error)),
+            }
+        }
+    }
+
+    fn remove_cancelled(&mut self) {
+        let cancelled = self.active.iter().filter(|(_, active)| active.writer.is_cancelled());
+        for id in cancelled.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.end(id, Ok(FinishReason::Cancelled));
+        }
+    }
+
+    fn note_admitted(&mut self, plan: &Plan) {
+        for admitted in &plan.admitted {
+            if let Some(active) = self.active.get_mut(&admitted.sequence)
+                && admitted.is_first
+            {
+                active.start(admitted.num_cached);
+            }
+        }
+    }
+
+    fn propose_drafts(&mut self) {
+        let running = self.scheduler.running();
+        if self.max_draft == 0 || running.len() > MAX_RUNNING_FOR_DRAFTS {
+            return;
+        }
+        let mut drafts = Vec::new();
+        for sequence in running.iter().filter(|sequence| sequence.num_pending() == 1) {
+            if let Some(active) = self.active.get_mut(&sequence.id()) {
+                drafts.push((sequence.id(), active.propose(sequence.tokens())));
+            }
+        }
+        for (id, draft) in drafts {
+            self.scheduler.set_draft(id, draft);
+        }
+    }
+
+    /// Gives the sequence's blocks back and keeps its end to be told after the step.
+    fn end(&mut self, id: u64, end: Result<FinishReason, Error>) {
+        self.scheduler.remove(id);
+        if let Some(active) = self.active.remove(&id) {
+            let end = end.map(|reason| active.outcome(reason));
+            self.ended.push((active.writer, end));
+        }
+    }
+
+    fn publish(&self) {
+        let (pool, counts) = (self.scheduler.pool(), self.scheduler.counts());
+        let meters = &self.meters;
+        meters.running.store(self.scheduler.running().len() as u64, Relaxed);
+        meters.blocks_total.store(pool.num_blocks() as u64, Relaxed);
+        meters.blocks_free.store(pool.num_free() as u64, Relaxed);
+        meters.blocks_used.store(pool.num_used() as u64, Relaxed);
+        meters.blocks_cached.store(pool.num_cached() as u64, Relaxed);
+        meters.prefix_queried.store(counts.prefix_queried, Relaxed);
+        meters.prefix_hit.store(counts.prefix_hit, Relaxed);
+        meters.preemptions.store(counts.preemptions, Relaxed);
+    }
+}

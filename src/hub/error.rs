@@ -1,0 +1,82 @@
+//! Why a model file cannot be had, sorted by what the caller can do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Error, Kind};
+
+/// A failure of the hub.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The reference is malformed: correct it.
+    #[error("invalid model reference {reference:?}: {problem}")]
+    Invalid { reference: String, problem: String },
+    /// An address that this configuration does not allow.
+    #[error("{url} is refused: {problem}")]
+    Refused { url: String, problem: String },
+    /// There is no such model, repository, file or package.
+    #[error("{0}")]
+    NotFound(String),
+    /// Several models fit: name one of them.
+    #[error("{reference} holds several models; name one of: {}", choices.join(", "))]
+    Ambiguous { reference: String, choices: Vec<String> },
+    /// Needs credentials, or these do not suffice.
+    #[error(
+        "access to {what} is denied (HTTP {status}); does it need a token or an accepted licence?"
+    )]
+    Denied { what: String, status: u16 },
+    /// Nothing was received: no network, or the other side is down.
+    #[error("cannot reach {what}: {problem}")]
+    Unreachable { what: String, problem: String },
+    /// Stopped part-way; what arrived is kept for the next try.
+    #[error("download of {what} stopped at {received} bytes: {problem}")]
+    Interrupted { what: String, received: u64, problem: String },
+    #[error("{reference} is not here and downloads are switched off")]
+    Offline { reference: String },
+    /// What arrived is not what was promised; it has been deleted.
+    #[error("{what} is damaged: {problem}")]
+    Corrupt { what: String, problem: String },
+    #[error("{what} has {bytes} bytes; the limit is {limit}")]
+    TooLarge { what: String, bytes: u64, limit: u64 },
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{what} failed: {problem}")]
+    Failed { what: String, problem: String },
+    /// Every source of a catalogue entry failed.
+    #[error("no source of {name} works: {}", list(failures))]
+    AllSources { name: String, failures: Vec<(String, HubError)> },
+}
+
+impl HubError {
+    pub(super) fn invalid(reference: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { reference: reference.into(), problem: problem.into() }
+    }
+
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+
+    pub(super) fn failed(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Failed { what: what.into(), problem: problem.into() }
+    }
+
+    /// What a caller may do, as the crate's error kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Invalid { .. } | Self::Refused { .. } | Self::Ambiguous { .. } => Kind::Invalid,
+            Self::NotFound(_) => Kind::NotFound,
+            _ => Kind::ModelDownload,
+        }
+    }
+}
+
+impl From<HubError> for Error {
+    fn from(error: HubError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+fn list(failures: &[(String, HubError)]) -> String {
+    let lines: Vec<String> = failures.iter().map(|(source, e)| format!("{source}: {e}")).collect();
+    lines.join("; ")
+}

@@ -1,0 +1,32 @@
+//! Granite 3: llama with four scales; as a mixture of experts too.
+
+use super::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
+
+pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    let nonzero = |value: Option<f32>| value.filter(|value| *value != 0.0);
+    spec.embed_scale = nonzero(keys.f32("embedding_scale")?).unwrap_or(1.0);
+    spec.residual_scale = nonzero(keys.f32("residual_scale")?).unwrap_or(1.0);
+    // The file holds the divisor.
+    spec.logit_scale = 1.0 / nonzero(keys.f32("logit_scale")?).unwrap_or(1.0);
+    let scale = nonzero(keys.f32("attention.scale")?);
+    for layer in &mut spec.layers {
+        layer.attn.scale = scale.unwrap_or(layer.attn.scale);
+    }
+    Ok(spec)
+}
+
+pub(super) fn granitemoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = granite(keys)?;
+    let shared = keys.opt_usize("expert_shared_feed_forward_length")?.filter(|width| *width > 0);
+    for layer in &mut spec.layers {
+        let FfnSpec::Gated { width, .. } = layer.ffn else { continue };
+        let mut moe = keys.moe(width)?;
+        moe.shared_width = shared;
+        layer.ffn = FfnSpec::Moe(moe);
+    }
+    Ok(spec)
+}

@@ -1,0 +1,32 @@
+//! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 2; SmolLM 3.
+
+use super::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
+
+/// SmolLM 3 leaves positions out of every fourth layer.
+const SMOLLM3_NOPE_STEP: usize = 4;
+
+pub(super) fn llama(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    let scale = keys.f32("attention.scale")?.filter(|scale| *scale > 0.0);
+    let is_moe = keys.opt_usize("expert_count")?.is_some_and(|experts| experts > 0);
+    for layer in &mut spec.layers {
+        if let Some(scale) = scale {
+            layer.attn.scale = scale;
+        }
+        if let (FfnSpec::Gated { width, .. }, true) = (&layer.ffn, is_moe) {
+            layer.ffn = FfnSpec::Moe(keys.moe(*width)?);
+        }
+    }
+    Ok(spec)
+}
+
+pub(super) fn smollm3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = llama(keys)?;
+    for layer in spec.layers.iter_mut().skip(SMOLLM3_NOPE_STEP - 1).step_by(SMOLLM3_NOPE_STEP) {
+        layer.attn.rope = None;
+    }
+    Ok(spec)
+}

@@ -1,0 +1,29 @@
+//! OLMo 2 and 3: norms after each part alone, norms over whole queries and keys.
+
+use super::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{ModelSpec, Norms, QkNorm, RopeScaling, RopeStyle};
+
+/// OLMo 3: every fourth layer is global.
+const PATTERN: usize = 4;
+
+pub(super) fn olmo2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let global = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut local = global.clone();
+    local.base = keys.f32("rope.freq_base_swa")?.unwrap_or(local.base);
+    local.scaling = RopeScaling::None;
+    local.magnitude = 1.0;
+    let mut spec = keys.dense(keys.rms()?, global)?;
+    spec.ropes.push(local);
+    let window = keys.opt_usize("attention.sliding_window")?.filter(|window| *window > 0);
+    let is_local = keys.windows(spec.layers.len(), PATTERN)?;
+    for (layer, is_local) in spec.layers.iter_mut().zip(is_local) {
+        layer.norms = Norms::POST;
+        layer.attn.qk_norm = QkNorm::Full;
+        if let (Some(window), true) = (window, is_local) {
+            layer.attn.window = Some(window);
+            layer.attn.rope = Some(1);
+        }
+    }
+    Ok(spec)
+}

@@ -1,0 +1,22 @@
+//! Phi 2 (attention and feed-forward side by side, layer norm) and Phi 3 and 4 (llama with fused
+//! projections and LongRoPE).
+
+use super::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{ActSpec, ModelSpec, Norms, RopeStyle};
+
+pub(super) fn phi2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.layer_norm()?, rope)?;
+    for layer in &mut spec.layers {
+        layer.norms = Norms::PARALLEL;
+        layer.ffn = layer.ffn.plain(ActSpec::Gelu);
+    }
+    Ok(spec)
+}
+
+/// The sliding window in some files is left out, as llama.cpp does: its converters fill it wrongly.
+pub(super) fn phi3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    keys.dense(keys.rms()?, rope)
+}

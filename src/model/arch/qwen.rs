@@ -1,0 +1,51 @@
+//! Qwen 2 (biases on q, k, v, read from the file) and Qwen 3 (norms on query and key heads), dense
+//! and as mixtures of experts.
+
+use super::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{FfnSpec, ModelSpec, MoeSpec, QkNorm, RopeStyle};
+
+pub(super) fn qwen2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    keys.dense(keys.rms()?, rope)
+}
+
+pub(super) fn qwen3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = qwen2(keys)?;
+    for layer in &mut spec.layers {
+        layer.attn.qk_norm = QkNorm::PerHead;
+    }
+    Ok(spec)
+}
+
+pub(super) fn qwen2moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = qwen2(keys)?;
+    let shared = keys.opt_usize("expert_shared_feed_forward_length")?;
+    with_experts(keys, spec, |moe, width| {
+        moe.normalise = false;
+        moe.shared_width = Some(shared.unwrap_or(width));
+        moe.shared_gate = true;
+    })
+}
+
+pub(super) fn qwen3moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    with_experts(keys, qwen3(keys)?, |_, _| {})
+}
+
+fn with_experts(
+    keys: &Keys<'_>,
+    mut spec: ModelSpec,
+    edit: impl Fn(&mut MoeSpec, usize),
+) -> Result<ModelSpec, ModelError> {
+    for layer in &mut spec.layers {
+        let FfnSpec::Gated { width, .. } = layer.ffn else { continue };
+        let mut moe = keys.moe(width)?;
+        if keys.opt_usize("expert_feed_forward_length")?.is_none() {
+            // Older files give the width of all taken experts together.
+            moe.width = width / moe.used.max(1);
+        }
+        edit(&mut moe, width);
+        layer.ffn = FfnSpec::Moe(moe);
+    }
+    Ok(spec)
+}

@@ -1,0 +1,211 @@
+//! The one interpreter of [`ModelSpec`]: runs a flat batch through whatever model the spec describes.
+
+use super::batch::Batch;
+use super::error::ModelError;
+use super::gguf::Gguf;
+use super::moe;
+use super::ops::Ops;
+use super::runner::{Logits, Runner, RunnerError, RunnerSpec};
+use super::spec::{ActSpec, FfnSpec, LayerSpec, ModelSpec, QkNorm};
+use super::weights::{self, Ffn, Gated, Layer, Weights};
+
+/// Limits of a runner, resolved from options and model.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    pub context_len: usize,
+    pub num_blocks: usize,
+    pub max_rows: usize,
+}
+
+/// A model on a back end.
+pub struct Decoder<O: Ops> {
+    ops: O,
+    model: ModelSpec,
+    weights: Weights<O>,
+    spec: RunnerSpec,
+}
+
+impl<O: Ops> Decoder<O> {
+    /// Loads all weights and reserves the KV pool.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    pub fn load(
+        mut ops: O,
+        model: ModelSpec,
+        gguf: &Gguf,
+        capacity: Capacity,
+    ) -> Result<Self, ModelError> {
+        let weights = weights::load(&mut ops, &model, gguf, capacity.context_len)?;
+        let attns: Vec<_> = model.layers.iter().map(|layer| &layer.attn).collect();
+        ops.reserve_kv(&attns, capacity.num_blocks)?;
+        let spec = RunnerSpec {
+            vocab_size: model.vocab_size,
+            context_len: capacity.context_len,
+            num_blocks: capacity.num_blocks,
+            max_rows: capacity.max_rows,
+            kv_bytes_per_block: model.kv_bytes_per_block(),
+            weight_bytes: ops.weight_bytes(),
+            device: ops.device(),
+        };
+        Ok(Self { ops, model, weights, spec })
+    }
+
+    /// (`logit_rows`, vocabulary), from (T) token ids.
+    fn run(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        let (ops, weights, model) = (&mut self.ops, &self.weights, &self.model);
+        ops.begin(batch)?;
+        let mut x = ops.embed(&weights.table, &batch.tokens, model.embed_scale)?;
+        if let Some(table) = &weights.positions {
+            let positions = ops.embed(table, &batch.positions, 1.0)?;
+            x = ops.add(x, &positions, 1.0)?;
+        }
+        if let Some(norm) = &weights.embed_norm {
+            x = ops.norm(&x, norm)?;
+        }
+        for (index, (layer, spec)) in weights.layers.iter().zip(&model.layers).enumerate() {
+            let step = LayerStep { index, layer, spec, ropes: &weights.ropes };
+            x = step.run(ops, x, model.residual_scale)?;
+        }
+        if batch.logit_rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let x = ops.rows(&x, &batch.logit_rows)?;
+        let input = ops.norm_act(&x, &weights.final_norm)?;
+        let [logits] = ops.linear(&input, [&weights.head])?;
+        let mut logits = ops.host(logits)?;
+        finish_logits(&mut logits, model);
+        Ok(logits)
+    }
+}
+
+fn finish_logits(logits: &mut [f32], model: &ModelSpec) {
+    if model.logit_scale != 1.0 {
+        logits.iter_mut().for_each(|logit| *logit *= model.logit_scale);
+    }
+    if let Some(cap) = model.logit_softcap {
+        logits.iter_mut().for_each(|logit| *logit = (*logit / cap).tanh() * cap);
+    }
+}
+
+impl<O: Ops> Runner for Decoder<O> {
+    fn spec(&self) -> &RunnerSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError> {
+        debug_assert!(batch.len() <= self.spec.max_rows);
+        let data = self.run(batch).map_err(|error| RunnerError(error.to_string()))?;
+        Ok(Logits { data, vocab_size: self.spec.vocab_size })
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {
+        self.ops.copy_block(from, to).map_err(|error| RunnerError(error.to_string()))
+    }
+}
+
+/// One layer at work.
+struct LayerStep<'a, O: Ops> {
+    index: usize,
+    layer: &'a Layer<O>,
+    spec: &'a LayerSpec,
+    ropes: &'a [O::Rope],
+}
+
+impl<O: Ops> LayerStep<'_, O> {
+    /// The residual stream (T, hidden) through attention and feed-forward.
+    fn run(&self, ops: &mut O, x: O::Tensor, scale: f32) -> Result<O::Tensor, ModelError> {
+        let input = match &self.layer.attn_norm {
+            Some(norm) => ops.norm_act(&x, norm)?,
+            None => ops.act(&x)?,
+        };
+        let attn = self.attention(ops, &input)?;
+        if self.spec.norms.parallel {
+            let ffn = match &self.layer.ffn_norm {
+                Some(norm) => {
+                    let input = ops.norm_act(&x, norm)?;
+                    self.ffn(ops, &input, &x)?
+                }
+                None => self.ffn(ops, &input, &x)?,
+            };
+            let x = ops.add(x, &attn, scale)?;
+            return ops.add(x, &ffn, scale);
+        }
+        let x = ops.add(x, &attn, scale)?;
+        let input = match &self.layer.ffn_norm {
+            Some(norm) => ops.norm_act(&x, norm)?,
+            None => ops.act(&x)?,
+        };
+        let ffn = self.ffn(ops, &input, &x)?;
+        ops.add(x, &ffn, scale)
+    }
+
+    /// (T, hidden), its post-norm applied.
+    fn attention(&self, ops: &mut O, input: &O::Act) -> Result<O::Tensor, ModelError> {
+        let (layer, spec) = (self.layer, &self.spec.attn);
+        let [mut q, mut k, v] = ops.linear(input, [&layer.q, &layer.k, &layer.v])?;
+        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
+            if spec.qk_norm == QkNorm::Full {
+                q = ops.norm(&q, q_norm)?;
+                k = ops.norm(&k, k_norm)?;
+            } else {
+                q = ops.head_norm(q, spec.heads, q_norm)?;
+                k = ops.head_norm(k, spec.kv_heads, k_norm)?;
+            }
+        }
+        if let Some(rope) = spec.rope {
+            q = ops.rope(q, spec.heads, &self.ropes[rope])?;
+            k = ops.rope(k, spec.kv_heads, &self.ropes[rope])?;
+        }
+        let mixed = ops.attention(self.index, [&q, &k, &v], spec, layer.sinks.as_ref())?;
+        let mixed = ops.act(&mixed)?;
+        let [out] = ops.linear(&mixed, [&layer.o])?;
+        match &layer.attn_post {
+            Some(norm) => ops.norm(&out, norm),
+            None => Ok(out),
+        }
+    }
+
+    /// (T, hidden), its post-norm applied; `residual` gives the shape.
+    fn ffn(
+        &self,
+        ops: &mut O,
+        input: &O::Act,
+        residual: &O::Tensor,
+    ) -> Result<O::Tensor, ModelError> {
+        let out = match (&self.layer.ffn, &self.spec.ffn) {
+            (Ffn::Gated(weights), FfnSpec::Gated { act, .. }) => gated(ops, input, weights, *act)?,
+            (Ffn::Plain { up, down }, FfnSpec::Plain { act, .. }) => {
+                let [up] = ops.linear(input, [up])?;
+                let hidden = ops.unary_act(&up, *act)?;
+                let [out] = ops.linear(&hidden, [down])?;
+                out
+            }
+            (Ffn::Moe(weights), FfnSpec::Moe(spec)) => {
+                let x = match &self.layer.ffn_norm {
+                    Some(norm) => &ops.norm(residual, norm)?,
+                    None => residual,
+                };
+                moe::mixture(ops, (input, x), weights, spec)?
+            }
+            _ => unreachable!("weights are loaded by the same spec"),
+        };
+        match &self.layer.ffn_post {
+            Some(norm) => ops.norm(&out, norm),
+            None => Ok(out),
+        }
+    }
+}
+
+/// `down(act(gate(x)) · up(x))`.
+pub(super) fn gated<O: Ops>(
+    ops: &mut O,
+    input: &O::Act,
+    weights: &Gated<O>,
+    act: ActSpec,
+) -> Result<O::Tensor, ModelError> {
+    let [gate, up] = ops.linear(input, [&weights.gate, &weights.up])?;
+    let hidden = ops.glu_act(&gate, &up, act)?;
+    let [out] = ops.linear(&hidden, [&weights.down])?;
+    Ok(out)
+}

@@ -1,0 +1,190 @@
+//! An open model: one GGUF file or a split set.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::map::Bytes;
+use super::parse::{self, Header};
+use super::{GgufError, Metadata, TensorInfo, split};
+
+/// How the bytes of a file are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Mapped: pages are read when touched. The file must not shrink meanwhile.
+    #[default]
+    Map,
+    /// Read into memory as a whole: takes the file's size in memory, survives changes to the file.
+    Read,
+}
+
+/// An open GGUF model. See the module documentation for what has been checked.
+#[derive(Debug)]
+pub struct Gguf {
+    version: u32,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    index: HashMap<String, usize>,
+    /// One per file, as `shards`.
+    paths: Vec<PathBuf>,
+    shards: Vec<Bytes>,
+    alignment: u64,
+}
+
+/// One file, opened and parsed.
+struct Part {
+    path: PathBuf,
+    bytes: Bytes,
+    header: Header,
+}
+
+impl Gguf {
+    /// Maps the file at `path` and, for any file of a split set (`…-00001-of-00003.gguf`), all its
+    /// siblings.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        Self::open_with(path, Access::Map)
+    }
+
+    /// Like [`Gguf::open`], with a choice of access.
+    pub fn open_with(path: &Path, access: Access) -> Result<Self, GgufError> {
+        let part = open_part(path, access)?;
+        let Some(set) = split::shards_of(path, &part.header.metadata)? else {
+            return Self::assemble(vec![part]);
+        };
+        drop(part);
+        let mut parts = Vec::new();
+        for (idx, path) in set.paths.iter().enumerate() {
+            let in_shard =
+                |source| GgufError::Shard { path: path.clone(), source: Box::new(source) };
+            if !path.exists() {
+                let (number, total) = (idx + 1, set.paths.len());
+                let problem = format!("file {number} of {total} is missing: {}", path.display());
+                return Err(GgufError::Split(problem));
+            }
+            let part = open_part(path, access).map_err(in_shard)?;
+            split::check_shard(&part.header.metadata, idx, set.paths.len()).map_err(in_shard)?;
+            parts.push(part);
+        }
+        let gguf = Self::assemble(parts)?;
+        if let Some(expected) = set.num_tensors
+            && expected != gguf.tensors.len() as u64
+        {
+            let found = gguf.tensors.len();
+            let problem =
+                format!("{found} tensors in all files, split.tensors.count is {expected}");
+            return Err(GgufError::Split(problem));
+        }
+        Ok(gguf)
+    }
+
+    /// A model from bytes in memory; split models cannot be opened this way.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, GgufError> {
+        let header = parse::parse(&bytes)?;
+        if split::is_split(&header.metadata)? {
+            return Err(GgufError::Split("only a part of a split model is given".into()));
+        }
+        let path = PathBuf::from("<memory>");
+        Self::assemble(vec![Part { path, bytes: Bytes::Heap(bytes), header }])
+    }
+
+    /// Joins the files of a model; the first one's metadata counts.
+    fn assemble(parts: Vec<Part>) -> Result<Self, GgufError> {
+        let mut gguf = Self {
+            version: 0,
+            metadata: Metadata::new(),
+            tensors: Vec::new(),
+            index: HashMap::new(),
+            paths: Vec::new(),
+            shards: Vec::new(),
+            alignment: super::DEFAULT_ALIGNMENT,
+        };
+        for (shard_idx, Part { path, bytes, header }) in parts.into_iter().enumerate() {
+            if shard_idx == 0 {
+                gguf.version = header.version;
+                gguf.metadata = header.metadata;
+                gguf.alignment = header.alignment;
+            }
+            gguf.paths.push(path);
+            gguf.shards.push(bytes);
+            for t in header.tensors {
+                if gguf.index.insert(t.name.clone(), gguf.tensors.len()).is_some() {
+                    return Err(GgufError::Duplicate { what: "tensor", name: t.name });
+                }
+                gguf.tensors.push(TensorInfo {
+                    name: t.name,
+                    shape: t.shape,
+                    ty: t.ty,
+                    shard: shard_idx,
+                    start: t.start,
+                    len: t.len,
+                });
+            }
+        }
+        Ok(gguf)
+    }
+
+    /// Version of the format: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// All tensors, in file order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.index.get(name).and_then(|&i| self.tensors.get(i))
+    }
+
+    /// The bytes of one of this file's tensors, aligned in the file to [`Gguf::alignment`].
+    ///
+    /// # Panics
+    /// If `tensor` belongs to another file.
+    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+        self.shards
+            .get(tensor.shard)
+            .and_then(|bytes| bytes.get(tensor.start..)?.get(..tensor.len))
+            .expect("tensors lie inside the file they were read from: this is a bug")
+    }
+
+    /// Alignment of the tensor data of the first file.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// Size of all files together.
+    pub fn file_bytes(&self) -> u64 {
+        self.shards.iter().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// The files, in order.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Fails when a mapped file has changed its size since it was opened.
+    ///
+    /// Worth asking before and after long passes over the data; it narrows the window in which a
+    /// truncated file ends the process, but cannot close it.
+    pub fn check_unchanged(&self) -> Result<(), GgufError> {
+        for (path, bytes) in self.paths.iter().zip(&self.shards) {
+            let Bytes::Mapped(map) = bytes else { continue };
+            let found = std::fs::metadata(path).map_err(|e| GgufError::io("stat", path, e))?;
+            if found.len() != map.len() as u64 {
+                let (before, after) = (map.len() as u64, found.len());
+                return Err(GgufError::Changed { path: path.clone(), before, after });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_part(path: &Path, access: Access) -> Result<Part, GgufError> {
+    let bytes = Bytes::open(path, access)?;
+    let header = parse::parse(&bytes)?;
+    Ok(Part { path: path.into(), bytes, header })
+}

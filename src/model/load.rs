@@ -1,0 +1,150 @@
+//! From a file and options to a [`Runner`].
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use kolosal_kernels::pool::Pool;
+
+use super::arch;
+use super::batch::BLOCK;
+use super::decoder::{Capacity, Decoder};
+use super::error::ModelError;
+use super::gguf::Gguf;
+use super::ops::candle::CandleOps;
+use super::ops::cpu::CpuOps;
+use super::runner::Runner;
+use super::spec::ModelSpec;
+
+/// How a model is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerOptions {
+    /// Compute threads on the CPU; 0 = one for each core.
+    pub threads: usize,
+    /// Positions that a sequence may have; capped by what the model was trained for.
+    pub n_ctx: usize,
+    /// Sequences that may run at once; sizes the KV pool.
+    pub n_parallel: usize,
+    /// Rows in one batch.
+    pub max_rows: usize,
+    /// Upper bound of the KV pool in bytes; the pool holds at least one full context regardless.
+    pub max_kv_bytes: usize,
+    pub device: DeviceChoice,
+}
+
+/// Where a model runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if this build has support for one and one is there, else the CPU.
+    #[default]
+    Auto,
+    /// Our kernels.
+    Cpu,
+    /// candle's portable CPU path: the oracle, for comparison.
+    CandleCpu,
+    /// The numbered GPU.
+    Gpu(usize),
+}
+
+impl Default for RunnerOptions {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            n_ctx: 4096,
+            n_parallel: 16,
+            max_rows: 512,
+            max_kv_bytes: 1 << 30,
+            device: DeviceChoice::Auto,
+        }
+    }
+}
+
+/// Loads a model.
+///
+/// # Errors
+/// See [`ModelError`].
+pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, ModelError> {
+    let model = arch::describe(gguf)?;
+    let capacity = capacity(&model, options);
+    match device(&options.device)? {
+        Some(device) => {
+            let ops = CandleOps::new(device);
+            Ok(Box::new(Decoder::load(ops, model, gguf, capacity)?))
+        }
+        None => {
+            let ops = CpuOps::new(Arc::new(Pool::new(threads(options.threads))));
+            Ok(Box::new(Decoder::load(ops, model, gguf, capacity)?))
+        }
+    }
+}
+
+/// Bytes that [`load_runner`] will need: weights, KV pool and activations.
+///
+/// # Errors
+/// As [`load_runner`], as far as metadata tells.
+pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, ModelError> {
+    let model = arch::describe(gguf)?;
+    let capacity = capacity(&model, options);
+    let kv = model.kv_bytes_per_block() as u64 * capacity.num_blocks as u64;
+    let widest = model.hidden.max(model.layers.iter().map(widest_row).max().unwrap_or(0));
+    let activations = (widest * 4 * 6) as u64 * capacity.max_rows as u64
+        + (model.vocab_size * 4 * options.n_parallel.max(1)) as u64;
+    // The packed form of low-bit types is slightly larger than the file's.
+    Ok(gguf.file_bytes() + gguf.file_bytes() / 16 + kv + activations)
+}
+
+fn widest_row(layer: &super::spec::LayerSpec) -> usize {
+    use super::spec::FfnSpec;
+    let ffn = match &layer.ffn {
+        FfnSpec::Gated { width, .. } | FfnSpec::Plain { width, .. } => *width,
+        FfnSpec::Moe(moe) => moe.width,
+    };
+    ffn.max(layer.attn.heads * layer.attn.head_dim)
+}
+
+fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
+    let context_len = options.n_ctx.clamp(1, model.context_len);
+    let one = context_len.div_ceil(BLOCK);
+    let wanted = one * options.n_parallel.max(1);
+    let affordable = options.max_kv_bytes / model.kv_bytes_per_block().max(1);
+    // One block more than a full context: the prefix cache may hold a shared one.
+    let num_blocks = wanted.min(affordable).max(one) + 1;
+    Capacity { context_len, num_blocks, max_rows: options.max_rows.max(1) }
+}
+
+fn threads(wanted: usize) -> usize {
+    match wanted {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        wanted => wanted.min(512),
+    }
+}
+
+/// A candle device, or `None` for our own CPU kernels.
+fn device(choice: &DeviceChoice) -> Result<Option<Device>, ModelError> {
+    match choice {
+        DeviceChoice::Cpu => Ok(None),
+        DeviceChoice::CandleCpu => Ok(Some(Device::Cpu)),
+        DeviceChoice::Auto => Ok(gpu(0).ok().flatten()),
+        DeviceChoice::Gpu(index) => match gpu(*index) {
+            Ok(Some(device)) => Ok(Some(device)),
+            Ok(None) => Err(ModelError::Device {
+                device: format!("gpu {index}"),
+                problem: "this build has no GPU support (features: cuda, metal)".to_owned(),
+            }),
+            Err(error) => Err(ModelError::Device {
+                device: format!("gpu {index}"),
+                problem: error.to_string(),
+            }),
+        },
+    }
+}
+
+/// The numbered GPU of this build's kind; `None` when the build has no support for any.
+fn gpu(index: usize) -> Result<Option<Device>, candle_core::Error> {
+    if candle_core::utils::cuda_is_available() {
+        return Device::new_cuda(index).map(Some);
+    }
+    if candle_core::utils::metal_is_available() {
+        return Device::new_metal(index).map(Some);
+    }
+    Ok(None)
+}

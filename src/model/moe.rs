@@ -1,0 +1,124 @@
+//! Mixture of experts: rows are grouped by expert, so that each expert sees one dense batch.
+
+use super::decoder::gated;
+use super::error::ModelError;
+use super::ops::Ops;
+use super::spec::{MoeScore, MoeSpec};
+use super::weights::Moe;
+
+/// Routes each row of `x` (the normed input, prepared as `input`) to its experts: (T, hidden).
+pub(super) fn mixture<O: Ops>(
+    ops: &mut O,
+    (input, x): (&O::Act, &O::Tensor),
+    weights: &Moe<O>,
+    spec: &MoeSpec,
+) -> Result<O::Tensor, ModelError> {
+    let [router] = ops.linear(input, [&weights.router])?;
+    let router = ops.host(router)?;
+    // (expert) → rows that take it and their weights.
+    let mut takers: Vec<(Vec<u32>, Vec<f32>)> = vec![Default::default(); spec.experts];
+    for (row, logits) in router.chunks_exact(spec.experts).enumerate() {
+        for (expert, weight) in route(logits, weights.selection_bias.as_deref(), spec) {
+            takers[expert].0.push(row as u32);
+            takers[expert].1.push(weight);
+        }
+    }
+    let mut out = match (&weights.shared, &weights.shared_gate) {
+        (Some(shared), None) => gated(ops, input, shared, spec.act)?,
+        (Some(shared), Some(gate)) => {
+            let y = gated(ops, input, shared, spec.act)?;
+            let [gate] = ops.linear(input, [gate])?;
+            let gate: Vec<f32> = ops.host(gate)?.into_iter().map(sigmoid).collect();
+            let rows: Vec<u32> = (0..gate.len() as u32).collect();
+            let zeros = ops.zeros_like(x)?;
+            ops.add_rows(zeros, &rows, &gate, &y)?
+        }
+        _ => ops.zeros_like(x)?,
+    };
+    // Ascending experts: a row's sum has the same order in every batch.
+    for (expert, (rows, shares)) in weights.experts.iter().zip(&takers) {
+        if rows.is_empty() {
+            continue;
+        }
+        let picked = ops.rows(x, rows)?;
+        let picked = ops.act(&picked)?;
+        let y = gated(ops, &picked, expert, spec.act)?;
+        out = ops.add_rows(out, rows, shares, &y)?;
+    }
+    Ok(out)
+}
+
+/// The experts that a token takes and their weights.
+fn route(logits: &[f32], bias: Option<&[f32]>, spec: &MoeSpec) -> Vec<(usize, f32)> {
+    let mut scores = logits.to_vec();
+    match spec.score {
+        MoeScore::Softmax => softmax(&mut scores),
+        MoeScore::Sigmoid => scores.iter_mut().for_each(|score| *score = sigmoid(*score)),
+        MoeScore::SoftmaxAfter => {}
+    }
+    let rank = |expert: usize| scores[expert] + bias.map_or(0.0, |bias| bias[expert]);
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| rank(b).total_cmp(&rank(a)).then(a.cmp(&b)));
+    order.truncate(spec.used);
+    let mut shares: Vec<f32> = order.iter().map(|&expert| scores[expert]).collect();
+    if spec.score == MoeScore::SoftmaxAfter {
+        softmax(&mut shares);
+    }
+    if spec.normalise {
+        // The floor keeps a row whose sigmoids all underflow finite (deepseek's 1e-20).
+        let sum = shares.iter().sum::<f32>().max(1e-20);
+        shares.iter_mut().for_each(|share| *share /= sum);
+    }
+    order.into_iter().zip(shares.into_iter().map(|share| share * spec.scale)).collect()
+}
+
+fn softmax(values: &mut [f32]) {
+    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    values.iter_mut().for_each(|value| *value = (*value - max).exp());
+    let sum: f32 = values.iter().sum();
+    values.iter_mut().for_each(|value| *value /= sum);
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::ActSpec;
+
+    fn spec(score: MoeScore, normalise: bool) -> MoeSpec {
+        MoeSpec {
+            experts: 4,
+            used: 2,
+            width: 8,
+            act: ActSpec::Silu,
+            score,
+            normalise,
+            scale: 1.0,
+            shared_width: None,
+            shared_gate: false,
+        }
+    }
+
+    #[test]
+    fn routes_to_the_largest_scores() {
+        let logits = [0.0, 2.0, 1.0, -1.0];
+        let plain = route(&logits, None, &spec(MoeScore::Softmax, false));
+        assert_eq!(plain.iter().map(|taken| taken.0).collect::<Vec<_>>(), [1, 2]);
+        let total: f32 = logits.iter().map(|logit: &f32| logit.exp()).sum();
+        assert!((plain[0].1 - 2f32.exp() / total).abs() < 1e-6);
+        let normalised = route(&logits, None, &spec(MoeScore::Softmax, true));
+        assert!((normalised[0].1 + normalised[1].1 - 1.0).abs() < 1e-6);
+        let after = route(&logits, None, &spec(MoeScore::SoftmaxAfter, false));
+        assert!((after[0].1 - normalised[0].1).abs() < 1e-6);
+    }
+
+    #[test]
+    fn selection_bias_chooses_but_does_not_weigh() {
+        let bias = [10.0, 0.0, 0.0, 0.0];
+        let taken = route(&[0.0, 2.0, 1.0, -1.0], Some(&bias), &spec(MoeScore::Sigmoid, false));
+        assert_eq!(taken[0], (0, 0.5));
+    }
+}

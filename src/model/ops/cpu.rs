@@ -1,0 +1,479 @@
+//! The CPU back end: our kernels on plain buffers.
+//!
+//! Every operation computes a row from that row alone, in an order that does not depend on batch,
+//! chunking or threads, so logits are bitwise the same whoever else is served.
+
+use std::sync::{Arc, Mutex};
+
+use kolosal_kernels::attention::{
+    self, AttnInput, AttnParams, AttnScratch, Kv, KvMut, KvShape, SpanRef,
+};
+use kolosal_kernels::elementwise;
+use kolosal_kernels::linear::{self, Acts, Packed};
+use kolosal_kernels::norm;
+use kolosal_kernels::pool::Pool;
+use kolosal_kernels::quant::{self, GgmlType};
+use kolosal_kernels::rope::{self, RopeHeads, RopeTable};
+use kolosal_kernels::{Activation, Rows, RowsMut};
+
+use super::{Norm, Ops, WeightSource};
+use crate::model::batch::{Batch, Span};
+use crate::model::error::ModelError;
+use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle};
+
+/// Weights, KV pool and scratch on the host.
+pub struct CpuOps {
+    pool: Arc<Pool>,
+    buffers: Buffers,
+    kv: Vec<LayerKv>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    spans: Vec<Span>,
+    scratch: AttnScratch,
+    weight_bytes: usize,
+    /// Some matrix is kept in floats, so that inputs are kept in floats too.
+    has_float_weights: bool,
+}
+
+/// One layer's KV pool.
+struct LayerKv {
+    shape: KvShape,
+    k: Vec<u16>, // (blocks, k_block_len), f16
+    v: Vec<u16>, // (blocks, v_block_len), f16
+}
+
+impl LayerKv {
+    fn view_mut(&mut self) -> KvMut<'_> {
+        KvMut { shape: self.shape, k: &mut self.k, v: &mut self.v }
+    }
+}
+
+/// (rows, cols) of f32 in a buffer that returns to its pool.
+pub struct CpuTensor {
+    data: Vec<f32>,
+    rows: usize,
+    cols: usize,
+    home: Buffers,
+}
+
+/// Quantised rows in a buffer that returns to its pool.
+pub struct CpuAct {
+    acts: Option<Acts>,
+    home: Buffers,
+}
+
+/// Buffers between uses: a forward pass allocates nothing after the first of its size.
+#[derive(Clone, Default)]
+struct Buffers(Arc<Mutex<Spare>>);
+
+#[derive(Default)]
+struct Spare {
+    floats: Vec<Vec<f32>>,
+    acts: Vec<Acts>,
+}
+
+pub struct CpuLinear {
+    packed: Arc<Packed>,
+    bias: Option<Vec<f32>>,
+}
+
+/// Token embeddings: the tied head's packed rows, or the file's own rows copied.
+pub enum CpuTable {
+    Packed(Arc<Packed>),
+    Raw { ty: GgmlType, k: usize, row_bytes: usize, bytes: Vec<u8> },
+}
+
+impl Buffers {
+    /// A tensor whose contents are whatever its buffer last held.
+    fn tensor(&self, rows: usize, cols: usize) -> CpuTensor {
+        let len = rows * cols;
+        let mut data = self
+            .lock(|spare| {
+                let fit = (0..spare.floats.len())
+                    .filter(|&index| spare.floats[index].capacity() >= len)
+                    .min_by_key(|&index| spare.floats[index].capacity());
+                fit.map(|index| spare.floats.swap_remove(index))
+            })
+            .unwrap_or_default();
+        data.resize(len, 0.0);
+        CpuTensor { data, rows, cols, home: self.clone() }
+    }
+
+    fn acts(&self, with_floats: bool) -> Acts {
+        let fresh = || if with_floats { Acts::new() } else { Acts::for_quantised() };
+        self.lock(|spare| spare.acts.pop()).unwrap_or_else(fresh)
+    }
+
+    fn lock<T>(&self, with: impl FnOnce(&mut Spare) -> T) -> T {
+        let mut spare = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        with(&mut spare)
+    }
+}
+
+impl Drop for CpuTensor {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        self.home.lock(|spare| spare.floats.push(data));
+    }
+}
+
+impl Drop for CpuAct {
+    fn drop(&mut self) {
+        if let Some(acts) = self.acts.take() {
+            self.home.lock(|spare| spare.acts.push(acts));
+        }
+    }
+}
+
+impl CpuTensor {
+    fn view(&self) -> Rows<'_> {
+        Rows { data: &self.data, rows: self.rows, cols: self.cols, stride: self.cols }
+    }
+
+    fn view_mut(&mut self) -> RowsMut<'_> {
+        RowsMut { data: &mut self.data, rows: self.rows, cols: self.cols, stride: self.cols }
+    }
+}
+
+impl CpuOps {
+    /// A back end that computes on `pool`.
+    #[must_use]
+    pub fn new(pool: Arc<Pool>) -> Self {
+        Self {
+            pool,
+            buffers: Buffers::default(),
+            kv: Vec::new(),
+            positions: Vec::new(),
+            slots: Vec::new(),
+            spans: Vec::new(),
+            scratch: AttnScratch::new(),
+            weight_bytes: 0,
+            has_float_weights: false,
+        }
+    }
+
+    fn pack(&mut self, source: &WeightSource<'_>) -> Result<Arc<Packed>, ModelError> {
+        let packed = Packed::pack(source.ty, source.n, source.k, source.bytes, &self.pool);
+        let packed = packed.map_err(|error| ModelError::BadTensor {
+            name: source.name.to_owned(),
+            ty: source.ty.name(),
+            problem: error.to_string(),
+        })?;
+        self.weight_bytes += packed.bytes();
+        self.has_float_weights |= packed.is_float();
+        Ok(Arc::new(packed))
+    }
+
+    fn prepared(&self, fill: impl FnOnce(&mut Acts)) -> CpuAct {
+        let mut acts = self.buffers.acts(self.has_float_weights);
+        fill(&mut acts);
+        CpuAct { acts: Some(acts), home: self.buffers.clone() }
+    }
+}
+
+impl Ops for CpuOps {
+    type Tensor = CpuTensor;
+    type Act = CpuAct;
+    type Linear = CpuLinear;
+    type Vector = Vec<f32>;
+    type Rope = (RopeTable, rope::RopeStyle);
+    type Table = CpuTable;
+
+    fn load_linear(
+        &mut self,
+        source: &WeightSource<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<CpuLinear, ModelError> {
+        Ok(CpuLinear { packed: self.pack(source)?, bias })
+    }
+
+    fn load_vector(&mut self, values: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        self.weight_bytes += values.len() * 4;
+        Ok(values)
+    }
+
+    fn load_table(&mut self, source: &WeightSource<'_>) -> Result<CpuTable, ModelError> {
+        let bytes = source.bytes.to_vec();
+        self.weight_bytes += bytes.len();
+        Ok(CpuTable::Raw { ty: source.ty, k: source.k, row_bytes: bytes.len() / source.n, bytes })
+    }
+
+    fn load_tied_table(
+        &mut self,
+        source: &WeightSource<'_>,
+    ) -> Result<(CpuTable, CpuLinear), ModelError> {
+        let packed = self.pack(source)?;
+        Ok((CpuTable::Packed(packed.clone()), CpuLinear { packed, bias: None }))
+    }
+
+    fn load_rope(
+        &mut self,
+        spec: &RopeSpec,
+        factors: Option<&[f32]>,
+        context_len: usize,
+    ) -> Result<Self::Rope, ModelError> {
+        let style = match spec.style {
+            RopeStyle::Norm => rope::RopeStyle::Norm,
+            RopeStyle::Neox => rope::RopeStyle::Neox,
+        };
+        let (frequencies, magnitude) = spec.frequencies(factors);
+        let mut table = RopeTable::new(frequencies, magnitude);
+        table.reserve(context_len);
+        Ok((table, style))
+    }
+
+    fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
+        for attn in layers {
+            let shape = KvShape {
+                kv_heads: attn.kv_heads,
+                head_dim_k: attn.head_dim,
+                head_dim_v: attn.value_dim,
+            };
+            // Zeroed pages cost no memory until a block is first used.
+            let k = vec![0; shape.k_block_len() * num_blocks];
+            let v = vec![0; shape.v_block_len() * num_blocks];
+            self.kv.push(LayerKv { shape, k, v });
+        }
+        Ok(())
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    fn device(&self) -> String {
+        "cpu".to_owned()
+    }
+
+    fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
+        self.positions.clone_from(&batch.positions);
+        self.slots.clone_from(&batch.slots);
+        self.spans.clone_from(&batch.spans);
+        Ok(())
+    }
+
+    fn embed(
+        &mut self,
+        table: &CpuTable,
+        ids: &[u32],
+        scale: f32,
+    ) -> Result<CpuTensor, ModelError> {
+        let cols = match table {
+            CpuTable::Packed(packed) => packed.k(),
+            CpuTable::Raw { k, .. } => *k,
+        };
+        let mut out = self.buffers.tensor(ids.len(), cols);
+        for (row, &id) in out.data.chunks_exact_mut(cols).zip(ids) {
+            match table {
+                CpuTable::Packed(packed) => packed.row(id as usize, row),
+                CpuTable::Raw { ty, row_bytes, bytes, .. } => {
+                    let bytes = &bytes[id as usize * row_bytes..][..*row_bytes];
+                    quant::dequantize(*ty, bytes, row)
+                        .map_err(|error| ModelError::Limit(error.to_string()))?;
+                }
+            }
+        }
+        if scale != 1.0 {
+            elementwise::scale(&mut out.data, scale, &self.pool);
+        }
+        Ok(out)
+    }
+
+    fn norm(&mut self, x: &CpuTensor, norm: &Norm<Vec<f32>>) -> Result<CpuTensor, ModelError> {
+        let mut out = self.buffers.tensor(x.rows, x.cols);
+        let (weight, eps) = (&norm.weight, norm.spec.eps);
+        match norm.spec.kind {
+            NormKind::Rms => norm::rms_norm(x.view(), weight, eps, out.view_mut(), &self.pool),
+            NormKind::Layer => {
+                let bias = norm.bias.as_deref();
+                norm::layer_norm(x.view(), weight, bias, eps, out.view_mut(), &self.pool);
+            }
+        }
+        Ok(out)
+    }
+
+    fn norm_act(&mut self, x: &CpuTensor, norm: &Norm<Vec<f32>>) -> Result<CpuAct, ModelError> {
+        let (weight, eps) = (&norm.weight, norm.spec.eps);
+        Ok(self.prepared(|acts| match norm.spec.kind {
+            NormKind::Rms => acts.set_rms_norm(x.view(), weight, eps, &self.pool),
+            NormKind::Layer => {
+                acts.set_layer_norm(x.view(), weight, norm.bias.as_deref(), eps, &self.pool);
+            }
+        }))
+    }
+
+    fn act(&mut self, x: &CpuTensor) -> Result<CpuAct, ModelError> {
+        Ok(self.prepared(|acts| acts.set(x.view(), &self.pool)))
+    }
+
+    fn linear<const N: usize>(
+        &mut self,
+        x: &CpuAct,
+        weights: [&CpuLinear; N],
+    ) -> Result<[CpuTensor; N], ModelError> {
+        let acts = x.acts.as_ref().expect("acts are present until drop: this is a bug");
+        let mut out = weights.map(|linear| self.buffers.tensor(acts.rows(), linear.packed.n()));
+        {
+            let mut views = out.each_mut().map(|tensor| Some(tensor.view_mut()));
+            let mut group: [(&Packed, RowsMut<'_>); N] = std::array::from_fn(|index| {
+                let view = views[index].take().expect("one view a tensor: this is a bug");
+                (weights[index].packed.as_ref(), view)
+            });
+            linear::linear(acts, &mut group, &self.pool);
+        }
+        for (tensor, linear) in out.iter_mut().zip(weights) {
+            if let Some(bias) = &linear.bias {
+                elementwise::add_bias(tensor.view_mut(), bias, &self.pool);
+            }
+        }
+        Ok(out)
+    }
+
+    fn glu_act(
+        &mut self,
+        gate: &CpuTensor,
+        up: &CpuTensor,
+        act: ActSpec,
+    ) -> Result<CpuAct, ModelError> {
+        match activation(act) {
+            Some(act) => {
+                Ok(self.prepared(|acts| acts.set_glu(gate.view(), up.view(), act, &self.pool)))
+            }
+            None => {
+                let mut out = self.buffers.tensor(gate.rows, gate.cols);
+                oai_swiglu(&gate.data, &up.data, &mut out.data);
+                self.act(&out)
+            }
+        }
+    }
+
+    fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
+        let act = activation(act)
+            .ok_or_else(|| ModelError::Limit("a clamped gate needs two inputs".to_owned()))?;
+        Ok(self.prepared(|acts| acts.set_act(x.view(), act, &self.pool)))
+    }
+
+    fn head_norm(
+        &mut self,
+        mut x: CpuTensor,
+        heads: usize,
+        norm: &Norm<Vec<f32>>,
+    ) -> Result<CpuTensor, ModelError> {
+        debug_assert_eq!(x.cols, heads * norm.weight.len());
+        norm::rms_norm_heads(x.view_mut(), &norm.weight, norm.spec.eps, &self.pool);
+        Ok(x)
+    }
+
+    fn rope(
+        &mut self,
+        mut x: CpuTensor,
+        heads: usize,
+        (table, style): &Self::Rope,
+    ) -> Result<CpuTensor, ModelError> {
+        let heads = RopeHeads { heads, head_dim: x.cols / heads, offset: 0, style: *style };
+        rope::rope(x.view_mut(), &heads, table, &self.positions, &self.pool);
+        Ok(x)
+    }
+
+    fn attention(
+        &mut self,
+        layer: usize,
+        [q, k, v]: [&CpuTensor; 3],
+        spec: &AttnSpec,
+        sinks: Option<&Vec<f32>>,
+    ) -> Result<CpuTensor, ModelError> {
+        let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim);
+        let kv = &mut self.kv[layer];
+        attention::kv_write(kv.view_mut(), k.view(), v.view(), &self.slots, &self.pool);
+        let spans: Vec<SpanRef<'_>> = self
+            .spans
+            .iter()
+            .map(|span| SpanRef {
+                rows: span.rows.start as usize..span.rows.end as usize,
+                kv_len: span.kv_len as usize,
+                blocks: &span.blocks,
+            })
+            .collect();
+        let params = AttnParams {
+            heads: spec.heads,
+            scale: spec.scale,
+            window: spec.window,
+            softcap: spec.softcap,
+            sinks: sinks.map(Vec::as_slice),
+            causal: true,
+        };
+        let kv = Kv { shape: kv.shape, k: &kv.k, v: &kv.v };
+        let input = AttnInput { q: q.view(), kv, spans: &spans, params };
+        attention::attention(&input, out.view_mut(), &mut self.scratch, &self.pool);
+        Ok(out)
+    }
+
+    fn add(
+        &mut self,
+        mut x: CpuTensor,
+        y: &CpuTensor,
+        scale: f32,
+    ) -> Result<CpuTensor, ModelError> {
+        elementwise::add_scaled(&mut x.data, &y.data, scale, &self.pool);
+        Ok(x)
+    }
+
+    fn rows(&mut self, x: &CpuTensor, rows: &[u32]) -> Result<CpuTensor, ModelError> {
+        let mut out = self.buffers.tensor(rows.len(), x.cols);
+        for (target, &row) in out.data.chunks_exact_mut(x.cols).zip(rows) {
+            target.copy_from_slice(&x.data[row as usize * x.cols..][..x.cols]);
+        }
+        Ok(out)
+    }
+
+    fn add_rows(
+        &mut self,
+        mut x: CpuTensor,
+        rows: &[u32],
+        weights: &[f32],
+        y: &CpuTensor,
+    ) -> Result<CpuTensor, ModelError> {
+        for ((source, &row), &weight) in y.data.chunks_exact(y.cols).zip(rows).zip(weights) {
+            let target = &mut x.data[row as usize * y.cols..][..y.cols];
+            target.iter_mut().zip(source).for_each(|(to, from)| *to = from.mul_add(weight, *to));
+        }
+        Ok(x)
+    }
+
+    fn zeros_like(&mut self, like: &CpuTensor) -> Result<CpuTensor, ModelError> {
+        let mut out = self.buffers.tensor(like.rows, like.cols);
+        out.data.fill(0.0);
+        Ok(out)
+    }
+
+    fn host(&mut self, mut x: CpuTensor) -> Result<Vec<f32>, ModelError> {
+        Ok(std::mem::take(&mut x.data))
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
+        for kv in &mut self.kv {
+            attention::copy_block(kv.view_mut(), from, to);
+        }
+        Ok(())
+    }
+}
+
+/// The kernels' name for an activation; `None` for gpt-oss's, which joins both inputs.
+fn activation(act: ActSpec) -> Option<Activation> {
+    match act {
+        ActSpec::Silu => Some(Activation::Silu),
+        ActSpec::Gelu => Some(Activation::Gelu),
+        ActSpec::GeluErf => Some(Activation::GeluErf),
+        ActSpec::Relu => Some(Activation::Relu),
+        ActSpec::Relu2 => Some(Activation::Relu2),
+        ActSpec::OaiSwiglu => None,
+    }
+}
+
+/// See [`ActSpec::OaiSwiglu`].
+fn oai_swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((&gate, &up), out) in gate.iter().zip(up).zip(out) {
+        let gate = gate.min(7.0);
+        *out = gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0);
+    }
+}

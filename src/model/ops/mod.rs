@@ -1,0 +1,149 @@
+//! The decoder's operations. Each back end implements all of them: [`cpu`] with our kernels,
+//! [`candle`] with portable candle tensors (CUDA, Metal, and the oracle of the CPU back end).
+
+pub mod candle;
+pub mod cpu;
+
+use kolosal_kernels::quant::GgmlType;
+
+use super::batch::Batch;
+use super::error::ModelError;
+use super::spec::{ActSpec, AttnSpec, NormSpec, RopeSpec};
+
+/// A weight matrix as it lies in the file: `n` rows of `k` values.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightSource<'a> {
+    pub name: &'a str,
+    pub ty: GgmlType,
+    pub n: usize,
+    pub k: usize,
+    pub bytes: &'a [u8],
+}
+
+/// Weight and optional bias of a norm.
+pub struct Norm<V> {
+    pub weight: V,
+    pub bias: Option<V>,
+    pub spec: NormSpec,
+}
+
+/// What the decoder can do. Tensors are (rows, columns) of f32, one row per row of the batch.
+pub trait Ops: Send + Sized {
+    type Tensor: Send;
+    /// The prepared input of linear layers (quantised on the CPU).
+    type Act: Send;
+    type Linear: Send;
+    type Vector: Send;
+    type Rope: Send;
+    /// Token embeddings.
+    type Table: Send;
+
+    /// Prepares a weight matrix; `bias` has `n` values.
+    fn load_linear(
+        &mut self,
+        source: &WeightSource<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self::Linear, ModelError>;
+    fn load_vector(&mut self, values: Vec<f32>) -> Result<Self::Vector, ModelError>;
+    fn load_table(&mut self, source: &WeightSource<'_>) -> Result<Self::Table, ModelError>;
+    /// An embedding that serves as output head too, held once.
+    fn load_tied_table(
+        &mut self,
+        source: &WeightSource<'_>,
+    ) -> Result<(Self::Table, Self::Linear), ModelError>;
+    /// Cosines and sines for positions `0..context_len`; `factors` divide the frequencies.
+    fn load_rope(
+        &mut self,
+        spec: &RopeSpec,
+        factors: Option<&[f32]>,
+        context_len: usize,
+    ) -> Result<Self::Rope, ModelError>;
+    /// Reserves the KV pool: `num_blocks` blocks for each layer.
+    fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError>;
+    /// Bytes of resident weights so far.
+    fn weight_bytes(&self) -> usize;
+    /// `cpu`, `cuda:0`, `metal:0`.
+    fn device(&self) -> String;
+
+    /// Takes positions, slots and spans of the batch that the following calls work on.
+    fn begin(&mut self, batch: &Batch) -> Result<(), ModelError>;
+    /// Rows of the table times `scale`, (ids, hidden).
+    fn embed(
+        &mut self,
+        table: &Self::Table,
+        ids: &[u32],
+        scale: f32,
+    ) -> Result<Self::Tensor, ModelError>;
+    fn norm(
+        &mut self,
+        x: &Self::Tensor,
+        norm: &Norm<Self::Vector>,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// [`Ops::norm`], then [`Ops::act`].
+    fn norm_act(
+        &mut self,
+        x: &Self::Tensor,
+        norm: &Norm<Self::Vector>,
+    ) -> Result<Self::Act, ModelError>;
+    fn act(&mut self, x: &Self::Tensor) -> Result<Self::Act, ModelError>;
+    /// `x · Wᵀ + bias` for several matrices with one input.
+    fn linear<const N: usize>(
+        &mut self,
+        x: &Self::Act,
+        weights: [&Self::Linear; N],
+    ) -> Result<[Self::Tensor; N], ModelError>;
+    /// `act(gate) · up`, prepared as an input.
+    fn glu_act(
+        &mut self,
+        gate: &Self::Tensor,
+        up: &Self::Tensor,
+        act: ActSpec,
+    ) -> Result<Self::Act, ModelError>;
+    /// `act(x)`, prepared as an input.
+    fn unary_act(&mut self, x: &Self::Tensor, act: ActSpec) -> Result<Self::Act, ModelError>;
+    /// The norm over each of `heads` equal parts of a row.
+    fn head_norm(
+        &mut self,
+        x: Self::Tensor,
+        heads: usize,
+        norm: &Norm<Self::Vector>,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// Rotary embedding of each of `heads` equal parts of a row, at the row's position.
+    fn rope(
+        &mut self,
+        x: Self::Tensor,
+        heads: usize,
+        rope: &Self::Rope,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// Writes `k` and `v` into the layer's pool, then attends: (rows, heads · value_dim).
+    fn attention(
+        &mut self,
+        layer: usize,
+        qkv: [&Self::Tensor; 3],
+        spec: &AttnSpec,
+        sinks: Option<&Self::Vector>,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// `x + scale · y`.
+    fn add(
+        &mut self,
+        x: Self::Tensor,
+        y: &Self::Tensor,
+        scale: f32,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// The named rows, in order.
+    fn rows(&mut self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, ModelError>;
+    /// `x[rows[i]] += weights[i] · y[i]`, `i` ascending; every row at most once.
+    fn add_rows(
+        &mut self,
+        x: Self::Tensor,
+        rows: &[u32],
+        weights: &[f32],
+        y: &Self::Tensor,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// A tensor of zeros, as large as `like`.
+    fn zeros_like(&mut self, like: &Self::Tensor) -> Result<Self::Tensor, ModelError>;
+    /// The values on the host, row-major.
+    fn host(&mut self, x: Self::Tensor) -> Result<Vec<f32>, ModelError>;
+    /// Copies one KV block over all layers.
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError>;
+}

@@ -1,0 +1,251 @@
+//! A model as data: what a file of `arch/` reads from the metadata and the decoder interprets.
+//!
+//! Nothing here mentions tensors' storage or candle; names such as `blk.0.attn_q.weight` are those of
+//! the GGUF convention.
+
+/// A decoder-only transformer, described.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// `general.architecture`.
+    pub architecture: String,
+    pub vocab_size: usize,
+    pub hidden: usize,
+    /// Context length that the model was trained for.
+    pub context_len: usize,
+    pub layers: Vec<LayerSpec>,
+    pub norm: NormSpec,
+    /// The distinct rotary embeddings; layers name theirs by index.
+    pub ropes: Vec<RopeSpec>,
+    /// Factor on the token embedding (gemma: √hidden).
+    pub embed_scale: f32,
+    /// Learned absolute positions are added to the embedding (`position_embd.weight`).
+    pub learned_positions: bool,
+    /// A norm on the embedding (`token_embd_norm.weight`).
+    pub embed_norm: bool,
+    /// Factor on what a block adds to the residual stream.
+    pub residual_scale: f32,
+    /// Factor on the logits.
+    pub logit_scale: f32,
+    /// `cap · tanh(logit / cap)`.
+    pub logit_softcap: Option<f32>,
+}
+
+impl ModelSpec {
+    /// Bytes of KV that one block takes over all layers (f16).
+    #[must_use]
+    pub fn kv_bytes_per_block(&self) -> usize {
+        let per_position = |attn: &AttnSpec| attn.kv_heads * (attn.head_dim + attn.value_dim) * 2;
+        self.layers.iter().map(|layer| per_position(&layer.attn)).sum::<usize>() * super::BLOCK
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSpec {
+    pub attn: AttnSpec,
+    pub ffn: FfnSpec,
+    pub norms: Norms,
+}
+
+/// Which norms a layer has and how attention and feed-forward hang together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Norms {
+    /// Before attention.
+    pub attn: Option<&'static str>,
+    /// On attention's output (`post_attention_norm`).
+    pub attn_post: bool,
+    /// Before the feed-forward part, if it has one of its own.
+    pub ffn: Option<&'static str>,
+    /// On the feed-forward part's output (`post_ffw_norm`).
+    pub ffn_post: bool,
+    /// Both parts read the same residual (phi-2, falcon, command-r, gpt-neox).
+    pub parallel: bool,
+}
+
+impl Norms {
+    /// Llama: a norm before each part.
+    pub const PRE: Self = Self {
+        attn: Some("attn_norm"),
+        attn_post: false,
+        ffn: Some("ffn_norm"),
+        ffn_post: false,
+        parallel: false,
+    };
+    /// Gemma 2 and 3, GLM-4: a norm before and after each part.
+    pub const PRE_POST: Self = Self { attn_post: true, ffn_post: true, ..Self::PRE };
+    /// OLMo 2: a norm after each part alone.
+    pub const POST: Self = Self { attn: None, ffn: None, ..Self::PRE_POST };
+    /// phi-2, falcon, command-r: one norm, then both parts side by side.
+    pub const PARALLEL: Self = Self { ffn: None, parallel: true, ..Self::PRE };
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttnSpec {
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Width of a query or key head.
+    pub head_dim: usize,
+    /// Width of a value head.
+    pub value_dim: usize,
+    /// Index into [`ModelSpec::ropes`]; `None` leaves positions out (NoPE).
+    pub rope: Option<usize>,
+    pub qk_norm: QkNorm,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// A key is seen while `position - key position < window`.
+    pub window: Option<usize>,
+    /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).
+    pub sinks: bool,
+}
+
+/// Norm on queries and keys before the rotary embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    None,
+    /// Over each head (qwen3, gemma3): weights of `head_dim`.
+    PerHead,
+    /// Over the whole projection (olmo2): weights of `heads · head_dim`.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// Pairs (0, 1), (2, 3), … (llama's GGUF order).
+    Norm,
+    /// Pairs (i, i + dim / 2) (GPT-NeoX).
+    Neox,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeSpec {
+    pub style: RopeStyle,
+    /// Rotated leading dimensions of a head; even.
+    pub dim: usize,
+    pub base: f32,
+    pub scaling: RopeScaling,
+    pub factors: RopeFactors,
+    /// Factor on cosine and sine.
+    pub magnitude: f32,
+}
+
+/// Tensors of `dim / 2` divisors of the frequencies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RopeFactors {
+    None,
+    /// Llama 3.1's `rope_freqs.weight`.
+    Always(&'static str),
+    /// LongRoPE (arXiv 2402.13753): `long` when contexts beyond `original_context` are to be served.
+    BySize {
+        short: &'static str,
+        long: &'static str,
+        original_context: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    None,
+    /// Positions are divided by `factor`.
+    Linear {
+        factor: f32,
+    },
+    Yarn(YarnSpec),
+}
+
+/// YaRN (arXiv 2309.00071) with llama.cpp's parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct YarnSpec {
+    pub factor: f32,
+    pub original_context: usize,
+    pub beta_fast: f32,
+    pub beta_slow: f32,
+    pub ext_factor: f32,
+    /// The ramp between kept and stretched frequencies begins and ends at whole pairs.
+    pub truncate: bool,
+}
+
+/// Element-wise non-linearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActSpec {
+    Silu,
+    /// tanh form.
+    Gelu,
+    /// By the error function.
+    GeluErf,
+    Relu,
+    /// ReLU squared.
+    Relu2,
+    /// gpt-oss: `min(g, 7) · σ(1.702 · min(g, 7)) · (clamp(u, -7, 7) + 1)`.
+    OaiSwiglu,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum FfnSpec {
+    /// `down(act(gate(x)) · up(x))`.
+    Gated {
+        width: usize,
+        act: ActSpec,
+    },
+    /// `down(act(up(x)))`.
+    Plain {
+        width: usize,
+        act: ActSpec,
+    },
+    Moe(MoeSpec),
+}
+
+impl FfnSpec {
+    /// The same width without a gate.
+    #[must_use]
+    pub fn plain(&self, act: ActSpec) -> Self {
+        let width = match self {
+            Self::Gated { width, .. } | Self::Plain { width, .. } => *width,
+            Self::Moe(moe) => moe.width,
+        };
+        Self::Plain { width, act }
+    }
+}
+
+/// A mixture of gated experts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoeSpec {
+    pub experts: usize,
+    /// Experts that a token takes.
+    pub used: usize,
+    pub width: usize,
+    pub act: ActSpec,
+    pub score: MoeScore,
+    /// The taken experts' weights are made to sum to one.
+    pub normalise: bool,
+    /// Factor on the taken experts' weights.
+    pub scale: f32,
+    /// Width of the experts that every token takes (`ffn_*_shexp`).
+    pub shared_width: Option<usize>,
+    /// The shared experts' output is gated by a sigmoid (qwen2moe).
+    pub shared_gate: bool,
+}
+
+/// From router logits to weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoeScore {
+    /// Softmax over all experts, then the largest.
+    Softmax,
+    /// Sigmoid per expert, then the largest.
+    Sigmoid,
+    /// The largest logits, then softmax over them (gpt-oss).
+    SoftmaxAfter,
+}
+
+/// Root-mean-square norm or layer norm (with mean and bias).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    pub kind: NormKind,
+    pub eps: f32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    Rms,
+    Layer,
+}

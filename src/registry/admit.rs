@@ -1,0 +1,144 @@
+//! Admission by bytes: how much memory loaded models may take, and whose turn it is to go.
+
+use std::fs;
+use std::path::Path;
+
+/// Share of the memory found free at start that loaded models may take.
+const BUDGET_SHARE: f64 = 0.9;
+
+/// The most that loaded engines may take together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    /// `u64::MAX` = without limit.
+    pub(super) bytes: u64,
+    pub(super) engines: usize,
+}
+
+/// What a new engine needs that is not free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shortage {
+    pub(super) bytes: u64,
+    pub(super) engines: usize,
+}
+
+impl Shortage {
+    pub(super) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Picks whom to evict from `idle`, given as bytes in the order of last use, oldest first: indexes of
+/// the least recently used that together make up for `short`, without those that turn out not to be
+/// needed. `None`: all together do not suffice.
+pub(super) fn choose_victims(idle: &[u64], short: Shortage) -> Option<Vec<usize>> {
+    let suffices = |bytes: u64, count: usize| bytes >= short.bytes && count >= short.engines;
+    let mut bytes = 0_u64;
+    let mut victims = Vec::new();
+    for (index, held) in idle.iter().enumerate() {
+        if suffices(bytes, victims.len()) {
+            break;
+        }
+        bytes = bytes.saturating_add(*held);
+        victims.push(index);
+    }
+    if !suffices(bytes, victims.len()) {
+        return None;
+    }
+    let mut count = victims.len();
+    victims.retain(|index| {
+        let spare = suffices(bytes - idle[*index], count - 1);
+        if spare {
+            bytes -= idle[*index];
+            count -= 1;
+        }
+        !spare
+    });
+    Some(victims)
+}
+
+/// Bytes that models may take on this machine: 90 % of what is free now, by `/proc/meminfo` and by the
+/// limits of the control groups that this process is in. `None` where neither can be read.
+#[must_use]
+pub fn detect_budget() -> Option<u64> {
+    let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
+    let free = [host, cgroup_free()].into_iter().flatten().min()?;
+    Some((free as f64 * BUDGET_SHARE) as u64)
+}
+
+/// `MemAvailable` of `/proc/meminfo` in bytes.
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// What the tightest control group above this process leaves, version 2 then version 1.
+fn cgroup_free() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut least = None;
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let (root, limit, usage) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max", "memory.current")
+        } else if controllers.split(',').any(|name| name == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        } else {
+            continue;
+        };
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            let folder = Path::new(root).join(group);
+            let number = |file: &str| read_number(&folder.join(file));
+            if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
+                let free = limit.saturating_sub(usage);
+                least = Some(least.map_or(free, |least: u64| least.min(free)));
+            }
+        }
+    }
+    least
+}
+
+/// A file with one number; `max` is none.
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn victims_are_the_oldest_that_suffice() {
+        type Case = (&'static [u64], (u64, usize), Option<&'static [usize]>);
+        let cases: &[Case] = &[
+            (&[], (0, 0), Some(&[])),
+            (&[], (1, 0), None),
+            (&[], (0, 1), None),
+            (&[4, 4, 4], (4, 0), Some(&[0])),
+            (&[4, 4, 4], (5, 0), Some(&[0, 1])),
+            (&[4, 4, 4], (13, 0), None),
+            // The small old one alone is not enough, and with the big one it is not needed.
+            (&[1, 8], (8, 0), Some(&[1])),
+            (&[1, 8], (9, 0), Some(&[0, 1])),
+            (&[1, 8], (8, 2), Some(&[0, 1])),
+            (&[1, 8], (0, 1), Some(&[0])),
+        ];
+        for (idle, (bytes, engines), want) in cases {
+            let short = Shortage { bytes: *bytes, engines: *engines };
+            let got = choose_victims(idle, short);
+            assert_eq!(got.as_deref(), *want, "{idle:?} for {short:?}");
+        }
+    }
+
+    #[test]
+    fn meminfo_is_read() {
+        let text = "MemTotal:       100 kB\nMemAvailable:     12 kB\n";
+        assert_eq!(mem_available(text), Some(12 * 1024));
+        for bad in ["", "MemAvailable: x kB", "MemAvailable: 12 MB", "MemFree: 12 kB"] {
+            assert_eq!(mem_available(bad), None, "{bad:?}");
+        }
+        if cfg!(target_os = "linux") {
+            assert!(detect_budget().is_some_and(|bytes| bytes > 0));
+        }
+    }
+}

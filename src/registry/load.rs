@@ -1,0 +1,207 @@
+//! From a registered engine to a loaded one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::chat::TextModel;
+use crate::engine::{Engine, EngineConfig, Request, Sampling};
+use crate::error::{Error, Kind, Result};
+use crate::model::Runner;
+use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
+
+use super::spec::{EngineSpec, LoadParams};
+
+/// A model in memory with its engine running.
+pub struct Loaded {
+    pub engine: Engine,
+    pub text: Arc<TextModel>,
+    pub info: ModelInfo,
+}
+
+/// What is known of a loaded model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// `general.name`, if the file has one.
+    pub name: Option<String>,
+    /// Number of weights.
+    pub parameters: u64,
+    /// The type that most bytes of the weights are in, such as `Q4_K`.
+    pub quantization: String,
+    /// Size of all files together.
+    pub file_bytes: u64,
+    /// Positions that a sequence may have, as loaded.
+    pub context_len: usize,
+    /// Positions that the model was trained for, if the file says so.
+    pub trained_context_len: Option<u32>,
+    /// The first file.
+    pub path: PathBuf,
+    /// Whether the file brings a chat template of its own.
+    pub chat_template: bool,
+    /// What a person should know: a parameter without effect, a shorter context than asked for.
+    pub warnings: Vec<String>,
+}
+
+/// Loads engines. Both methods block and are called where they may.
+pub trait Loader: Send + Sync {
+    /// Bytes that the engine will take: weights, KV pool and activations. Brings the files here if
+    /// they are not.
+    ///
+    /// # Errors
+    /// The model cannot be found, fetched or read.
+    fn estimate(&self, spec: &EngineSpec) -> Result<u64>;
+
+    /// Loads the model and starts its engine.
+    ///
+    /// # Errors
+    /// As [`Self::estimate`], or the model cannot be loaded.
+    fn load(&self, spec: &EngineSpec) -> Result<Loaded>;
+}
+
+/// Finds the file that a reference names, and fetches it if it is not here. Blocks.
+pub type Locate = Box<dyn Fn(&str) -> Result<PathBuf> + Send + Sync>;
+
+/// Turns an open file into a runner; both methods block.
+pub trait Backend: Send + Sync {
+    /// Bytes that [`Self::runner`] will take: weights, KV pool and activations.
+    ///
+    /// # Errors
+    /// As [`Self::runner`], as far as metadata tells.
+    fn estimate(&self, gguf: &Gguf, params: &LoadParams) -> Result<u64>;
+
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// The model is of an unknown kind, broken, or too large.
+    fn runner(&self, gguf: &Gguf, params: &LoadParams) -> Result<Box<dyn Runner>>;
+}
+
+/// Loads GGUF files.
+pub struct GgufLoader {
+    locate: Locate,
+    backend: Box<dyn Backend>,
+    engine: EngineConfig,
+}
+
+impl GgufLoader {
+    /// `engine` is the template of each engine's configuration; name and sizes come from its spec.
+    #[must_use]
+    pub fn new(locate: Locate, backend: Box<dyn Backend>, engine: EngineConfig) -> Self {
+        Self { locate, backend, engine }
+    }
+
+    fn open(&self, spec: &EngineSpec) -> Result<(PathBuf, Gguf)> {
+        let path = (self.locate)(&spec.reference)?;
+        let access = if spec.params.use_mmap { Access::Map } else { Access::Read };
+        let gguf = Gguf::open_with(&path, access).map_err(|error| open_error(&path, &error))?;
+        Ok((path, gguf))
+    }
+}
+
+impl Loader for GgufLoader {
+    fn estimate(&self, spec: &EngineSpec) -> Result<u64> {
+        let (_, gguf) = self.open(spec)?;
+        self.backend.estimate(&gguf, &spec.params)
+    }
+
+    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
+        let (path, gguf) = self.open(spec)?;
+        // A bad vocabulary is found out before the weights are read.
+        let text = Arc::new(TextModel::from_gguf(gguf.metadata())?);
+        let runner = self.backend.runner(&gguf, &spec.params)?;
+        let mut info = describe(&gguf, path);
+        info.context_len = runner.spec().context_len;
+        info.warnings = warnings(&spec.params, &info);
+        info.warnings.extend(text.warning().map(str::to_owned));
+        // The mapping goes before the engine runs: weights that were packed need it no more.
+        drop(gguf);
+        let config = EngineConfig {
+            name: spec.id.clone(),
+            max_running: spec.params.max_running(),
+            max_batch_tokens: spec.params.max_rows(),
+            ..self.engine.clone()
+        };
+        let engine = Engine::start(runner, config)?;
+        if spec.params.warmup {
+            warm_up(&engine)?;
+        }
+        Ok(Loaded { engine, text, info })
+    }
+}
+
+fn open_error(path: &Path, error: &GgufError) -> Error {
+    let code = match error {
+        GgufError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            "model_file_not_found"
+        }
+        GgufError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            "model_path_access_denied"
+        }
+        GgufError::NotAFile { .. } => "invalid_model_path_type",
+        GgufError::NotGguf { .. } => "invalid_model_format",
+        _ => "model_loading_failed",
+    };
+    let text = format!("cannot load {}: {error}", path.display());
+    Error::new(Kind::ModelLoading, text).with_param("model_path").with_code(code)
+}
+
+fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
+    let metadata = gguf.metadata();
+    let architecture = metadata.architecture().unwrap_or_default().to_owned();
+    let text = |key: &str| metadata.str(key).ok().flatten().map(str::to_owned);
+    ModelInfo {
+        name: text("general.name"),
+        parameters: gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum(),
+        quantization: quantization(gguf),
+        file_bytes: gguf.file_bytes(),
+        context_len: 0,
+        trained_context_len: trained_context(metadata, &architecture),
+        path,
+        chat_template: metadata.get("tokenizer.chat_template").is_some(),
+        warnings: Vec::new(),
+        architecture,
+    }
+}
+
+fn trained_context(metadata: &Metadata, architecture: &str) -> Option<u32> {
+    metadata.u32(&format!("{architecture}.context_length")).ok().flatten()
+}
+
+/// The type that most bytes are in.
+fn quantization(gguf: &Gguf) -> String {
+    let mut bytes: BTreeMap<&'static str, usize> = BTreeMap::new();
+    for tensor in gguf.tensors() {
+        *bytes.entry(tensor.ty.name()).or_default() += tensor.num_bytes();
+    }
+    let most = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);
+    most.map(|(name, _)| name.to_owned()).unwrap_or_default()
+}
+
+fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if info.context_len < params.n_ctx as usize {
+        warnings.push(format!(
+            "n_ctx {} was reduced to {}, the context that the model was trained for",
+            params.n_ctx, info.context_len
+        ));
+    }
+    warnings
+}
+
+/// One token through the whole model: first-use costs are paid here and not by the first request.
+fn warm_up(engine: &Engine) -> Result<()> {
+    let request = Request {
+        prompt: vec![0],
+        max_tokens: 1,
+        min_tokens: 0,
+        stop_tokens: Vec::new(),
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        logprobs: None,
+        prompt_logprobs: None,
+        cache_salt: u64::MAX,
+        constraint: None,
+    };
+    engine.submit(request)?.wait_blocking().map(|_| ())
+}

@@ -1,0 +1,146 @@
+//! What is registered: the name of an engine, where its model comes from and how to load it.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+
+/// Longest engine id in bytes.
+const MAX_ID_BYTES: usize = 256;
+
+/// One registered engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineSpec {
+    /// The `engine_id`, which is the `model` of a request.
+    pub id: String,
+    /// The model file as a person names it: a path, `hf:org/repo:quant`, a URL or a catalogue name.
+    pub reference: String,
+    pub params: LoadParams,
+    /// Unload after this long without use: `None` = the registry's default, zero = never.
+    pub idle_timeout: Option<Duration>,
+    /// Never evicted and never unloaded for idleness.
+    pub pinned: bool,
+}
+
+impl EngineSpec {
+    /// A spec with default parameters.
+    #[must_use]
+    pub fn new(id: impl Into<String>, reference: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            reference: reference.into(),
+            params: LoadParams::default(),
+            idle_timeout: None,
+            pinned: false,
+        }
+    }
+
+    /// Checks id, reference and parameters.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] naming the field, the limit and the value.
+    pub fn validate(&self) -> Result<()> {
+        if self.id.is_empty() {
+            return Err(Error::invalid("engine_id", "engine_id is empty"));
+        }
+        if self.id.len() > MAX_ID_BYTES {
+            let text = format!("engine_id has {} bytes, limit {MAX_ID_BYTES}", self.id.len());
+            return Err(Error::invalid("engine_id", text));
+        }
+        if self.id.chars().any(char::is_control) || self.id.trim() != self.id {
+            let text = "engine_id has control characters or space at an end";
+            return Err(Error::invalid("engine_id", text));
+        }
+        if self.reference.trim().is_empty() {
+            return Err(Error::invalid("model_path", "model_path is empty"));
+        }
+        self.params.validate()
+    }
+}
+
+/// How to load a model; the seed's `loading_parameters`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadParams {
+    /// Context of one sequence in tokens, 1..=1,000,000; the model's own limit holds as well.
+    pub n_ctx: u32,
+    /// Tokens kept at the front when a context is shifted, `0..=n_ctx`. Checked and shown, but without
+    /// effect: contexts are not shifted, a request that does not fit is refused.
+    pub n_keep: u32,
+    /// Sequences that run at once, 1..=256.
+    pub n_parallel: u32,
+    /// Bound of `n_ubatch`, 1..=8192.
+    pub n_batch: u32,
+    /// Rows of one step at most, `1..=n_batch`; raised to `n_parallel`, so that each sequence has one.
+    pub n_ubatch: u32,
+    /// 0 = run on the CPU; up to 1000 = on the GPU, if there is one, with all layers.
+    pub n_gpu_layers: u32,
+    /// Which GPU; -1 = the first usable, up to 15.
+    pub main_gpu_id: i32,
+    /// Map the file instead of reading it into memory as a whole.
+    pub use_mmap: bool,
+    /// Checked and shown, but without effect: weights are packed into memory of our own.
+    pub use_mlock: bool,
+    /// Without it, sequences run one after the other.
+    pub cont_batching: bool,
+    /// Run one token through the model before the engine is ready.
+    pub warmup: bool,
+}
+
+/// As in the seed, but for `n_parallel`, which was 1: sequences cost nothing until they run.
+impl Default for LoadParams {
+    fn default() -> Self {
+        Self {
+            n_ctx: 4096,
+            n_keep: 2048,
+            n_parallel: 16,
+            n_batch: 2048,
+            n_ubatch: 512,
+            n_gpu_layers: 100,
+            main_gpu_id: 0,
+            use_mmap: true,
+            use_mlock: true,
+            cont_batching: true,
+            warmup: false,
+        }
+    }
+}
+
+impl LoadParams {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] with the field's path, such as `loading_parameters.n_ctx`.
+    pub fn validate(&self) -> Result<()> {
+        within("n_ctx", self.n_ctx, 1..=1_000_000)?;
+        within("n_keep", self.n_keep, 0..=self.n_ctx)?;
+        within("n_parallel", self.n_parallel, 1..=256)?;
+        within("n_batch", self.n_batch, 1..=8192)?;
+        within("n_ubatch", self.n_ubatch, 1..=self.n_batch)?;
+        within("n_gpu_layers", self.n_gpu_layers, 0..=1000)?;
+        if !(-1..=15).contains(&self.main_gpu_id) {
+            let text = format!("main_gpu_id must be from -1 to 15, is {}", self.main_gpu_id);
+            return Err(Error::invalid("main_gpu_id", text));
+        }
+        Ok(())
+    }
+
+    /// Rows of one step at most.
+    #[must_use]
+    pub fn max_rows(&self) -> usize {
+        (self.n_ubatch as usize).max(self.max_running())
+    }
+
+    /// Sequences that run at once.
+    #[must_use]
+    pub fn max_running(&self) -> usize {
+        if self.cont_batching { self.n_parallel as usize } else { 1 }
+    }
+}
+
+fn within(name: &str, value: u32, range: RangeInclusive<u32>) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let text = format!("{name} must be from {} to {}, is {value}", range.start(), range.end());
+    Err(Error::new(Kind::Invalid, text).with_param(format!("loading_parameters.{name}")))
+}

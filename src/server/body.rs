@@ -1,0 +1,286 @@
+//! JSON in and out: poem-openapi describes the types, serde reads and writes them.
+//!
+//! Reading through serde gives errors that name the field, a body limit that works for chunked
+//! bodies, and indifference to the content type: `curl -d` sends a form type with JSON in it.
+
+use std::time::Duration;
+
+use poem::{
+    IntoResponse, Request, RequestBody, Response, Result, error::ReadBodyError, http::StatusCode,
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
+    payload::Payload,
+    registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
+    types::Type,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::error::Failure;
+use crate::error::{Error, Kind};
+
+/// Limits on reading a body; placed in the request's data by the server.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    pub max_bytes: usize,
+    /// A body that has not arrived by then is refused: 408.
+    pub read_timeout: Duration,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self { max_bytes: 16 << 20, read_timeout: Duration::from_mins(1) }
+    }
+}
+
+/// Characters of an error's text or path.
+const MAX_TEXT: usize = 300;
+
+/// A JSON body, request or response.
+#[derive(Clone, Debug)]
+pub(crate) struct Json<T>(pub T);
+
+impl<T: Type> Payload for Json<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for Json<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        <Self as Payload>::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let schema = Self::schema_ref();
+        let content = vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema }];
+        Some(MetaRequest { description: None, content, required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        let bytes = read_body(request, body).await?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
+impl<T: Type + Serialize> ApiResponse for Json<T> {
+    fn meta() -> MetaResponses {
+        let content =
+            vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema: Self::schema_ref() }];
+        let response = MetaResponse {
+            description: "Success",
+            status: Some(200),
+            status_range: None,
+            content,
+            headers: vec![],
+        };
+        MetaResponses { responses: vec![response] }
+    }
+
+    fn register(registry: &mut Registry) {
+        <Self as Payload>::register(registry);
+    }
+}
+
+impl<T: Serialize + Send> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => Response::builder().content_type("application/json").body(bytes),
+            Err(error) => {
+                tracing::error!(%error, "a response could not be written as JSON");
+                Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).finish()
+            }
+        }
+    }
+}
+
+async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
+    let limits = request.data::<BodyLimits>().copied().unwrap_or_default();
+    let too_large = || {
+        let message = format!("the request body is over the limit of {} bytes", limits.max_bytes);
+        Failure::from(Error::new(Kind::TooLarge, message).with_code("request_too_large"))
+    };
+    // A client that announces too much is told before it sends it.
+    if let Some(length) = request.headers().get(poem::http::header::CONTENT_LENGTH) {
+        let length = length.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        if length.is_some_and(|length| length > limits.max_bytes as u64) {
+            return Err(too_large().into());
+        }
+    }
+    let read = body.take()?.into_bytes_limit(limits.max_bytes);
+    match tokio::time::timeout(limits.read_timeout, read).await {
+        Ok(Ok(bytes)) => Ok(bytes.into()),
+        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large().into()),
+        Ok(Err(error)) => {
+            let message = format!("the request body could not be read: {error}");
+            Err(Failure::from(Error::new(Kind::Invalid, message)).into())
+        }
+        Err(_) => {
+            let seconds = limits.read_timeout.as_secs();
+            let message = format!("the request body did not arrive within {seconds} s");
+            let failure = Failure::from(Error::new(Kind::Timeout, message));
+            Err(failure.with_status(StatusCode::REQUEST_TIMEOUT).into())
+        }
+    }
+}
+
+/// Reads a JSON object; an error names the field.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    // A byte-order mark is legal in no JSON text and harmless in every one.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        None => return Err(invalid("the request body is empty; a JSON object is expected")),
+        // serde would read an array as a struct's fields in order.
+        Some(b'[') => return Err(invalid("the request body is an array, not a JSON object")),
+        Some(_) => {}
+    }
+    let mut input = serde_json::Deserializer::from_slice(bytes);
+    let value = match serde_path_to_error::deserialize(&mut input) {
+        Ok(value) => value,
+        Err(error) if is_unknown_field(&error) => return parse_without_nulls(bytes),
+        Err(error) => return Err(describe(&error)),
+    };
+    input.end().map_err(|error| invalid(format!("invalid JSON: {error}")))?;
+    Ok(value)
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Kind::Invalid, message)
+}
+
+fn is_unknown_field(error: &serde_path_to_error::Error<serde_json::Error>) -> bool {
+    error.inner().is_data() && error.inner().to_string().starts_with("unknown field ")
+}
+
+/// Null means absent, for parameters that this server does not have as well: clients send them so.
+fn parse_without_nulls<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(bytes).map_err(|error| invalid(format!("invalid JSON: {error}")))?;
+    let given = object.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    serde_path_to_error::deserialize(serde_json::Value::Object(given)).map_err(|e| describe(&e))
+}
+
+/// Names the field: the path to the value, and for a missing or unknown field its name as well.
+fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Error {
+    let inner = error.inner();
+    if inner.is_syntax() || inner.is_eof() {
+        let message = format!("invalid JSON: {inner}");
+        return invalid(message).with_code("invalid_json");
+    }
+    let path = match error.path().to_string() {
+        path if path == "." || path == "?" => String::new(),
+        path => path.trim_end_matches(".?").to_owned(),
+    };
+    let text = shorten(strip_position(&inner.to_string()), MAX_TEXT);
+    let path = shorten(&path, MAX_TEXT);
+    let named = |prefix: &str| {
+        let name = text.strip_prefix(prefix)?.split('`').next()?.to_owned();
+        let parent = path.strip_suffix(&name).unwrap_or(&path).trim_end_matches('.');
+        Some(if parent.is_empty() { name } else { format!("{parent}.{name}") })
+    };
+    if let Some(field) = named("missing field `") {
+        Error::invalid(&field, format!("{field}: this required field is missing"))
+            .with_code("missing_required_parameter")
+    } else if let Some(field) = named("unknown field `") {
+        Error::invalid(&field, format!("unknown or unsupported parameter {field}"))
+            .with_code("unknown_parameter")
+    } else if let Some(field) = named("duplicate field `") {
+        Error::invalid(&field, format!("{field}: this field appears twice"))
+    } else if path.is_empty() {
+        Error::new(Kind::Invalid, text)
+    } else {
+        Error::invalid(&path, format!("{path}: {text}"))
+    }
+}
+
+/// serde_json appends ` at line 1 column 20`, which says nothing once the field is named.
+fn strip_position(text: &str) -> &str {
+    text.rfind(" at line ").map_or(text, |position| &text[..position])
+}
+
+/// Errors quote what they met, which may be megabytes.
+fn shorten(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::parse;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Outer {
+        model: String,
+        inner: Option<Vec<Inner>>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code)]
+    struct Inner {
+        role: String,
+        size: Option<u8>,
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let cases = [
+            (r"{}", Some("model"), "model: this required field is missing"),
+            (
+                r#"{"model": 5}"#,
+                Some("model"),
+                "model: invalid type: integer `5`, expected a string",
+            ),
+            (r#"{"model": "m", "x": 1}"#, Some("x"), "unknown or unsupported parameter x"),
+            (r#"{"model": "m", "model": "n"}"#, Some("model"), "model: this field appears twice"),
+            (
+                r#"{"model": "m", "inner": [{}]}"#,
+                Some("inner[0].role"),
+                "inner[0].role: this required field is missing",
+            ),
+            (
+                r#"{"model": "m", "inner": [{"role": "a", "size": 300}]}"#,
+                Some("inner[0].size"),
+                "inner[0].size: invalid value: integer `300`, expected u8",
+            ),
+            ("[]", None, "the request body is an array, not a JSON object"),
+            ("\u{feff}{", None, "invalid JSON: EOF while parsing an object at line 1 column 1"),
+            ("", None, "the request body is empty; a JSON object is expected"),
+        ];
+        for (body, param, message) in cases {
+            let error = parse::<Outer>(body.as_bytes()).expect_err(body);
+            assert_eq!(
+                (error.param.as_deref(), error.message.as_str()),
+                (param, message),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_not_an_overflow() {
+        let body = format!("{{\"model\": {}", "[".repeat(200_000));
+        assert!(parse::<Outer>(body.as_bytes()).is_err());
+        let body = format!("{{\"x\": {}", "[".repeat(200_000));
+        assert!(parse::<serde_json::Value>(body.as_bytes()).is_err());
+    }
+}

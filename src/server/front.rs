@@ -1,0 +1,168 @@
+//! What every request passes before and after its route: identity, log, panics, origins, keys, shutdown.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures_util::FutureExt;
+use poem::{
+    Endpoint, Request, Response, Result,
+    http::{HeaderValue, Method, StatusCode, Uri, header, uri::PathAndQuery},
+};
+
+use super::{
+    AppState,
+    cors::Cors,
+    drain::Drain,
+    error::{Dialect, Failure, from_poem},
+    observe::Seen,
+    spec::allowed_methods,
+};
+use crate::error::{Error, Kind};
+
+/// First segments below `/v1`; every one of these paths works without the prefix as well.
+const V1_SEGMENTS: [&str; 5] = ["chat", "completions", "models", "engines", "health"];
+/// Paths that answer during a shutdown too.
+const ALWAYS_ANSWERED: [&str; 4] = ["/livez", "/readyz", "/health", "/status"];
+
+/// The outermost endpoint.
+pub(crate) struct Front<E> {
+    inner: E,
+    state: Arc<AppState>,
+}
+
+impl<E> Front<E> {
+    pub(crate) fn new(inner: E, state: Arc<AppState>) -> Self {
+        Self { inner, state }
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let began = Instant::now();
+        let seen = Seen::new(&request);
+        let path = seen.path().to_owned();
+        let cors = &self.state.options.cors;
+        let origin = cors.allowed(&request);
+        let answered = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
+        let mut response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => render(&error, &path),
+            Err(_) => {
+                // The panic hook has told the log where.
+                tracing::error!(path, "a handler panicked");
+                let failure = Failure::from(Error::internal("internal server error"));
+                Dialect::of_path(&path).render(failure)
+            }
+        };
+        if !cors.is_off() {
+            Cors::mark(origin, response.headers_mut());
+        }
+        seen.finish(&mut response, began.elapsed());
+        Ok(response)
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Front<E> {
+    async fn answer(&self, mut request: Request) -> Result<Response> {
+        normalise_path(&mut request)?;
+        let path = request.uri().path().to_owned();
+        if let Some(response) = self.state.options.cors.preflight(&request) {
+            return Ok(response);
+        }
+        let access = self.state.options.keys.check(&request, &path)?;
+        if self.state.drain.has_started() && !ALWAYS_ANSWERED.contains(&path.as_str()) {
+            return Err(Drain::error().into());
+        }
+        if request.method() == Method::OPTIONS
+            && let Some(allow) = allowed_methods(&path)
+        {
+            let response = Response::builder().status(StatusCode::NO_CONTENT);
+            return Ok(response.header(header::ALLOW, allow).finish());
+        }
+        request.set_data(access);
+        request.set_data(self.state.options.body);
+        self.inner.call(request).await
+    }
+}
+
+/// Writes an error, and for a wrong method the right ones.
+fn render(error: &poem::Error, path: &str) -> Response {
+    let failure = from_poem(error, path);
+    let is_wrong_method = failure.error.kind == Kind::MethodNotAllowed;
+    let mut response = Dialect::of_path(path).render(failure);
+    if is_wrong_method
+        && let Some(allow) = allowed_methods(path)
+        && let Ok(allow) = HeaderValue::from_str(&allow)
+    {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// Brings a path into the one form that the routes have.
+fn normalise_path(request: &mut Request) -> Result<()> {
+    let uri = request.uri();
+    // CONNECT names an authority and `OPTIONS *` nothing; the router knows paths only.
+    let Some(asked) = uri.path_and_query().filter(|asked| asked.path().starts_with('/')) else {
+        return Err(Error::new(Kind::Invalid, "a request must name a path").into());
+    };
+    let Some(path) = routed_path(asked.path()) else { return Ok(()) };
+    let text = match asked.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    if let Ok(routed) = PathAndQuery::try_from(text) {
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(routed);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    Ok(())
+}
+
+/// The path without `/v1` where it works both ways, and other names by their first; `None`: as it is.
+fn routed_path(path: &str) -> Option<String> {
+    if path == "/status" {
+        return Some("/health".to_owned());
+    }
+    let has_segment =
+        |rest: &&str| rest.split('/').next().is_some_and(|segment| V1_SEGMENTS.contains(&segment));
+    let bare = path.strip_prefix("/v1/").filter(has_segment).map(|rest| format!("/{rest}"));
+    let current = bare.as_deref().unwrap_or(path);
+    // The names of models may have slashes, which some clients send as they are.
+    if let Some(name) = current.strip_prefix("/models/")
+        && name.contains('/')
+    {
+        return Some(format!("/models/{}", name.replace('/', "%2F")));
+    }
+    bare
+}
+
+#[cfg(test)]
+mod tests {
+    use super::routed_path;
+
+    #[test]
+    fn paths_have_one_form() {
+        let cases = [
+            ("/v1/models", Some("/models")),
+            ("/models", None),
+            ("/v1/models/org/a", Some("/models/org%2Fa")),
+            ("/models/org/a", Some("/models/org%2Fa")),
+            ("/v1/engines/a/status", Some("/engines/a/status")),
+            ("/status", Some("/health")),
+            ("/v1/health", Some("/health")),
+            ("/v1/status", None),
+            ("/v1", None),
+            ("/v1/", None),
+            ("/v1/livez", None),
+            ("/v1/v1/models", None),
+            ("/", None),
+        ];
+        for (path, routed) in cases {
+            assert_eq!(routed_path(path).as_deref(), routed, "{path}");
+        }
+    }
+}

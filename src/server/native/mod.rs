@@ -1,0 +1,53 @@
+//! Kolosal's own routes: engines and health.
+
+pub(crate) mod engine_request;
+pub(crate) mod engine_status;
+mod engines;
+mod health;
+
+pub(crate) use engines::EngineApi;
+pub(crate) use health::{HealthApi, ProbeApi};
+use poem_openapi::Tags;
+
+use super::reply::Outcomes;
+
+/// Headings of the document.
+#[derive(Tags)]
+pub(crate) enum NativeTag {
+    /// Register, load, unload and remove engines.
+    Engines,
+    /// Whether the server lives and serves.
+    Health,
+}
+
+/// Outcomes of registering an engine.
+pub(crate) struct Creates;
+
+impl Outcomes for Creates {
+    const SUCCESS: (u16, &'static str) = (201, "The engine is registered");
+    const FAILURES: &'static [u16] = &[400, 401, 408, 409, 413, 422, 500, 503];
+}
+
+/// Outcomes of a change to an engine.
+pub(crate) struct Changes;
+
+impl Outcomes for Changes {
+    const SUCCESS: (u16, &'static str) = (200, "Done");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 409, 422, 500, 503];
+}
+
+/// Outcomes of a look at the server as a whole.
+pub(crate) struct Probes;
+
+impl Outcomes for Probes {
+    const SUCCESS: (u16, &'static str) = (200, "All is well");
+    const FAILURES: &'static [u16] = &[500];
+}
+
+/// Outcomes of asking whether the server takes requests.
+pub(crate) struct ReadyProbes;
+
+impl Outcomes for ReadyProbes {
+    const SUCCESS: (u16, &'static str) = (200, "The server takes requests");
+    const FAILURES: &'static [u16] = &[500, 503];
+}

@@ -1,0 +1,64 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use poem_openapi::{OpenApi, ResponseContent};
+
+use super::{
+    Generates, OpenAiTag,
+    answer::{Head, Running},
+    chat_answer::{ChatCompletion, ChatCompletionChunk, ChatStream},
+    chat_request::ChatCompletionRequest,
+};
+use crate::server::{
+    AppState,
+    body::Json,
+    reply::{Answer, Content, Reply},
+    sse::Events,
+};
+
+/// One object, or a stream of chunks.
+#[derive(ResponseContent)]
+pub(crate) enum ChatBody {
+    Full(Json<ChatCompletion>),
+    Stream(Events<ChatCompletionChunk>),
+}
+
+/// The chat route.
+pub(crate) struct ChatApi(pub Arc<AppState>);
+
+#[OpenApi]
+impl ChatApi {
+    /// Answer a conversation
+    ///
+    /// Renders the messages with the model's chat template and generates the assistant's next message.
+    /// With `stream`, the answer comes as server-sent events: a chunk with the role, chunks with text,
+    /// one with the finish reason, and `data: [DONE]`.
+    #[oai(
+        path = "/chat/completions",
+        method = "post",
+        operation_id = "createChatCompletion",
+        tag = "OpenAiTag::Chat"
+    )]
+    async fn create(
+        &self,
+        request: Json<ChatCompletionRequest>,
+    ) -> Answer<Content<ChatBody>, Generates> {
+        let request = request.0;
+        let model = request.model.clone();
+        let is_stream = request.stream.unwrap_or(false);
+        let include_usage = request.includes_usage();
+        let generation = request.into_generation()?;
+        let (n, logprobs) = (generation.n, generation.logprobs.is_some());
+        let running = Running::start(&self.0, &model, vec![generation]).await?;
+        let head = Head::new("chatcmpl", &model, &running.lease);
+        if is_stream {
+            let stream = ChatStream { head, running, n, logprobs, include_usage };
+            let events = Events::new(stream.chunks(), self.0.drain.clone());
+            return Ok(Reply::new(Content(ChatBody::Stream(events))));
+        }
+        let collected = running.collect(&self.0.drain).await?;
+        let answer = ChatCompletion::new(head, collected, logprobs);
+        Ok(Reply::new(Content(ChatBody::Full(Json(answer)))))
+    }
+}

@@ -1,0 +1,286 @@
+//! The wire request of `POST /v1/chat/completions` and its translation.
+
+use std::collections::BTreeMap;
+
+use poem_openapi::Object;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    message::{Message, normalise},
+    options::{
+        Modality, ResponseFormat, ServiceTier, StreamOptions, ToolChoice, check_metadata,
+        check_stream_options,
+    },
+    sampling::SamplingFields,
+};
+use crate::{
+    chat::{
+        ChatInput,
+        generation::{GenerationRequest, MAX_LOGPROBS, PromptInput},
+    },
+    error::{Error, Result},
+    server::schema::{FreeObject, TextOr, objects, optional_object, wire_enum},
+};
+
+wire_enum! {
+    /// How much a reasoning model thinks. Handed to the chat template, which may know it.
+    pub(crate) enum ReasoningEffort {
+        None = "none",
+        Minimal = "minimal",
+        Low = "low",
+        Medium = "medium",
+        High = "high",
+        Xhigh = "xhigh",
+    }
+}
+
+impl ReasoningEffort {
+    fn text(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Minimal => "minimal",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Xhigh => "xhigh",
+        }
+    }
+}
+
+/// A chat completion request. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct ChatCompletionRequest {
+    /// The engine to ask, by its `engine_id`.
+    #[oai(validator(min_length = 1))]
+    pub model: String,
+    /// The conversation so far, oldest message first.
+    #[oai(validator(min_items = 1, max_items = 8192))]
+    #[serde(deserialize_with = "objects")]
+    pub messages: Vec<Message>,
+    /// Send the answer in pieces, as server-sent events.
+    #[oai(nullable)]
+    pub stream: Option<bool>,
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub stream_options: Option<StreamOptions>,
+    /// Tokens to generate at most; absent: until the context is full.
+    #[oai(nullable, validator(minimum(value = "1")))]
+    pub max_completion_tokens: Option<u32>,
+    /// The older name of `max_completion_tokens`.
+    #[oai(nullable, validator(minimum(value = "1")))]
+    pub max_tokens: Option<u32>,
+    /// The model may not stop before it has generated so many tokens.
+    #[oai(nullable)]
+    pub min_tokens: Option<u32>,
+    /// How many answers to generate.
+    #[oai(nullable, validator(minimum(value = "1"), maximum(value = "128")))]
+    pub n: Option<u32>,
+    /// 0 always takes the likeliest token; 1 samples from the model's own distribution.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "2")))]
+    pub temperature: Option<f64>,
+    /// Sample from the likeliest tokens that together have this probability.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub top_p: Option<f64>,
+    /// Sample from so many likeliest tokens; 0 or -1: all.
+    #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "4294967295")))]
+    pub top_k: Option<i64>,
+    /// Drop tokens less likely than this share of the likeliest.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub min_p: Option<f64>,
+    /// Taken off the score of tokens that have occurred in the answer.
+    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub presence_penalty: Option<f64>,
+    /// Taken off the score of a token for each time it has occurred in the answer.
+    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub frequency_penalty: Option<f64>,
+    /// Divides the score of tokens seen in prompt or answer; 1: off.
+    #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
+    pub repetition_penalty: Option<f64>,
+    /// Another name of `repetition_penalty`.
+    #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
+    pub repeat_penalty: Option<f64>,
+    /// Token ids and what to add to their scores, -100 to 100; -100 bans a token.
+    #[oai(nullable, validator(max_properties = 4096))]
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Same request, same seed: same answer.
+    #[oai(nullable)]
+    pub seed: Option<i64>,
+    /// Up to 16 strings that end the answer; they are not part of it.
+    #[oai(nullable)]
+    pub stop: Option<TextOr<String>>,
+    /// Token ids that end the answer, beside the model's own.
+    #[oai(nullable, validator(max_items = 256))]
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Go on after the model's end token, until `max_completion_tokens`.
+    #[oai(nullable)]
+    pub ignore_eos: Option<bool>,
+    /// Return the log-probabilities of the answer's tokens.
+    #[oai(nullable)]
+    pub logprobs: Option<bool>,
+    /// Also return so many of the likeliest alternatives per token; needs `logprobs`.
+    #[oai(nullable, validator(maximum(value = "20")))]
+    pub top_logprobs: Option<u32>,
+    /// Only text can be asked for so far.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub response_format: Option<ResponseFormat>,
+    /// Only `text` can be asked for.
+    #[oai(nullable)]
+    pub modalities: Option<Vec<Modality>>,
+    #[oai(nullable)]
+    pub reasoning_effort: Option<ReasoningEffort>,
+    /// Handed to the chat template as variables.
+    #[oai(nullable)]
+    pub chat_template_kwargs: Option<FreeObject>,
+    /// End the prompt with the header of the assistant's turn; true if absent.
+    #[oai(nullable)]
+    pub add_generation_prompt: Option<bool>,
+    /// Continue the last message, which is the assistant's, instead of answering it.
+    #[oai(nullable)]
+    pub continue_final_message: Option<bool>,
+    /// Requests share cached prefixes only with requests of the same salt.
+    #[oai(nullable, validator(max_length = 1024))]
+    pub cache_salt: Option<String>,
+    /// Tools that the model may call; not supported yet: must be absent, null or empty.
+    #[oai(nullable, validator(max_items = 0))]
+    pub tools: Option<Vec<FreeObject>>,
+    /// `none` or `auto`, as there are no tools.
+    #[oai(nullable)]
+    pub tool_choice: Option<ToolChoice>,
+    /// Of no effect as long as there are no tools.
+    #[oai(nullable)]
+    pub parallel_tool_calls: Option<bool>,
+    /// Answers are not stored: must be absent, null or false.
+    #[oai(nullable)]
+    pub store: Option<bool>,
+    /// Up to 16 labels of the request; kept nowhere, as answers are not stored.
+    #[oai(nullable, validator(max_properties = 16))]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// `auto` and `default`: there is one tier.
+    #[oai(nullable)]
+    pub service_tier: Option<ServiceTier>,
+    /// Who asks; opaque to this server.
+    #[oai(nullable)]
+    pub user: Option<String>,
+    /// Who asks; opaque to this server.
+    #[oai(nullable)]
+    pub safety_identifier: Option<String>,
+    /// A hint where to look for a cached prefix; this server looks in one cache and finds it without.
+    #[oai(nullable)]
+    pub prompt_cache_key: Option<String>,
+}
+
+impl ChatCompletionRequest {
+    /// Checks everything that can be checked without the model.
+    pub(crate) fn into_generation(self) -> Result<GenerationRequest> {
+        self.refuse_unsupported()?;
+        let logprobs = self.logprobs_wanted()?;
+        let max_tokens = self.max_tokens()?;
+        let continues = self.continue_final_message.unwrap_or(false);
+        let add_generation_prompt = self.add_generation_prompt.unwrap_or(!continues);
+        if continues && add_generation_prompt {
+            let text = "add_generation_prompt and continue_final_message exclude each other";
+            return Err(Error::invalid("continue_final_message", text));
+        }
+        let mut kwargs = self.chat_template_kwargs.unwrap_or_default().0;
+        if let Some(effort) = self.reasoning_effort {
+            kwargs.entry("reasoning_effort").or_insert_with(|| effort.text().into());
+            if effort == ReasoningEffort::None {
+                kwargs.entry("enable_thinking").or_insert(Value::Bool(false));
+            }
+        }
+        let messages = normalise(self.messages)?;
+        if continues && messages.last().is_none_or(|last| last["role"] != "assistant") {
+            let text = "continue_final_message: the last message must be the assistant's";
+            return Err(Error::invalid("continue_final_message", text));
+        }
+        let input = ChatInput {
+            messages,
+            tools: None,
+            add_generation_prompt,
+            continue_final_message: continues,
+            kwargs,
+        };
+        let mut request = GenerationRequest {
+            max_tokens,
+            min_tokens: self.min_tokens.unwrap_or(0),
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            logprobs,
+            ..GenerationRequest::new(PromptInput::Chat(input))
+        };
+        SamplingFields {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repetition_penalty: self.repetition_penalty,
+            repeat_penalty: self.repeat_penalty,
+            logit_bias: self.logit_bias,
+            seed: self.seed,
+            stop: self.stop,
+            stop_token_ids: self.stop_token_ids,
+            n: self.n,
+            cache_salt: self.cache_salt,
+        }
+        .apply(&mut request)?;
+        Ok(request)
+    }
+
+    /// Whether a stream ends with a chunk of token counts.
+    pub(crate) fn includes_usage(&self) -> bool {
+        self.stream_options.as_ref().is_some_and(|options| options.include_usage == Some(true))
+    }
+
+    fn refuse_unsupported(&self) -> Result<()> {
+        let is_stream = self.stream.unwrap_or(false);
+        check_stream_options(is_stream, self.stream_options.as_ref())?;
+        check_metadata(self.metadata.as_ref())?;
+        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+            return Err(Error::invalid("tools", "tools: calling tools is not supported yet"));
+        }
+        if self.store == Some(true) {
+            return Err(Error::invalid("store", "store: answers cannot be stored"));
+        }
+        Ok(())
+    }
+
+    fn logprobs_wanted(&self) -> Result<Option<u32>> {
+        let wanted = self.logprobs.unwrap_or(false);
+        match self.top_logprobs {
+            Some(count) if count > MAX_LOGPROBS => {
+                let text = format!("top_logprobs must be from 0 to {MAX_LOGPROBS}, is {count}");
+                Err(Error::invalid("top_logprobs", text))
+            }
+            Some(count) if count > 0 && !wanted => {
+                let text = "top_logprobs needs logprobs to be true";
+                Err(Error::invalid("top_logprobs", text))
+            }
+            Some(count) if wanted => Ok(Some(count)),
+            _ => Ok(wanted.then_some(0)),
+        }
+    }
+
+    fn max_tokens(&self) -> Result<Option<u32>> {
+        let new = at_least_one("max_completion_tokens", self.max_completion_tokens)?;
+        let old = at_least_one("max_tokens", self.max_tokens)?;
+        match (new, old) {
+            (Some(new), Some(old)) if new != old => {
+                let text = "max_tokens is the older name of max_completion_tokens; they differ";
+                Err(Error::invalid("max_tokens", text))
+            }
+            (new, old) => Ok(new.or(old)),
+        }
+    }
+}
+
+fn at_least_one(name: &str, value: Option<u32>) -> Result<Option<u32>> {
+    match value {
+        Some(0) => Err(Error::invalid(name, format!("{name} must be 1 or more, is 0"))),
+        value => Ok(value),
+    }
+}

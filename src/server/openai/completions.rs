@@ -1,0 +1,63 @@
+//! `POST /v1/completions`.
+
+use std::sync::Arc;
+
+use poem_openapi::{OpenApi, ResponseContent};
+
+use super::{
+    Generates, OpenAiTag,
+    answer::{Head, Running},
+    completion_answer::{Completion, CompletionStream},
+    completion_request::CompletionRequest,
+};
+use crate::server::{
+    AppState,
+    body::Json,
+    reply::{Answer, Content, Reply},
+    sse::Events,
+};
+
+/// One object, or a stream of them.
+#[derive(ResponseContent)]
+pub(crate) enum CompletionBody {
+    Full(Json<Completion>),
+    Stream(Events<Completion>),
+}
+
+/// The text completion route.
+pub(crate) struct CompletionApi(pub Arc<AppState>);
+
+#[OpenApi]
+impl CompletionApi {
+    /// Complete a text
+    ///
+    /// Continues each prompt as it is, without a chat template. With `stream`, the completions come as
+    /// server-sent events, those of all prompts interleaved, and `data: [DONE]`.
+    #[oai(
+        path = "/completions",
+        method = "post",
+        operation_id = "createCompletion",
+        tag = "OpenAiTag::Completions"
+    )]
+    async fn create(
+        &self,
+        request: Json<CompletionRequest>,
+    ) -> Answer<Content<CompletionBody>, Generates> {
+        let request = request.0;
+        let model = request.model.clone();
+        let is_stream = request.stream.unwrap_or(false);
+        let include_usage = request.includes_usage();
+        let generations = request.into_generations()?;
+        let logprobs = generations.iter().any(|generation| generation.logprobs.is_some());
+        let running = Running::start(&self.0, &model, generations).await?;
+        let head = Head::new("cmpl", &model, &running.lease);
+        if is_stream {
+            let stream = CompletionStream { head, running, logprobs, include_usage };
+            let events = Events::new(stream.chunks(), self.0.drain.clone());
+            return Ok(Reply::new(Content(CompletionBody::Stream(events))));
+        }
+        let collected = running.collect(&self.0.drain).await?;
+        let answer = Completion::new(head, collected, logprobs);
+        Ok(Reply::new(Content(CompletionBody::Full(Json(answer)))))
+    }
+}

@@ -1,0 +1,88 @@
+//! Log-probabilities on the wire, in the chat's form and in the older form of text completions.
+
+use std::collections::BTreeMap;
+
+use poem_openapi::Object;
+use serde::Serialize;
+
+use crate::chat::generation::{TextLogprobs, TokenText};
+
+/// Log-probabilities of an answer's tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Object)]
+pub(crate) struct ChatLogprobs {
+    pub content: Vec<TokenLogprob>,
+    /// Always null: models do not refuse in a channel of their own.
+    #[oai(nullable)]
+    pub refusal: Option<Vec<TokenLogprob>>,
+}
+
+/// Log-probability of one token of the answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Object)]
+pub(crate) struct TokenLogprob {
+    pub token: String,
+    /// Natural logarithm.
+    pub logprob: f32,
+    /// The token's bytes; a token may be a part of a character.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens at this place, likeliest first.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// Log-probability of one likely token.
+#[derive(Clone, Debug, PartialEq, Serialize, Object)]
+pub(crate) struct TopLogprob {
+    pub token: String,
+    pub logprob: f32,
+    pub bytes: Vec<u8>,
+}
+
+/// Log-probabilities of a text completion: parallel lists, one entry per token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Object)]
+pub(crate) struct CompletionLogprobs {
+    pub tokens: Vec<String>,
+    /// Null for the first token of an echoed prompt, which follows nothing.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The likeliest tokens at each place and their log-probabilities.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
+    /// Where each token begins, in characters of the text.
+    pub text_offset: Vec<u32>,
+}
+
+impl ChatLogprobs {
+    pub(crate) fn new(tokens: &[TextLogprobs]) -> Self {
+        let top = |(token, logprob): &(TokenText, f32)| TopLogprob {
+            token: token.text.clone(),
+            logprob: finite(*logprob),
+            bytes: token.bytes.clone(),
+        };
+        let token = |token: &TextLogprobs| TokenLogprob {
+            token: token.token.text.clone(),
+            logprob: finite(token.logprob.unwrap_or(0.0)),
+            bytes: token.token.bytes.clone(),
+            top_logprobs: token.top.iter().map(top).collect(),
+        };
+        Self { content: tokens.iter().map(token).collect(), refusal: None }
+    }
+}
+
+impl CompletionLogprobs {
+    /// `offset` characters of the text came before these tokens.
+    pub(crate) fn new(tokens: &[TextLogprobs], mut offset: u32) -> Self {
+        let mut lists = Self::default();
+        for token in tokens {
+            lists.text_offset.push(offset);
+            offset += token.token.text.chars().count() as u32;
+            lists.tokens.push(token.token.text.clone());
+            lists.token_logprobs.push(token.logprob.map(finite));
+            let top =
+                token.top.iter().map(|(token, logprob)| (token.text.clone(), finite(*logprob)));
+            lists.top_logprobs.push(token.logprob.map(|_| top.collect()));
+        }
+        lists
+    }
+}
+
+/// JSON has no infinity; OpenAI writes -9999 for what cannot happen.
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { -9999.0 }
+}

@@ -1,0 +1,288 @@
+//! Chat messages on the wire, and their normal form for templates.
+
+use poem_openapi::Object;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::{Error, Result},
+    server::schema::{FreeObject, TextOr, object, optional_objects, text_or_objects, wire_enum},
+};
+
+/// More messages than this are refused.
+pub(crate) const MAX_MESSAGES: usize = 8192;
+
+wire_enum! {
+    /// Who speaks.
+    pub(crate) enum Role {
+        System = "system",
+        /// The newer name of `system`.
+        Developer = "developer",
+        User = "user",
+        Assistant = "assistant",
+        Tool = "tool",
+        /// The older form of `tool`.
+        Function = "function",
+    }
+}
+
+wire_enum! {
+    /// What a part of a message holds. Images, audio and files are not supported yet.
+    pub(crate) enum PartKind {
+        Text = "text",
+        Refusal = "refusal",
+    }
+}
+
+wire_enum! {
+    /// What a tool call calls.
+    pub(crate) enum ToolKind {
+        Function = "function",
+    }
+}
+
+/// One part of a message's content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct Part {
+    pub r#type: PartKind,
+    /// Required when `type` is `text`.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Required when `type` is `refusal`.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+}
+
+/// A function that the assistant called in an earlier turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct ToolCall {
+    pub id: String,
+    pub r#type: ToolKind,
+    #[serde(deserialize_with = "object")]
+    pub function: FunctionCall,
+}
+
+/// Name and arguments of a called function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct FunctionCall {
+    pub name: String,
+    /// The arguments as JSON text.
+    pub arguments: String,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Deserialize, Object)]
+#[oai(rename = "ChatMessage")]
+pub(crate) struct Message {
+    pub role: Role,
+    /// Text, or a list of parts. May be null only for an assistant message with tool calls.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "text_or_objects")]
+    pub content: Option<TextOr<Part>>,
+    /// The participant's name; templates decide whether it shows.
+    #[oai(nullable)]
+    pub name: Option<String>,
+    /// Functions that the assistant called.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_objects")]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// Of which call this `tool` message is the result.
+    #[oai(nullable)]
+    pub tool_call_id: Option<String>,
+    /// What the assistant refused with.
+    #[oai(nullable)]
+    pub refusal: Option<String>,
+    /// What the assistant thought before it answered; templates decide whether it shows.
+    #[oai(nullable)]
+    pub reasoning_content: Option<String>,
+    /// The older form of `tool_calls`; not supported.
+    #[oai(nullable)]
+    pub function_call: Option<FreeObject>,
+    /// Audio of an earlier answer; not supported.
+    #[oai(nullable)]
+    pub audio: Option<FreeObject>,
+}
+
+/// Checks a conversation and brings it into the form that templates read: plain text contents,
+/// `system` for `developer`, parsed tool arguments.
+pub(crate) fn normalise(messages: Vec<Message>) -> Result<Vec<Value>> {
+    if messages.is_empty() {
+        return Err(Error::invalid("messages", "messages: at least one message is required"));
+    }
+    if messages.len() > MAX_MESSAGES {
+        let text = format!("messages: {} messages, limit {MAX_MESSAGES}", messages.len());
+        return Err(Error::invalid("messages", text));
+    }
+    messages
+        .into_iter()
+        .enumerate()
+        .map(|(i, message)| message.normalise(&format!("messages[{i}]")))
+        .collect()
+}
+
+impl Message {
+    fn normalise(self, path: &str) -> Result<Value> {
+        self.refuse_unsupported(path)?;
+        let has_calls = self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
+        let content = match self.content {
+            Some(content) => Some(flatten(content, &format!("{path}.content"))?),
+            None if self.role == Role::Assistant && (has_calls || self.refusal.is_some()) => None,
+            None => {
+                let field = format!("{path}.content");
+                let text = format!("{field}: a string or an array of parts is required");
+                return Err(Error::invalid(field, text));
+            }
+        };
+        if self.role == Role::Tool && self.tool_call_id.is_none() {
+            let field = format!("{path}.tool_call_id");
+            let text = format!("{field}: a tool message must say which call it answers");
+            return Err(Error::invalid(field, text));
+        }
+        if has_calls && self.role != Role::Assistant {
+            let field = format!("{path}.tool_calls");
+            let text = format!("{field}: only an assistant message has tool calls");
+            return Err(Error::invalid(field, text));
+        }
+        let role = match self.role {
+            Role::System | Role::Developer => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool | Role::Function => "tool",
+        };
+        let mut object = Map::new();
+        object.insert("role".to_owned(), role.into());
+        object.insert("content".to_owned(), content.or(self.refusal).into());
+        let texts = [
+            ("name", self.name),
+            ("tool_call_id", self.tool_call_id),
+            ("reasoning_content", self.reasoning_content),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                object.insert(key.to_owned(), text.into());
+            }
+        }
+        if let Some(calls) = self.tool_calls.filter(|calls| !calls.is_empty()) {
+            object.insert("tool_calls".to_owned(), normalise_calls(calls, path)?);
+        }
+        Ok(Value::Object(object))
+    }
+
+    fn refuse_unsupported(&self, path: &str) -> Result<()> {
+        for (name, present) in
+            [("function_call", self.function_call.is_some()), ("audio", self.audio.is_some())]
+        {
+            if present {
+                let field = format!("{path}.{name}");
+                let text = format!("{field}: this parameter is not supported");
+                return Err(Error::invalid(field, text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text of a content; parts are joined by line breaks.
+fn flatten(content: TextOr<Part>, path: &str) -> Result<String> {
+    let parts = match content {
+        TextOr::Text(text) => return Ok(text),
+        TextOr::Items(parts) => parts,
+    };
+    if parts.is_empty() {
+        return Err(Error::invalid(path, format!("{path}: at least one part is required")));
+    }
+    let mut texts = Vec::with_capacity(parts.len());
+    for (i, part) in parts.into_iter().enumerate() {
+        let (name, text) = match part.r#type {
+            PartKind::Text => ("text", part.text),
+            PartKind::Refusal => ("refusal", part.refusal),
+        };
+        texts.push(text.ok_or_else(|| {
+            let field = format!("{path}[{i}].{name}");
+            let text = format!("{field}: this required field is missing");
+            Error::invalid(field, text)
+        })?);
+    }
+    Ok(texts.join("\n"))
+}
+
+/// Templates want arguments as objects, the wire has them as JSON text.
+fn normalise_calls(calls: Vec<ToolCall>, path: &str) -> Result<Value> {
+    let mut normal = Vec::with_capacity(calls.len());
+    for (i, call) in calls.into_iter().enumerate() {
+        let text = call.function.arguments;
+        let arguments = if text.trim().is_empty() { "{}" } else { text.as_str() };
+        let arguments: Map<String, Value> = serde_json::from_str(arguments).map_err(|error| {
+            let field = format!("{path}.tool_calls[{i}].function.arguments");
+            let text = format!("{field}: not the JSON text of an object: {error}");
+            Error::invalid(field, text)
+        })?;
+        normal.push(json!({
+            "id": call.id,
+            "type": "function",
+            "function": { "name": call.function.name, "arguments": arguments },
+        }));
+    }
+    Ok(Value::Array(normal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(value: Value) -> Vec<Message> {
+        serde_json::from_value(value).expect("messages")
+    }
+
+    #[test]
+    fn contents_become_text() {
+        let wire = json!([
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}}
+            ]},
+            {"role": "tool", "tool_call_id": "c1", "content": "2"},
+        ]);
+        let normal = normalise(messages(wire)).expect("valid");
+        let expected = json!([
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "a\nb"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+            ]},
+            {"role": "tool", "content": "2", "tool_call_id": "c1"},
+        ]);
+        assert_eq!(Value::Array(normal), expected);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let call = |arguments: &str| json!([{"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}]);
+        let cases = [
+            (json!([]), "messages"),
+            (json!([{"role": "user"}]), "messages[0].content"),
+            (json!([{"role": "user", "content": []}]), "messages[0].content"),
+            (
+                json!([{"role": "user", "content": [{"type": "text"}]}]),
+                "messages[0].content[0].text",
+            ),
+            (json!([{"role": "assistant", "content": null}]), "messages[0].content"),
+            (json!([{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
+            (
+                json!([{"role": "user", "content": "x", "tool_calls": call("{}")}]),
+                "messages[0].tool_calls",
+            ),
+            (
+                json!([{"role": "assistant", "tool_calls": call("nope")}]),
+                "messages[0].tool_calls[0].function.arguments",
+            ),
+        ];
+        for (wire, param) in cases {
+            let error = normalise(messages(wire.clone())).expect_err("invalid");
+            assert_eq!(error.param.as_deref(), Some(param), "{wire}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The OpenAI dialect: chat completions, text completions, models.
+//!
+//! Wire types live here and nowhere below. A request is checked, translated and handed to
+//! `chat::generation`; what comes back is translated again. Nothing is decided here.
+
+mod answer;
+mod chat;
+mod chat_answer;
+mod chat_request;
+mod completion_answer;
+mod completion_request;
+mod completions;
+mod logprobs;
+mod message;
+mod models;
+mod options;
+mod sampling;
+mod usage;
+
+pub(crate) use chat::ChatApi;
+pub(crate) use completions::CompletionApi;
+pub(crate) use models::ModelApi;
+use poem_openapi::Tags;
+
+pub(crate) use answer::{random_id, unix_time_s};
+
+use super::reply::Outcomes;
+
+/// Headings of the document.
+#[derive(Tags)]
+pub(crate) enum OpenAiTag {
+    /// Conversations, compatible with OpenAI's API.
+    Chat,
+    /// Plain text continuation, compatible with OpenAI's API.
+    Completions,
+    /// What can be asked.
+    Models,
+}
+
+/// Outcomes of an operation that generates text.
+pub(crate) struct Generates;
+
+impl Outcomes for Generates {
+    const SUCCESS: (u16, &'static str) = (200, "The answer; with `stream`, server-sent events");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
+}
+
+/// Outcomes of a list.
+pub(crate) struct Lists;
+
+impl Outcomes for Lists {
+    const SUCCESS: (u16, &'static str) = (200, "What there is");
+    const FAILURES: &'static [u16] = &[401, 500, 503];
+}
+
+/// Outcomes of a look at one thing.
+pub(crate) struct Looks;
+
+impl Outcomes for Looks {
+    const SUCCESS: (u16, &'static str) = (200, "What was asked for");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 500, 503];
+}

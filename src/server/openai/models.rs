@@ -1,0 +1,121 @@
+//! `GET /v1/models`: the engines, in OpenAI's shape.
+
+use std::sync::Arc;
+
+use poem_openapi::{Object, OpenApi, param::Path};
+use serde::Serialize;
+
+use super::{Lists, Looks, OpenAiTag};
+use crate::{
+    registry::Status,
+    server::{
+        AppState,
+        body::Json,
+        native::engine_status::status_word,
+        reply::{Answer, Reply},
+        schema::wire_enum,
+    },
+};
+
+wire_enum! {
+    /// What kind of object this is.
+    pub(crate) enum ListKind {
+        List = "list",
+    }
+}
+
+wire_enum! {
+    /// What kind of object this is.
+    pub(crate) enum ModelKind {
+        Model = "model",
+    }
+}
+
+/// All models.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ModelList {
+    pub object: ListKind,
+    pub data: Vec<Model>,
+    /// The same models in the shape that kolosal's own clients read.
+    pub models: Vec<ModelSummary>,
+    pub total_count: usize,
+}
+
+/// One model; in this server, one registered engine.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct Model {
+    /// The `engine_id`, to be sent as `model`.
+    pub id: String,
+    pub object: ModelKind,
+    /// When it was registered, Unix time in seconds.
+    pub created: u64,
+    pub owned_by: String,
+    /// `loaded`, `loading`, `unloaded`, `draining` or `failed`; an unloaded model loads when asked.
+    pub status: String,
+    /// Longest prompt and answer together, in tokens.
+    #[oai(nullable)]
+    pub max_model_len: Option<u32>,
+}
+
+/// One model in kolosal's shape.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ModelSummary {
+    pub model_id: String,
+    pub status: String,
+    /// Always `llm`.
+    pub r#type: String,
+}
+
+impl Model {
+    fn new(status: &Status, created: u64) -> Self {
+        Self {
+            id: status.spec.id.clone(),
+            object: ModelKind::Model,
+            created,
+            owned_by: "kolosal".to_owned(),
+            status: status_word(&status.state).to_owned(),
+            max_model_len: status.info.as_ref().map(|_| status.spec.params.n_ctx),
+        }
+    }
+}
+
+/// The model routes.
+pub(crate) struct ModelApi(pub Arc<AppState>);
+
+#[OpenApi]
+impl ModelApi {
+    /// List the models
+    ///
+    /// Looking neither loads a model nor keeps it loaded.
+    #[oai(path = "/models", method = "get", operation_id = "listModels", tag = "OpenAiTag::Models")]
+    async fn list(&self) -> Answer<Json<ModelList>, Lists> {
+        let statuses = self.0.registry.list();
+        let summary = |status: &Status| ModelSummary {
+            model_id: status.spec.id.clone(),
+            status: status_word(&status.state).to_owned(),
+            r#type: "llm".to_owned(),
+        };
+        Ok(Reply::new(Json(ModelList {
+            object: ListKind::List,
+            data: statuses.iter().map(|s| Model::new(s, self.0.started_unix_s)).collect(),
+            models: statuses.iter().map(summary).collect(),
+            total_count: statuses.len(),
+        })))
+    }
+
+    /// Look up a model
+    #[oai(
+        path = "/models/:model",
+        method = "get",
+        operation_id = "retrieveModel",
+        tag = "OpenAiTag::Models"
+    )]
+    async fn retrieve(
+        &self,
+        /// The `engine_id`; a slash in it must be sent as `%2F`.
+        model: Path<String>,
+    ) -> Answer<Json<Model>, Looks> {
+        let status = self.0.registry.status(&model.0).map_err(|error| error.with_param("model"))?;
+        Ok(Reply::new(Json(Model::new(&status, self.0.started_unix_s))))
+    }
+}

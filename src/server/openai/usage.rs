@@ -1,0 +1,53 @@
+//! Token counts of an answer.
+
+use poem_openapi::Object;
+use serde::Serialize;
+
+use crate::engine;
+
+/// Tokens that a request took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Object)]
+pub(crate) struct Usage {
+    /// Tokens of the prompt; counted once, however many completions it has.
+    pub prompt_tokens: u32,
+    /// Generated tokens of all completions.
+    pub completion_tokens: u32,
+    pub total_tokens: u32,
+    pub prompt_tokens_details: PromptTokensDetails,
+    pub completion_tokens_details: CompletionTokensDetails,
+}
+
+/// About the prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Object)]
+pub(crate) struct PromptTokensDetails {
+    /// Taken from the prefix cache instead of being computed.
+    pub cached_tokens: u32,
+    /// Always 0: audio is not supported.
+    pub audio_tokens: u32,
+}
+
+/// About the generated tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Object)]
+pub(crate) struct CompletionTokensDetails {
+    /// Tokens of reasoning that precede the answer.
+    pub reasoning_tokens: u32,
+    /// Always 0: audio is not supported.
+    pub audio_tokens: u32,
+    /// Always 0: predictions are not supported.
+    pub accepted_prediction_tokens: u32,
+    /// Always 0: predictions are not supported.
+    pub rejected_prediction_tokens: u32,
+}
+
+impl From<engine::Usage> for Usage {
+    fn from(usage: engine::Usage) -> Self {
+        let engine::Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
+            completion_tokens_details: CompletionTokensDetails::default(),
+        }
+    }
+}

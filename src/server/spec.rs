@@ -1,0 +1,298 @@
+//! The OpenAPI document: what poem-openapi generates, made true and complete.
+//!
+//! poem-openapi writes version 3.0; this turns it into 3.1, whose schemas are plain JSON Schema, in
+//! which null is a type. Paths get their prefixes and aliases here, as [`front`](super::front) serves
+//! them: every operation is reachable with and without `/v1`.
+
+use std::sync::{Arc, LazyLock};
+
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
+use serde_json::{Map, Value, json};
+
+use super::{
+    AppState, Options,
+    native::{EngineApi, HealthApi, ProbeApi},
+    openai::{ChatApi, CompletionApi, ModelApi},
+};
+use crate::{
+    error::{Error, Result},
+    registry::{EngineSpec, Loaded, Loader, Registry, RegistryConfig},
+};
+
+const DESCRIPTION: &str = "\
+LLM inference with OpenAI's API. Every failure has the body `{\"error\": {message, type, param, code}}`. \
+Every answer has the header `X-Request-Id`, taken over from the request if it has one. A parameter is \
+implemented or refused by name with status 400, never ignored.";
+
+/// Paths whose main form is without `/v1`, as in the original; all others have it.
+const BARE_PATHS: [&str; 5] = [
+    "/engines",
+    "/engines/{engine_id}",
+    "/engines/{engine_id}/status",
+    "/engines/{engine_id}/load",
+    "/engines/{engine_id}/unload",
+];
+
+/// Paths without any alias.
+const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
+
+/// Requests that refuse fields they do not have.
+const STRICT_REQUESTS: [&str; 5] = [
+    "ChatCompletionRequest",
+    "CompletionRequest",
+    "CreateEngineRequest",
+    "LoadingParameters",
+    "StreamOptions",
+];
+
+/// Parts of requests that ignore fields they do not have.
+const LENIENT_REQUESTS: [&str; 5] =
+    ["ChatMessage", "Part", "ToolCall", "FunctionCall", "ResponseFormat"];
+
+/// Fields of answers that may be absent.
+const SKIPPED: [(&str, &str); 5] = [
+    ("ChatCompletionChunk", "usage"),
+    ("ChatDelta", "content"),
+    ("ChatDelta", "role"),
+    ("Completion", "usage"),
+    ("ErrorObject", "details"),
+];
+
+/// All routes of the document.
+type Apis = (ChatApi, CompletionApi, ModelApi, EngineApi, HealthApi, ProbeApi);
+
+/// The service that answers these routes.
+pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
+    let apis = (
+        ChatApi(Arc::clone(state)),
+        CompletionApi(Arc::clone(state)),
+        ModelApi(Arc::clone(state)),
+        EngineApi(Arc::clone(state)),
+        HealthApi(Arc::clone(state)),
+        ProbeApi(Arc::clone(state)),
+    );
+    described(apis)
+}
+
+fn described<T: OpenApi>(apis: T) -> OpenApiService<T, ()> {
+    OpenApiService::new(apis, "Kolosal Server", env!("CARGO_PKG_VERSION"))
+        .description(DESCRIPTION)
+        .license(LicenseObject::new("MIT OR Apache-2.0").identifier("MIT OR Apache-2.0"))
+        .server("/")
+}
+
+/// The document as JSON text. The same for every server of this version.
+#[must_use]
+pub fn openapi_json() -> &'static str {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+        let registry = Registry::new(Arc::new(NoLoader), RegistryConfig::default());
+        let state = Arc::new(AppState::new(registry, Options::default()));
+        let generated = service(&state).spec();
+        let document = serde_json::from_str(&generated).map(finish);
+        let text = document.and_then(|document| serde_json::to_string_pretty(&document));
+        text.map(|text| text + "\n").unwrap_or_default()
+    });
+    &DOCUMENT
+}
+
+/// The document describes routes, and routes need a registry, which needs a loader.
+struct NoLoader;
+
+impl Loader for NoLoader {
+    fn estimate(&self, _: &EngineSpec) -> Result<u64> {
+        Err(Error::internal("nothing can be loaded here"))
+    }
+
+    fn load(&self, _: &EngineSpec) -> Result<Loaded> {
+        Err(Error::internal("nothing can be loaded here"))
+    }
+}
+
+/// Methods of a path, for `Allow`; `None` for a path that the document does not have.
+#[must_use]
+pub(crate) fn allowed_methods(path: &str) -> Option<String> {
+    static TABLE: LazyLock<Vec<(Vec<String>, String)>> = LazyLock::new(allow_table);
+    let segments: Vec<_> = path.split('/').collect();
+    let fits = |template: &[String]| {
+        template.len() == segments.len()
+            && template.iter().zip(&segments).all(|(t, s)| t.starts_with('{') || t == s)
+    };
+    TABLE.iter().find(|(template, _)| fits(template)).map(|(_, methods)| methods.clone())
+}
+
+fn allow_table() -> Vec<(Vec<String>, String)> {
+    let document: Value = serde_json::from_str(openapi_json()).unwrap_or_default();
+    let paths = document["paths"].as_object().cloned().unwrap_or_default();
+    let documented = paths.into_iter().map(|(path, operations)| {
+        let methods = operations.as_object().into_iter().flat_map(Map::keys);
+        (path, methods.map(|method| method.to_uppercase()).collect::<Vec<_>>())
+    });
+    let pages = ["/", "/docs", "/openapi.json"].map(|path| (path.to_owned(), vec!["GET".into()]));
+    let allow = |(path, mut methods): (String, Vec<String>)| {
+        if methods.iter().any(|method| method == "GET") {
+            methods.push("HEAD".to_owned());
+        }
+        methods.push("OPTIONS".to_owned());
+        (path.split('/').map(str::to_owned).collect(), methods.join(", "))
+    };
+    documented.chain(pages).map(allow).collect()
+}
+
+fn finish(mut document: Value) -> Value {
+    document["openapi"] = "3.1.0".into();
+    add_examples(&mut document);
+    if let Some(paths) = document["paths"].as_object_mut() {
+        *paths = with_aliases(std::mem::take(paths));
+    }
+    document["tags"] = tags();
+    document["components"]["securitySchemes"] = json!({
+        "bearer": { "type": "http", "scheme": "bearer" },
+        "apiKey": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
+    });
+    // Keys are optional: a server without configured keys takes every request.
+    document["security"] = json!([{}, { "bearer": [] }, { "apiKey": [] }]);
+    modernise(&mut document);
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.iter_mut().for_each(|(name, schema)| tighten(name, schema));
+    }
+    document
+}
+
+/// Says what serde does: requests have no other fields, answers have all of theirs.
+fn tighten(name: &str, schema: &mut Value) {
+    if STRICT_REQUESTS.contains(&name) {
+        schema["additionalProperties"] = false.into();
+    } else if !LENIENT_REQUESTS.contains(&name) {
+        let fields = schema["properties"].as_object().into_iter().flat_map(Map::keys);
+        let always = fields.filter(|field| !SKIPPED.contains(&(name, field.as_str())));
+        let required: Vec<_> = always.cloned().collect();
+        if !required.is_empty() {
+            schema["required"] = required.into();
+        }
+    }
+}
+
+fn tags() -> Value {
+    json!([
+        { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
+        { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
+        { "name": "Models", "description": "What can be asked" },
+        { "name": "Engines", "description": "Register, load, unload and remove engines" },
+        { "name": "Health", "description": "Whether the server lives and serves" },
+        { "name": "Aliases", "description": "Other paths of the same operations" },
+    ])
+}
+
+fn add_examples(document: &mut Value) {
+    let examples = [
+        (
+            "/chat/completions",
+            json!({
+                "model": "my-model",
+                "messages": [{ "role": "user", "content": "Say hello." }],
+                "max_completion_tokens": 32,
+            }),
+        ),
+        (
+            "/completions",
+            json!({ "model": "my-model", "prompt": "Once upon a time", "max_tokens": 32 }),
+        ),
+        (
+            "/engines",
+            json!({
+                "engine_id": "my-model",
+                "model_path": "/models/my-model.Q4_K_M.gguf",
+                "loading_parameters": { "n_ctx": 4096 },
+            }),
+        ),
+    ];
+    for (path, example) in examples {
+        let body = &mut document["paths"][path]["post"]["requestBody"]["content"];
+        body["application/json"]["example"] = example;
+    }
+}
+
+/// Gives every path its main form and its aliases.
+fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
+    let mut all = Map::new();
+    let mut aliases = Map::new();
+    for (path, operations) in paths {
+        let prefixed = format!("/v1{path}");
+        let (main, others) = if LONE_PATHS.contains(&path.as_str()) {
+            (path, vec![])
+        } else if BARE_PATHS.contains(&path.as_str()) {
+            (path, vec![prefixed])
+        } else if path == "/health" {
+            (prefixed, vec![path, "/status".to_owned()])
+        } else {
+            (prefixed, vec![path])
+        };
+        for (i, alias) in others.into_iter().enumerate() {
+            aliases.insert(alias, alias_of(&operations, &main, i));
+        }
+        all.insert(main, operations);
+    }
+    all.extend(aliases);
+    all
+}
+
+fn alias_of(operations: &Value, main: &str, number: usize) -> Value {
+    let mut operations = operations.clone();
+    for (method, operation) in operations.as_object_mut().into_iter().flatten() {
+        let suffix = if number == 0 { "Alias".to_owned() } else { format!("Alias{}", number + 1) };
+        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        operation["operationId"] = (id + &suffix).into();
+        operation["description"] =
+            format!("The same as `{} {main}`.", method.to_uppercase()).into();
+        operation["tags"] = json!(["Aliases"]);
+    }
+    operations
+}
+
+/// From OpenAPI 3.0's dialect of JSON Schema to JSON Schema.
+fn modernise(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(modernise),
+        Value::Object(object) => {
+            // poem-openapi wraps a reference to describe it; 3.1 allows words beside a reference.
+            if let Some(Value::Array(parts)) = object.remove("allOf")
+                && let Some(reference) = parts.iter().find_map(|part| part.get("$ref"))
+            {
+                object.insert("$ref".to_owned(), reference.clone());
+            }
+            object.values_mut().for_each(modernise);
+            if object.remove("nullable") == Some(Value::Bool(true)) {
+                allow_null(object);
+            }
+            let is_unsigned = object
+                .get("format")
+                .and_then(Value::as_str)
+                .is_some_and(|format| format.starts_with("uint"));
+            if is_unsigned && !object.contains_key("minimum") {
+                object.insert("minimum".to_owned(), 0.into());
+            }
+            for limit in ["minimum", "maximum"] {
+                if let Some(value) = object.get_mut(limit)
+                    && let Some(number) = value.as_f64().filter(|number| number.fract() == 0.0)
+                {
+                    *value = (number as i64).into();
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Adds null to what a schema allows.
+fn allow_null(object: &mut Map<String, Value>) {
+    if object.contains_key("enum") || !object.contains_key("type") {
+        let description = object.remove("description");
+        let inner = Value::Object(std::mem::take(object));
+        if let Some(description) = description {
+            object.insert("description".to_owned(), description);
+        }
+        object.insert("anyOf".to_owned(), json!([inner, { "type": "null" }]));
+    } else if let Some(kind) = object.get_mut("type") {
+        *kind = json!([kind.take(), "null"]);
+    }
+}

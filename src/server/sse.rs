@@ -1,0 +1,103 @@
+//! Server-sent events: chunks as `data:` lines, comments while nothing comes, an error event when it
+//! goes wrong midway, `[DONE]` at the end.
+//!
+//! The stream owns what it streams from: a client that goes away drops the response, the response drops
+//! the stream, and the stream's generation ends with it.
+
+use std::{io, panic::AssertUnwindSafe, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
+use poem::{Body, IntoResponse, Response};
+use poem_openapi::{
+    payload::Payload,
+    registry::{MetaSchemaRef, Registry},
+    types::Type,
+};
+use serde::Serialize;
+
+use super::{drain::Drain, error::Failure};
+use crate::error::Error;
+
+/// A comment is sent when nothing else was for so long; proxies give up on silent connections.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A stream of chunks; its end becomes `[DONE]`, an error becomes an error event and the end.
+pub(crate) struct Events<C> {
+    chunks: BoxStream<'static, Result<C, Error>>,
+    drain: Drain,
+}
+
+impl<C> Events<C> {
+    pub(crate) fn new(
+        chunks: impl Stream<Item = Result<C, Error>> + Send + 'static,
+        drain: Drain,
+    ) -> Self {
+        Self { chunks: chunks.boxed(), drain }
+    }
+}
+
+impl<C: Type> Payload for Events<C> {
+    const CONTENT_TYPE: &'static str = "text/event-stream";
+
+    // The schema of one event's data; OpenAI's own document does it the same way.
+    fn schema_ref() -> MetaSchemaRef {
+        C::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        C::register(registry);
+    }
+}
+
+impl<C: Serialize + Send + 'static> IntoResponse for Events<C> {
+    fn into_response(self) -> Response {
+        let frames = futures_util::stream::unfold(Some(self), |events| async {
+            let (frame, events) = events?.next_frame().await;
+            Some((Ok::<_, io::Error>(frame), events))
+        });
+        Response::builder()
+            .content_type("text/event-stream")
+            .header("Cache-Control", "no-cache")
+            // nginx would otherwise collect events before it passes them on.
+            .header("X-Accel-Buffering", "no")
+            .body(Body::from_bytes_stream(frames))
+    }
+}
+
+impl<C: Serialize + Send + 'static> Events<C> {
+    /// The next bytes, and the stream unless these were the last.
+    async fn next_frame(mut self) -> (Bytes, Option<Self>) {
+        let chunk = tokio::select! {
+            biased;
+            chunk = AssertUnwindSafe(self.chunks.next()).catch_unwind() => {
+                chunk.unwrap_or_else(|_| Some(Err(Error::internal("internal server error"))))
+            }
+            () = self.drain.expired() => Some(Err(Drain::error())),
+            () = tokio::time::sleep(KEEP_ALIVE) => {
+                return (Bytes::from_static(b": keep-alive\n\n"), Some(self));
+            }
+        };
+        match chunk {
+            Some(Ok(chunk)) => match frame(&chunk) {
+                Ok(bytes) => (bytes.into(), Some(self)),
+                Err(error) => (last_error(Error::internal(error.to_string())), None),
+            },
+            Some(Err(error)) => (last_error(error), None),
+            None => (Bytes::from_static(b"data: [DONE]\n\n"), None),
+        }
+    }
+}
+
+fn frame(data: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = b"data: ".to_vec();
+    serde_json::to_writer(&mut bytes, data)?;
+    bytes.extend_from_slice(b"\n\n");
+    Ok(bytes)
+}
+
+fn last_error(error: Error) -> Bytes {
+    let mut bytes = frame(&Failure::from(error).body()).unwrap_or_default();
+    bytes.extend_from_slice(b"data: [DONE]\n\n");
+    bytes.into()
+}

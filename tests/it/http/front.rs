@@ -1,0 +1,241 @@
+//! What every request passes: paths, methods, errors, panics, keys, origins, request ids, shutdown.
+
+use kolosal_server::server::{ApiKeys, BodyLimits, Cors, Options};
+use poem::{Route, get, handler, web::Path};
+use serde_json::{Value, json};
+
+use super::harness::Server;
+
+#[handler]
+async fn panics() -> &'static str {
+    panic!("on purpose")
+}
+
+#[handler]
+fn greets(Path(name): Path<String>) -> String {
+    format!("hello {name}")
+}
+
+#[tokio::test]
+async fn unknown_paths_are_404_with_a_body() {
+    let server = Server::new();
+    let paths = [
+        "/nope",
+        "/v1",
+        "/v1/",
+        "//",
+        "/v1/nope",
+        "/v1/livez",
+        "/v1/chat",
+        "/%00",
+        "/..",
+        "/v2/models",
+    ];
+    for path in paths {
+        let reply = server.get(path).await;
+        assert_eq!(reply.status, 404, "{path}");
+        let error = &reply.json()["error"];
+        assert_eq!(error["type"], "not_found_error", "{path}");
+        assert_eq!((&error["param"], &error["code"]), (&Value::Null, &json!("not_found")));
+        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()));
+    }
+}
+
+#[tokio::test]
+async fn wrong_methods_are_405_with_what_is_allowed() {
+    let server = Server::new();
+    let cases = [
+        ("PUT", "/engines", "POST, GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/engines", "POST, GET, HEAD, OPTIONS"),
+        ("GET", "/v1/chat/completions", "POST, OPTIONS"),
+        ("DELETE", "/chat/completions", "POST, OPTIONS"),
+        ("GET", "/completions", "POST, OPTIONS"),
+        ("POST", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/v1/models/m", "GET, HEAD, OPTIONS"),
+        ("GET", "/engines/m", "DELETE, OPTIONS"),
+        ("POST", "/v1/engines/m/status", "GET, HEAD, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("POST", "/", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/docs", "GET, HEAD, OPTIONS"),
+    ];
+    for (method, path, allow) in cases {
+        let reply = server.send(method, path, "").await;
+        assert_eq!((reply.status, reply.header("allow")), (405, Some(allow)), "{method} {path}");
+        assert_eq!(reply.json()["error"]["type"], "method_not_allowed", "{method} {path}");
+        let reply = server.send("OPTIONS", path, "").await;
+        assert_eq!((reply.status, reply.header("allow")), (204, Some(allow)), "OPTIONS {path}");
+    }
+}
+
+#[tokio::test]
+async fn head_is_get_without_a_body() {
+    let server = Server::new();
+    for path in ["/health", "/v1/models", "/engines", "/", "/docs", "/openapi.json"] {
+        let reply = server.send("HEAD", path, "").await;
+        assert_eq!((reply.status, reply.text.as_str()), (200, ""), "{path}");
+    }
+    assert_eq!(server.send("HEAD", "/v1/models/nope", "").await.status, 404);
+}
+
+#[tokio::test]
+async fn queries_do_not_disturb_routing() {
+    let server = Server::new();
+    for path in ["/v1/models?x=1", "/engines?x=1&y", "/status?%ff", "/v1/health?", "/?a=b"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn routes_can_be_added() {
+    let server = Server::with(Options::default(), |app| {
+        app.with_route("/greet/:name", get(greets))
+            .with_routes("/team", Route::new().at("/:name", get(greets)))
+    });
+    assert_eq!(server.get("/greet/ann").await.text, "hello ann");
+    assert_eq!(server.get("/team/bob").await.text, "hello bob");
+    assert_eq!(server.get("/v1/models").await.status, 200);
+    let reply = server.send("POST", "/greet/ann", "").await;
+    assert_eq!((reply.status, &reply.json()["error"]["type"]), (405, &json!("method_not_allowed")));
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_and_the_server_lives() {
+    let server = Server::with(Options::default(), |app| app.with_route("/panic", get(panics)));
+    let reply = server.get("/panic").await;
+    assert_eq!(reply.status, 500);
+    let expected = json!({"error": {
+        "message": "internal server error", "type": "server_error", "param": null, "code": null,
+    }});
+    assert_eq!(reply.json(), expected);
+    assert!(reply.header("x-request-id").is_some());
+    assert_eq!(server.get("/v1/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn request_ids_are_echoed_or_made() {
+    let server = Server::new();
+    let reply = server.request("GET", "/livez", &[("x-request-id", "abc-1")], "").await;
+    assert_eq!(reply.header("x-request-id"), Some("abc-1"));
+    for bad in ["", "with space", &"x".repeat(1000)] {
+        let reply = server.request("GET", "/nope", &[("x-request-id", bad)], "").await;
+        let id = reply.header("x-request-id").expect("an id");
+        assert!(id.starts_with("req_") && id.len() == 28, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn keys_guard_everything_but_probes_and_pages() {
+    let options = Options { keys: ApiKeys::new(["sesame", "other"]), ..Options::default() };
+    let server = Server::with(options, |app| app.with_route("/mine", get(greets)));
+    let good = [
+        ("authorization", "Bearer sesame"),
+        ("authorization", "bearer other"),
+        ("x-api-key", "sesame"),
+    ];
+    let bad = [
+        ("authorization", "Bearer sesam"),
+        ("authorization", "Bearer sesame2"),
+        ("authorization", "Bearer "),
+        ("authorization", "Basic sesame"),
+        ("authorization", "sesame"),
+        ("x-api-key", ""),
+        ("x-other", "sesame"),
+    ];
+    for path in ["/v1/models", "/models", "/engines", "/v1/engines/x/status"] {
+        for header in good {
+            assert_ne!(server.request("GET", path, &[header], "").await.status, 401, "{header:?}");
+        }
+        for header in bad {
+            let reply = server.request("GET", path, &[header], "").await;
+            assert_eq!(reply.status, 401, "{path} {header:?}");
+            assert_eq!(reply.json()["error"]["type"], "authentication_error");
+            assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+            assert!(!reply.text.contains("sesame"));
+        }
+    }
+    // Neither do strangers learn which paths exist, nor are bodies read before the key.
+    assert_eq!(server.get("/mine").await.status, 401);
+    assert_eq!(server.get("/nope").await.status, 401);
+    assert_eq!(server.post("/v1/chat/completions", "{").await.status, 401);
+    for path in
+        ["/livez", "/readyz", "/health", "/v1/health", "/status", "/docs", "/openapi.json", "/"]
+    {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn open_paths_do_not_name_engines_to_strangers() {
+    let options = Options { keys: ApiKeys::new(["sesame"]), ..Options::default() };
+    let server = Server::with(options, |app| app);
+    server.register("secret-engine").await;
+    assert!(!server.get("/").await.text.contains("secret-engine"));
+    assert_eq!(server.get("/v1/health").await.json()["engines"], json!([]));
+    let key = [("x-api-key", "sesame")];
+    let health = server.request("GET", "/v1/health", &key, "").await.json();
+    assert_eq!(health["engines"][0]["engine_id"], "secret-engine");
+    assert!(server.request("GET", "/", &key, "").await.text.contains("secret-engine"));
+}
+
+#[tokio::test]
+async fn origins_are_allowed_by_list_only() {
+    let ask = [
+        ("origin", "https://a.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "content-type"),
+    ];
+    let allow = |reply: &super::harness::Reply| {
+        reply.header("access-control-allow-origin").map(str::to_owned)
+    };
+    let closed = Server::new();
+    assert_eq!(allow(&closed.request("GET", "/v1/models", &ask[..1], "").await), None);
+    assert_eq!(allow(&closed.request("OPTIONS", "/v1/models", &ask, "").await), None);
+    let cors = Cors::new(vec!["https://a.example".to_owned()]);
+    // A browser's question before a request has no key.
+    let keys = ApiKeys::new(["sesame"]);
+    let open = Server::with(Options { cors, keys, ..Options::default() }, |app| app);
+    let preflight = open.request("OPTIONS", "/v1/chat/completions", &ask, "").await;
+    assert_eq!(preflight.status, 204);
+    assert_eq!(allow(&preflight).as_deref(), Some("https://a.example"));
+    assert!(preflight.header("access-control-allow-methods").is_some_and(|m| m.contains("POST")));
+    let refused = open.request("GET", "/v1/models", &ask[..1], "").await;
+    assert_eq!((refused.status, allow(&refused).as_deref()), (401, Some("https://a.example")));
+    let stranger = [("origin", "https://b.example"), ask[1]];
+    assert_eq!(allow(&open.request("OPTIONS", "/v1/models", &stranger, "").await), None);
+}
+
+#[tokio::test]
+async fn bodies_over_the_limit_are_413() {
+    let body = BodyLimits { max_bytes: 1000, ..BodyLimits::default() };
+    let server = Server::with(Options { body, ..Options::default() }, |app| app);
+    let text = format!(r#"{{"model": "m", "prompt": "{}"}}"#, "x".repeat(2000));
+    let reply = server.post("/v1/completions", text).await;
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (413, &json!("request_too_large")));
+    let message = reply.json()["error"]["message"].as_str().expect("a message").to_owned();
+    assert!(message.contains("1000"), "{message}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_408() {
+    let body =
+        BodyLimits { read_timeout: std::time::Duration::from_millis(20), ..BodyLimits::default() };
+    let server = Server::with(Options { body, ..Options::default() }, |app| app);
+    let never = futures_util::stream::pending::<std::io::Result<bytes::Bytes>>();
+    let reply = server.post("/v1/completions", poem::Body::from_bytes_stream(never)).await;
+    assert_eq!(reply.status, 408);
+}
+
+#[tokio::test]
+async fn while_draining_only_probes_answer() {
+    let server = Server::new();
+    assert_eq!(server.get("/readyz").await.status, 200);
+    server.drain.start();
+    for path in ["/v1/models", "/engines", "/nope"] {
+        let reply = server.get(path).await;
+        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("5")), "{path}");
+        assert_eq!(reply.json()["error"]["code"], "shutting_down");
+    }
+    assert_eq!(server.get("/readyz").await.status, 503);
+    assert_eq!(server.get("/livez").await.status, 200);
+    assert_eq!(server.get("/v1/health").await.json()["server"]["uptime"], "draining");
+}

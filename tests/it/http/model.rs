@@ -1,0 +1,166 @@
+//! A model whose answers can be read off its prompts: after a letter comes the next one, after `z` the
+//! end.
+
+use std::{sync::Arc, time::Duration};
+
+use kolosal_server::{
+    chat::TextModel,
+    engine::{Engine, EngineConfig},
+    error::{Error, Kind, Result},
+    model::{
+        Batch, Logits, Runner, RunnerError, RunnerSpec,
+        gguf::{Array, Metadata},
+    },
+    registry::{EngineSpec, Loaded, Loader, ModelInfo},
+};
+
+/// One token for each byte, then the control tokens.
+const VOCABULARY: usize = 258;
+/// `<|im_end|>`, which ends an answer.
+pub(super) const END: u32 = 256;
+/// `<|im_start|>`.
+const START: u32 = 257;
+/// Tokens of a sequence.
+pub(super) const CONTEXT: usize = 2048;
+
+const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    {% if not (loop.last and continue_final_message) %}<|im_end|>\n{% endif %}{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// Which token follows.
+enum Next {
+    One(u32),
+    /// Any of four letters, all as likely.
+    Dice,
+    /// The step fails.
+    Failure,
+}
+
+/// What follows a token:
+/// - the next letter after a letter, the end after `z`; `a` after a line break, where answers begin;
+/// - the bytes of an accented letter after `!`, of an emoji after `?`;
+/// - a digit after itself, for ever and slowly;
+/// - any of `a` to `d` after `~`; a failure after `#`.
+fn next(token: u32) -> Next {
+    let Ok(byte) = u8::try_from(token) else { return Next::One(u32::from(b'a')) };
+    let following = match byte {
+        b'a'..=b'y' => byte + 1,
+        b'\n' | b' ' => b'a',
+        b'!' => 0xc3,
+        0xc3 => 0xa9,
+        b'?' => 0xf0,
+        0xf0 => 0x9f,
+        0x9f => 0x98,
+        0x98 => 0x80,
+        b'0'..=b'9' => byte,
+        b'~' => return Next::Dice,
+        b'#' => return Next::Failure,
+        _ => return Next::One(END),
+    };
+    Next::One(u32::from(following))
+}
+
+struct Alphabet {
+    spec: RunnerSpec,
+}
+
+impl Alphabet {
+    fn new() -> Self {
+        let spec = RunnerSpec {
+            vocab_size: VOCABULARY,
+            context_len: CONTEXT,
+            num_blocks: 1024,
+            max_rows: 512,
+            kv_bytes_per_block: 1,
+            weight_bytes: 1,
+            device: "cpu".to_owned(),
+        };
+        Self { spec }
+    }
+}
+
+impl Runner for Alphabet {
+    fn spec(&self) -> &RunnerSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError> {
+        let mut data = vec![0.0; batch.logit_rows.len() * VOCABULARY];
+        for (row, logits) in batch.logit_rows.iter().zip(data.chunks_exact_mut(VOCABULARY)) {
+            let token = batch.tokens[*row as usize];
+            if (u32::from(b'0')..=u32::from(b'9')).contains(&token) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            match next(token) {
+                Next::One(next) => logits[next as usize] = 20.0,
+                Next::Dice => logits[usize::from(b'a')..=usize::from(b'd')].fill(20.0),
+                Next::Failure => return Err(RunnerError("the device is on fire".to_owned())),
+            }
+        }
+        Ok(Logits { data, vocab_size: VOCABULARY })
+    }
+
+    fn copy_block(&mut self, _: u32, _: u32) -> Result<(), RunnerError> {
+        Ok(())
+    }
+}
+
+/// Byte-level BPE without merges, in the unfamiliar letters that stand for bytes there.
+fn text_model() -> Arc<TextModel> {
+    let is_printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 0x100..;
+    let mut tokens: Vec<Box<[u8]>> = (0..=255_u8)
+        .map(|byte| if is_printable(byte) { u32::from(byte) } else { others.next().unwrap_or(0) })
+        .map(|code| char::from_u32(code).expect("a character").to_string().into_bytes().into())
+        .collect();
+    for control in ["<|im_end|>", "<|im_start|>"] {
+        tokens.push(control.as_bytes().into());
+    }
+    let mut kinds = vec![1; VOCABULARY];
+    kinds[END as usize] = 3;
+    kinds[START as usize] = 3;
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", "llama");
+    metadata.set("tokenizer.ggml.model", "gpt2");
+    metadata.set("tokenizer.ggml.pre", "gpt-2");
+    metadata.set("tokenizer.ggml.tokens", Array::String(tokens));
+    metadata.set("tokenizer.ggml.token_type", Array::I32(kinds));
+    metadata.set("tokenizer.ggml.merges", Array::String(Vec::new()));
+    metadata.set("tokenizer.ggml.eos_token_id", END);
+    metadata.set("tokenizer.ggml.add_bos_token", false);
+    metadata.set("tokenizer.chat_template", TEMPLATE);
+    Arc::new(TextModel::from_gguf(&metadata).expect("a text model"))
+}
+
+/// Loads the alphabet for the path `alphabet`, and nothing else.
+pub(super) struct AlphabetLoader;
+
+impl Loader for AlphabetLoader {
+    fn estimate(&self, _: &EngineSpec) -> Result<u64> {
+        Ok(1)
+    }
+
+    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
+        let fails = |kind, code| {
+            let text = format!("cannot load {}", spec.reference);
+            Err(Error::new(kind, text).with_code(code))
+        };
+        match spec.reference.as_str() {
+            "alphabet" => {}
+            "missing.gguf" => return fails(Kind::ModelLoading, "model_file_not_found"),
+            "far away" => return fails(Kind::ModelDownload, "model_download_failed"),
+            "panic" => panic!("on purpose"),
+            _ => return Err(Error::new(Kind::ModelLoading, "this is no alphabet")),
+        }
+        let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
+        let engine = Engine::start(Box::new(Alphabet::new()), config)?;
+        let info = ModelInfo {
+            architecture: "alphabet".to_owned(),
+            quantization: "F32".to_owned(),
+            parameters: 26,
+            context_len: CONTEXT,
+            ..ModelInfo::default()
+        };
+        Ok(Loaded { engine, text: text_model(), info })
+    }
+}

@@ -1,0 +1,240 @@
+//! Tiny random models of any architecture, made in the test: real files in memory.
+
+use kolosal_kernels::quant::{self, GgmlType};
+use kolosal_server::model::arch;
+use kolosal_server::model::gguf::{Array, Gguf, Value, Writer};
+use kolosal_server::model::spec::{AttnSpec, FfnSpec, ModelSpec, NormKind, QkNorm};
+
+/// What a tiny model is made of.
+#[derive(Clone)]
+pub struct Tiny {
+    pub arch: &'static str,
+    /// Type of the matrices; norms and biases are f32.
+    pub ty: GgmlType,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub width: usize,
+    pub context: usize,
+    pub tied: bool,
+    /// Biases on the linear layers.
+    pub bias: bool,
+    pub extra: Vec<(&'static str, Value)>,
+}
+
+impl Default for Tiny {
+    fn default() -> Self {
+        Self {
+            arch: "llama",
+            ty: GgmlType::F32,
+            hidden: 64,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            width: 96,
+            context: 512,
+            tied: false,
+            bias: false,
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// Printable bytes of GPT-2's byte-level alphabet, in id order.
+fn byte_alphabet() -> Vec<char> {
+    let direct =
+        |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || byte >= 174;
+    let mut next = 256;
+    (0..256u32)
+        .map(|byte| {
+            if direct(byte) {
+                return char::from_u32(byte).unwrap();
+            }
+            next += 1;
+            char::from_u32(next - 1).unwrap()
+        })
+        .collect()
+}
+
+impl Tiny {
+    /// The file in memory.
+    pub fn gguf(&self) -> Gguf {
+        Gguf::from_bytes(self.bytes()).unwrap()
+    }
+
+    /// The file.
+    pub fn bytes(&self) -> Vec<u8> {
+        let metadata = self.metadata();
+        let spec = arch::describe(&Gguf::from_bytes(metadata.to_bytes()).unwrap()).unwrap();
+        let mut maker =
+            Maker { writer: metadata, ty: self.ty, bias: self.bias, state: 0x9e37_79b9 };
+        maker.model(&spec, self.tied);
+        maker.writer.to_bytes()
+    }
+
+    fn metadata(&self) -> Writer<'static> {
+        let mut writer = Writer::new();
+        let key = |key: &str| format!("{}.{key}", self.arch);
+        writer.set("general.architecture", self.arch).set("general.name", "tiny");
+        for (name, value) in [
+            ("block_count", self.layers),
+            ("embedding_length", self.hidden),
+            ("feed_forward_length", self.width),
+            ("context_length", self.context),
+            ("attention.head_count", self.heads),
+            ("attention.head_count_kv", self.kv_heads),
+        ] {
+            writer.set(key(name), value as u32);
+        }
+        writer.set(key("attention.layer_norm_rms_epsilon"), 1e-5f32);
+        writer.set(key("attention.layer_norm_epsilon"), 1e-5f32);
+        let specials = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"];
+        let mut tokens: Vec<Box<[u8]>> = byte_alphabet()
+            .into_iter()
+            .map(|c| c.to_string().into_bytes().into_boxed_slice())
+            .collect();
+        tokens.extend(specials.map(|text| text.as_bytes().into()));
+        let mut types = vec![1i32; 256];
+        types.extend([3; 3]);
+        writer.set("tokenizer.ggml.model", "gpt2");
+        writer.set("tokenizer.ggml.pre", "gpt-2");
+        writer.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
+        writer.set("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
+        writer.set("tokenizer.ggml.merges", Value::Array(Array::String(Vec::new())));
+        writer.set("tokenizer.ggml.bos_token_id", 258u32);
+        writer.set("tokenizer.ggml.eos_token_id", 257u32);
+        for (name, value) in &self.extra {
+            let name = if name.contains('.') && name.starts_with("tokenizer") {
+                (*name).to_owned()
+            } else {
+                key(name)
+            };
+            writer.set(name, value.clone());
+        }
+        writer
+    }
+}
+
+struct Maker {
+    writer: Writer<'static>,
+    ty: GgmlType,
+    bias: bool,
+    state: u64,
+}
+
+impl Maker {
+    fn model(&mut self, spec: &ModelSpec, tied: bool) {
+        let hidden = spec.hidden;
+        self.matrix("token_embd", &[spec.vocab_size, hidden]);
+        if spec.learned_positions {
+            self.matrix("position_embd", &[spec.context_len, hidden]);
+        }
+        if !tied {
+            self.matrix("output", &[spec.vocab_size, hidden]);
+        }
+        let with_bias = spec.norm.kind == NormKind::Layer;
+        self.norm("output_norm", hidden, with_bias);
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let name = |part: &str| format!("blk.{index}.{part}");
+            for part in [layer.norms.attn, layer.norms.ffn].into_iter().flatten() {
+                self.norm(&name(part), hidden, with_bias);
+            }
+            if layer.norms.attn_post {
+                self.norm(&name("post_attention_norm"), hidden, with_bias);
+            }
+            if layer.norms.ffn_post {
+                self.norm(&name("post_ffw_norm"), hidden, with_bias);
+            }
+            self.attention(index, hidden, &layer.attn);
+            self.ffn(index, hidden, &layer.ffn);
+        }
+    }
+
+    fn attention(&mut self, index: usize, hidden: usize, attn: &AttnSpec) {
+        let name = |part: &str| format!("blk.{index}.attn_{part}");
+        let (q, k) = (attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim);
+        self.linear(&name("q"), q, hidden);
+        self.linear(&name("k"), k, hidden);
+        self.linear(&name("v"), attn.kv_heads * attn.value_dim, hidden);
+        self.linear(&name("output"), hidden, attn.heads * attn.value_dim);
+        match attn.qk_norm {
+            QkNorm::None => {}
+            QkNorm::PerHead => {
+                self.norm(&name("q_norm"), attn.head_dim, false);
+                self.norm(&name("k_norm"), attn.head_dim, false);
+            }
+            QkNorm::Full => {
+                self.norm(&name("q_norm"), q, false);
+                self.norm(&name("k_norm"), k, false);
+            }
+        }
+        if attn.sinks {
+            self.floats(&name("sinks.weight"), attn.heads, 0.0);
+        }
+    }
+
+    fn ffn(&mut self, index: usize, hidden: usize, ffn: &FfnSpec) {
+        let name = |part: &str| format!("blk.{index}.ffn_{part}");
+        match ffn {
+            FfnSpec::Gated { width, .. } => {
+                self.linear(&name("gate"), *width, hidden);
+                self.linear(&name("up"), *width, hidden);
+                self.linear(&name("down"), hidden, *width);
+            }
+            FfnSpec::Plain { width, .. } => {
+                self.linear(&name("up"), *width, hidden);
+                self.linear(&name("down"), hidden, *width);
+            }
+            FfnSpec::Moe(moe) => {
+                self.matrix(&name("gate_inp"), &[moe.experts, hidden]);
+                self.matrix(&name("gate_exps"), &[moe.experts, moe.width, hidden]);
+                self.matrix(&name("up_exps"), &[moe.experts, moe.width, hidden]);
+                self.matrix(&name("down_exps"), &[moe.experts, hidden, moe.width]);
+                if let Some(width) = moe.shared_width {
+                    self.matrix(&name("gate_shexp"), &[width, hidden]);
+                    self.matrix(&name("up_shexp"), &[width, hidden]);
+                    self.matrix(&name("down_shexp"), &[hidden, width]);
+                }
+                if moe.shared_gate {
+                    self.floats(&name("gate_inp_shexp.weight"), hidden, 0.0);
+                }
+            }
+        }
+    }
+
+    fn linear(&mut self, name: &str, n: usize, k: usize) {
+        self.matrix(name, &[n, k]);
+        if self.bias {
+            self.floats(&format!("{name}.bias"), n, 0.0);
+        }
+    }
+
+    fn matrix(&mut self, name: &str, shape: &[usize]) {
+        let len = shape.iter().product();
+        let scale = 1.5 / (shape[shape.len() - 1] as f32).sqrt();
+        let values: Vec<f32> = (0..len).map(|_| self.uniform() * 2.0 * scale).collect();
+        let mut bytes = Vec::new();
+        quant::quantize(self.ty, &values, &mut bytes).unwrap();
+        self.writer.tensor(&format!("{name}.weight"), shape, self.ty, bytes).unwrap();
+    }
+
+    fn norm(&mut self, name: &str, len: usize, with_bias: bool) {
+        self.floats(&format!("{name}.weight"), len, 1.0);
+        if with_bias {
+            self.floats(&format!("{name}.bias"), len, 0.0);
+        }
+    }
+
+    fn floats(&mut self, name: &str, len: usize, around: f32) {
+        let values: Vec<u8> =
+            (0..len).flat_map(|_| (around + self.uniform() * 0.4).to_le_bytes()).collect();
+        self.writer.tensor(name, &[len], GgmlType::F32, values).unwrap();
+    }
+
+    /// In -0.5 .. 0.5.
+    fn uniform(&mut self) -> f32 {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        ((self.state >> 40) as f32 / (1u32 << 24) as f32) - 0.5
+    }
+}
