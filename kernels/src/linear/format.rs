@@ -39,7 +39,7 @@ pub(super) trait Format: 'static {
     const HAS_MIN: bool = false;
 
     /// The same weights with a byte per code and float scales: what a panel is expanded to when
-    /// many columns of activations pass over it..
+    /// many columns of activations pass over it.
     type Expanded: Format;
     /// Whether that pays; codes that take an instruction or two to unpack are as fast as they are.
     const IS_EXPANDABLE: bool = true;

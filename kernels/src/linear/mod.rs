@@ -7,7 +7,7 @@
 //! - `format`: the packed formats, and how kernels read them
 //! - `kernel`, `float`: the products, written once for all formats and tiers
 //! - `dot`, `dot_*`: the integer instructions of each tier; `tiers`: the choice among them
-//! - `pack`: from file to panels; `acts`, `fused`: from floats to int8
+//! - `pack`: from file to panels; `acts`: from floats to int8
 
 mod acts;
 mod buffer;
@@ -19,7 +19,6 @@ mod dot_portable;
 mod dot_x86;
 mod float;
 mod format;
-mod fused;
 mod kernel;
 mod pack;
 mod packed;
