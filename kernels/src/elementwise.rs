@@ -71,6 +71,16 @@ pub fn glu(
     });
 }
 
+/// [`glu`] of one row: `x` is the gate and becomes the result.
+pub(crate) fn glu_row(level: Level, x: &mut [f32], up: &[f32], activation: Activation) {
+    dispatch(level, Apply { op: Op::Gate(activation), x, y: up });
+}
+
+/// [`activate`] of one row.
+pub(crate) fn activate_row(level: Level, x: &mut [f32], activation: Activation) {
+    dispatch(level, Apply { op: Op::Activate(activation), x, y: &[] });
+}
+
 fn unary(x: &mut [f32], op: Op, pool: &Pool) {
     let level = Level::current();
     over_values(pool, x, |_, x| dispatch(level, Apply { op, x, y: &[] }));

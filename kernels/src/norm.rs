@@ -67,6 +67,24 @@ fn copy_and_norm(x: Rows<'_>, norm: &Norm<'_>, mut out: RowsMut<'_>, pool: &Pool
     });
 }
 
+/// [`rms_norm`] of one row where it is.
+pub(crate) fn rms_norm_row(level: Level, row: &mut [f32], weight: &[f32], eps: f32) {
+    let norm = Norm { kind: Kind::Rms, weight, bias: None, eps, width: weight.len() };
+    dispatch(level, NormRow { norm: &norm, row });
+}
+
+/// [`layer_norm`] of one row where it is.
+pub(crate) fn layer_norm_row(
+    level: Level,
+    row: &mut [f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+) {
+    let norm = Norm { kind: Kind::Layer, weight, bias, eps, width: weight.len() };
+    dispatch(level, NormRow { norm: &norm, row });
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Rms,

@@ -1,7 +1,7 @@
 //! The `kolosal` program: commands, flags, exit codes, what is printed.
 //!
-//! The only layer that prints. Every command is a function from its arguments and an [`App`] to an
-//! [`failure::Outcome`]; exit codes are decided in one place.
+//! The only layer that prints. Every command is a function from its arguments and an App to an
+//! outcome; exit codes are decided in one place.
 
 mod args;
 mod assembly;

@@ -259,7 +259,8 @@ mod tests {
             "m-UD-Q4_K_XL.gguf",
         ];
         let whole = ["Q4_K_M/m-Q4_K_M-00001-of-00002.gguf", "Q4_K_M/m-Q4_K_M-00002-of-00002.gguf"];
-        let cases: [(&str, &[&str], Result<&[&str], &str>); 12] = [
+        type Case<'a> = (&'a str, &'a [&'a str], Result<&'a [&'a str], &'a str>);
+        let cases: [Case; 12] = [
             ("hf:o/r", &many, Ok(&["m-Q4_K_M.gguf"])),
             ("hf:o/r:q8_0", &many, Ok(&["m-Q8_0.gguf"])),
             ("hf:o/r:Q4_K", &many, Err("no such quantisation; there are: m-Q2_K.gguf")),

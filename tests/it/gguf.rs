@@ -1,4 +1,5 @@
 //! The GGUF reader against hostile files, and the writer against the reader.
+#![allow(clippy::unwrap_used)]
 
 mod allocator;
 
@@ -327,7 +328,7 @@ fn what_was_written_is_read() {
         assert_eq!(gguf.tensors().len(), 3);
         assert!(gguf.tensor("d").is_none());
         assert_eq!(gguf.file_bytes(), fs::metadata(&path).unwrap().len());
-        assert_eq!(gguf.paths(), [path.clone()]);
+        assert_eq!(gguf.paths(), std::slice::from_ref(&path));
         gguf.check_unchanged().unwrap();
     }
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();

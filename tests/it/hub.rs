@@ -1,4 +1,5 @@
 //! The hub against a local web server that misbehaves.
+#![allow(clippy::unwrap_used)]
 
 mod package;
 mod reference;

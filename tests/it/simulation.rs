@@ -1,6 +1,8 @@
 //! Random traffic on an engine without its thread: after every step the invariants hold, and every
 //! sequence generates what it would generate alone. A failure names the seed that repeats it.
 
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -88,13 +90,13 @@ impl Simulation {
             num_blocks: dice.pick(&[13, 14, 20, 60]),
             max_rows,
             seed,
-            eos: Some((1, 0.01)),
+            eos: Some((1, dice.pick(&[0.01, 0.002]))),
             memory: dice.pick(&[None, Some(2)]),
             ..FakeConfig::default()
         };
         let config = EngineConfig {
             name: format!("simulation {seed}"),
-            max_running: dice.pick(&[1, 2, 5, 9]),
+            max_running: dice.pick(&[1, 3, 6, 9]),
             max_waiting: 20,
             max_batch_tokens: max_rows,
             prefix_cache: !dice.one_in(6),
@@ -132,12 +134,13 @@ impl Simulation {
             }
             _ => Vec::new(),
         };
-        prompt.truncate(self.dice.below(300));
+        let most = self.dice.pick(&[40, 300]);
+        prompt.truncate(self.dice.below(most));
         let tail = 1 + self.dice.below(40);
         prompt.extend((0..tail).map(|_| self.dice.below(vocab_size) as u32));
         // The pool's 13 blocks hold 416 positions, the context 400.
         let room = 400 - prompt.len() as u32;
-        let max_tokens = 1 + self.dice.below(room.min(120) as usize) as u32;
+        let max_tokens = 1 + self.dice.below(room.min(200) as usize) as u32;
         Plan {
             min_tokens: self.dice.pick(&[0, max_tokens.min(10)]),
             max_tokens,
@@ -172,7 +175,7 @@ impl Simulation {
     }
 
     fn disturb(&mut self) {
-        if self.dice.one_in(12) {
+        if self.dice.one_in(5) {
             self.submit();
         }
         if self.dice.one_in(150)
@@ -252,7 +255,7 @@ impl Simulation {
 #[test]
 fn random_traffic() {
     let (mut checked, mut preemptions, mut hits, mut guessed) = (0, 0, 0, 0);
-    for seed in 0..40 {
+    for seed in 0..60 {
         let done = Simulation::new(seed).run(1000);
         let stats = done.meters.snapshot();
         checked += done.num_checked;
@@ -268,6 +271,7 @@ fn random_traffic() {
 /// With prompts that share nothing, sequences are admitted in order of arrival, whatever else happens.
 #[test]
 fn first_come_first_served() {
+    let mut total = 0;
     for seed in 0..20 {
         let mut simulation = Simulation::new(seed);
         let mut admitted: Vec<u64> = Vec::new();
@@ -290,6 +294,7 @@ fn first_come_first_served() {
             }
         }
         assert!(admitted.is_sorted(), "seed {seed}: {admitted:?}");
-        assert!(admitted.len() > 3, "seed {seed}");
+        total += admitted.len();
     }
+    assert!(total > 100, "{total}");
 }

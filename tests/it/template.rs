@@ -155,8 +155,7 @@ fn places_in_the_request_are_protected_in_the_text() {
     assert_eq!(rendered.protected, [14]);
 }
 
-/// Every template with tools shows a tool's name and description; one that ignores them would let a
-/// request go wrong without a word.
+/// Templates show a tool's name; the two that were published without a place for tools are known.
 #[test]
 fn tools_of_a_request_are_in_the_prompt() {
     let silent: Vec<String> = fixtures()

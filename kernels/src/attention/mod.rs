@@ -1,6 +1,6 @@
 //! Attention of ragged batches over a paged cache of half floats.
 //!
-//! A query sees its keys in fixed segments of [`SEGMENT`] positions, counted from the start of its
+//! A query sees its keys in fixed segments of 256 positions, counted from the start of its
 //! sequence. Each segment gives a partial result (maximum, denominator, weighted values), and the
 //! partial results are folded from the first segment to the last. Segments are the unit of
 //! parallel work too, so the bits of a row do not depend on the number of threads, on the other

@@ -16,14 +16,15 @@
 
 use super::buffer::Buffer;
 use super::dot::Dot;
-use super::fused::{Glu, LayerNorm, MapRow, RmsNorm};
 use super::packed::{Packed, SharedBytes};
 use super::tiers::{Work, dispatch};
 use crate::activation::Activation;
 use crate::detect::{self, Tier};
+use crate::elementwise::{activate_row, glu_row};
+use crate::norm::{layer_norm_row, rms_norm_row};
 use crate::pool::Pool;
 use crate::rows::Rows;
-use crate::simd::{Level, Simd, dispatch as dispatch_simd};
+use crate::simd::{Level, Simd};
 
 /// Bytes of a block of 32 values of one column.
 pub(super) const BLOCK_BYTES: usize = 48;
@@ -91,7 +92,8 @@ impl Acts {
         assert_eq!(weight.len(), x.cols, "norm weights");
         let level = Level::current();
         self.fill(x, pool, |x, out| {
-            dispatch_simd(level, RmsNorm { x, weight, eps, out });
+            out.copy_from_slice(x);
+            rms_norm_row(level, out, weight, eps);
             None
         });
     }
@@ -109,7 +111,8 @@ impl Acts {
         assert!(bias.is_none_or(|bias| bias.len() == x.cols), "norm biases");
         let level = Level::current();
         self.fill(x, pool, |x, out| {
-            dispatch_simd(level, LayerNorm { x, weight, bias, eps, out });
+            out.copy_from_slice(x);
+            layer_norm_row(level, out, weight, bias, eps);
             None
         });
     }
@@ -119,7 +122,8 @@ impl Acts {
         assert_eq!((gate.rows, gate.cols), (up.rows, up.cols), "gate and up");
         let level = Level::current();
         self.fill_indexed(gate.rows, gate.cols, pool, |i, out| {
-            dispatch_simd(level, Glu { gate: gate.row(i), up: up.row(i), act, out });
+            out.copy_from_slice(gate.row(i));
+            glu_row(level, out, up.row(i), act);
             None
         });
     }
@@ -128,7 +132,8 @@ impl Acts {
     pub fn set_act(&mut self, x: Rows<'_>, act: Activation, pool: &Pool) {
         let level = Level::current();
         self.fill(x, pool, |x, out| {
-            dispatch_simd(level, MapRow { x, act, out });
+            out.copy_from_slice(x);
+            activate_row(level, out, act);
             None
         });
     }

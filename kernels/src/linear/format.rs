@@ -12,7 +12,8 @@
 //! | pairs   | 2 x 64              | vector `v`: bits `2 p, 2 p + 1` are quad `4 v + p`             |
 //! | bytes   | 8 x 64              | vector `i`: quad `i`                                           |
 //!
-//! Scales follow the codes, sixteen side by side; README.md draws every format.
+//! Scales lie beside their codes, sixteen side by side, in the order in which kernels read: one
+//! stream of addresses is what the processor fetches ahead. README.md draws every format.
 #![allow(clippy::inline_always)]
 
 use super::dot::Dot;
@@ -39,8 +40,9 @@ pub(super) trait Format: 'static {
     const HAS_MIN: bool = false;
 
     /// The same weights with a byte per code and float scales: what a panel is expanded to when
-    /// many columns of activations pass over it..
+    /// many columns of activations pass over it.
     type Expanded: Format;
+    /// Whether that pays; codes that take an instruction or two to unpack are as fast as they are.
     const IS_EXPANDABLE: bool = true;
 
     /// Codes of quad `i` of sub-block `j`.
@@ -88,19 +90,19 @@ pub(super) struct Q8_0;
 pub(super) struct Iq4Nl;
 /// `[nibbles][d: 16 bf16]`, codes looked up
 pub(super) struct Mxfp4;
-/// `[8 pairs][scale and minimum nibbles: 16 x 16 u8][d: 16 f16][dmin: 16 f16]`
+/// `[d: 16 f16][dmin: 16 f16]`, 8 x `[scale and minimum nibbles: 2 x 16 u8][pairs]`
 pub(super) struct Q2K;
-/// `[8 x (pairs, bits)][scales: 16 x 16 i8][d: 16 f16]`
+/// `[d: 16 f16]`, 8 x `[scales: 2 x 16 i8][pairs][bits]`
 pub(super) struct Q3K;
-/// `[8 nibbles][scales: 8 x 16 u8][minima: 8 x 16 u8][d: 16 f16][dmin: 16 f16]`
+/// `[d: 16 f16][dmin: 16 f16]`, 8 x `[scales: 16 u8][minima: 16 u8][nibbles]`
 pub(super) struct Q4K;
-/// `[8 x (nibbles, bits)][scales: 8 x 16 u8][minima: 8 x 16 u8][d: 16 f16][dmin: 16 f16]`
+/// `[d: 16 f16][dmin: 16 f16]`, 8 x `[scales: 16 u8][minima: 16 u8][nibbles][bits]`
 pub(super) struct Q5K;
-/// `[8 x (nibbles, pairs)][scales: 16 x 16 i8][d: 16 f16]`
+/// `[d: 16 f16]`, 8 x `[scales: 2 x 16 i8][nibbles][pairs]`
 pub(super) struct Q6K;
-/// `[8 nibbles][scales: 8 x 16 i8][d: 16 f16]`, codes looked up
+/// `[d: 16 f16]`, 8 x `[scales: 16 i8][nibbles]`, codes looked up
 pub(super) struct Iq4Xs;
-/// `[8 nibbles][scales: 16 x 16 i8][d: 16 f32]`, codes looked up in a table of the matrix: IQ1,
+/// `[d: 16 f32]`, 8 x `[scales: 2 x 16 i8][nibbles]`, codes looked up in a table of the matrix: IQ1,
 /// IQ2, IQ3 and TQ
 pub(super) struct Book;
 /// `[bytes][scale: 16 f32]`, then a scale for the other half, then minima
@@ -174,6 +176,7 @@ impl Format for Q5_1 {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     type Expanded = Expanded<false, false, true>;
+    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, table: D::I) -> D::I {
@@ -251,7 +254,7 @@ impl Format for Mxfp4 {
 }
 
 impl Format for Q2K {
-    const BYTES: usize = 8 * 128 + 256 + 64;
+    const BYTES: usize = 64 + 8 * (32 + 128);
     const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 0;
     const HAS_HALVES: bool = true;
@@ -261,7 +264,7 @@ impl Format for Q2K {
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, _: D::I) -> D::I {
         // SAFETY: within the step.
-        unsafe { pairs(d, w.add(128 * j), i, 0) }
+        unsafe { pairs(d, w.add(64 + 160 * j + 32), i, 0) }
     }
 
     #[inline(always)]
@@ -270,8 +273,8 @@ impl Format for Q2K {
         let s = d.simd();
         // SAFETY: within the step.
         let (both, factor, min_factor) = unsafe {
-            let both = d.load_u8(w.add(1024 + 16 * (2 * j + half)));
-            (both, d.load_f16(w.add(1280)), d.load_f16(w.add(1312)))
+            let both = d.load_u8(w.add(64 + 160 * j + 16 * half));
+            (both, d.load_f16(w), d.load_f16(w.add(32)))
         };
         // A sixteenth less 15/32 rounds to the floor: never a tie.
         let min = s.round(s.fma(both, s.splat(0.0625), s.splat(-0.468_75)));
@@ -281,7 +284,7 @@ impl Format for Q2K {
 }
 
 impl Format for Q3K {
-    const BYTES: usize = 8 * 192 + 256 + 32;
+    const BYTES: usize = 32 + 8 * (32 + 192);
     const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 4;
     const HAS_HALVES: bool = true;
@@ -291,7 +294,7 @@ impl Format for Q3K {
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, _: D::I) -> D::I {
         // SAFETY: within the step.
         unsafe {
-            let w = w.add(192 * j);
+            let w = w.add(32 + 224 * j + 32);
             d.or(pairs(d, w, i, 0), bits(d, w.add(128), i, 2))
         }
     }
@@ -299,12 +302,12 @@ impl Format for Q3K {
     #[inline(always)]
     unsafe fn scales<D: Dot>(d: D, w: *const u8, j: usize, half: usize) -> (F<D>, F<D>) {
         // SAFETY: within the step.
-        unsafe { signed_scales(d, w.add(1536), 2 * j + half, d.load_f16(w.add(1792))) }
+        unsafe { signed_scales(d, w.add(32 + 224 * j + 16 * half), d.load_f16(w)) }
     }
 }
 
 impl Format for Q4K {
-    const BYTES: usize = 8 * 256 + 128 + 128 + 64;
+    const BYTES: usize = 64 + 8 * (32 + 256);
     const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
@@ -314,50 +317,48 @@ impl Format for Q4K {
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, _: D::I) -> D::I {
         // SAFETY: within the step.
-        unsafe { nibbles(d, w.add(256 * j), i) }
+        unsafe { nibbles(d, w.add(64 + 288 * j + 32), i) }
     }
 
     #[inline(always)]
     unsafe fn scales<D: Dot>(d: D, w: *const u8, j: usize, _: usize) -> (F<D>, F<D>) {
         // SAFETY: within the step.
-        unsafe { k4_scales(d, w.add(2048), j) }
+        unsafe { k4_scales(d, w, w.add(64 + 288 * j)) }
     }
 }
 
 impl Format for Q5K {
-    const BYTES: usize = 8 * 320 + 128 + 128 + 64;
+    const BYTES: usize = 64 + 8 * (32 + 320);
     const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     type Expanded = Expanded<false, false, true>;
-    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, table: D::I) -> D::I {
         // SAFETY: within the step.
-        unsafe { Q5_0::codes(d, w.add(320 * j), 0, i, table) }
+        unsafe { Q5_0::codes(d, w.add(64 + 352 * j + 32), 0, i, table) }
     }
 
     #[inline(always)]
     unsafe fn scales<D: Dot>(d: D, w: *const u8, j: usize, _: usize) -> (F<D>, F<D>) {
         // SAFETY: within the step.
-        unsafe { k4_scales(d, w.add(2560), j) }
+        unsafe { k4_scales(d, w, w.add(64 + 352 * j)) }
     }
 }
 
 impl Format for Q6K {
-    const BYTES: usize = 8 * 384 + 256 + 32;
+    const BYTES: usize = 32 + 8 * (32 + 384);
     const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 32;
     const HAS_HALVES: bool = true;
     type Expanded = Expanded<false, true, false>;
-    const IS_EXPANDABLE: bool = false;
 
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, _: D::I) -> D::I {
         // SAFETY: within the step.
         unsafe {
-            let w = w.add(384 * j);
+            let w = w.add(32 + 416 * j + 32);
             d.or(nibbles(d, w, i), pairs(d, w.add(256), i, 4))
         }
     }
@@ -365,12 +366,12 @@ impl Format for Q6K {
     #[inline(always)]
     unsafe fn scales<D: Dot>(d: D, w: *const u8, j: usize, half: usize) -> (F<D>, F<D>) {
         // SAFETY: within the step.
-        unsafe { signed_scales(d, w.add(3072), 2 * j + half, d.load_f16(w.add(3328))) }
+        unsafe { signed_scales(d, w.add(32 + 416 * j + 16 * half), d.load_f16(w)) }
     }
 }
 
 impl Format for Iq4Xs {
-    const BYTES: usize = 8 * 256 + 128 + 32;
+    const BYTES: usize = 32 + 8 * (16 + 256);
     const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 128;
     const IS_FULL: bool = true;
@@ -379,18 +380,18 @@ impl Format for Iq4Xs {
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, table: D::I) -> D::I {
         // SAFETY: within the step.
-        d.lookup(table, unsafe { nibbles(d, w.add(256 * j), i) })
+        d.lookup(table, unsafe { nibbles(d, w.add(32 + 272 * j + 16), i) })
     }
 
     #[inline(always)]
     unsafe fn scales<D: Dot>(d: D, w: *const u8, j: usize, _: usize) -> (F<D>, F<D>) {
         // SAFETY: within the step.
-        unsafe { signed_scales(d, w.add(2048), j, d.load_f16(w.add(2176))) }
+        unsafe { signed_scales(d, w.add(32 + 272 * j), d.load_f16(w)) }
     }
 }
 
 impl Format for Book {
-    const BYTES: usize = 8 * 256 + 256 + 64;
+    const BYTES: usize = 64 + 8 * (32 + 256);
     const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 64;
     const HAS_HALVES: bool = true;
@@ -399,13 +400,13 @@ impl Format for Book {
     #[inline(always)]
     unsafe fn codes<D: Dot>(d: D, w: *const u8, j: usize, i: usize, table: D::I) -> D::I {
         // SAFETY: within the step.
-        d.lookup(table, unsafe { nibbles(d, w.add(256 * j), i) })
+        d.lookup(table, unsafe { nibbles(d, w.add(64 + 288 * j + 32), i) })
     }
 
     #[inline(always)]
     unsafe fn scales<D: Dot>(d: D, w: *const u8, j: usize, half: usize) -> (F<D>, F<D>) {
         // SAFETY: within the step.
-        unsafe { signed_scales(d, w.add(2048), 2 * j + half, d.load_f32(w.add(2304))) }
+        unsafe { signed_scales(d, w.add(64 + 288 * j + 16 * half), d.load_f32(w)) }
     }
 }
 
@@ -443,21 +444,21 @@ impl<const FULL: bool, const HALVES: bool, const MIN: bool> Format for Expanded<
     }
 }
 
-/// `factor` times the 16 signed scales of row `index` of the table at `w`.
+/// `factor` times the 16 signed scales at `scales`.
 #[inline(always)]
-unsafe fn signed_scales<D: Dot>(d: D, w: *const u8, index: usize, factor: F<D>) -> (F<D>, F<D>) {
-    // SAFETY: the table lies at `w`, by the caller's promise.
-    let scale = unsafe { d.load_i8(w.add(16 * index)) };
+unsafe fn signed_scales<D: Dot>(d: D, scales: *const u8, factor: F<D>) -> (F<D>, F<D>) {
+    // SAFETY: the scales lie there, by the caller's promise.
+    let scale = unsafe { d.load_i8(scales) };
     (d.simd().mul(factor, scale), d.simd().zero())
 }
 
-/// Scales and minima of sub-block `j` of Q4_K and Q5_K, whose tables lie at `w`.
+/// Scales and minima of a sub-block of Q4_K or Q5_K: their factors lie at `w`, they at `scales`.
 #[inline(always)]
-unsafe fn k4_scales<D: Dot>(d: D, w: *const u8, j: usize) -> (F<D>, F<D>) {
-    // SAFETY: both tables and the factors lie at `w`, by the caller's promise.
+unsafe fn k4_scales<D: Dot>(d: D, w: *const u8, scales: *const u8) -> (F<D>, F<D>) {
+    // SAFETY: all of it lies there, by the caller's promise.
     unsafe {
-        let scale = d.simd().mul(d.load_f16(w.add(256)), d.load_u8(w.add(16 * j)));
-        let min = d.simd().mul(d.load_f16(w.add(288)), d.load_u8(w.add(128 + 16 * j)));
+        let scale = d.simd().mul(d.load_f16(w), d.load_u8(scales));
+        let min = d.simd().mul(d.load_f16(w.add(32)), d.load_u8(scales.add(16)));
         (scale, min)
     }
 }

@@ -7,7 +7,7 @@
 //! - `format`: the packed formats, and how kernels read them
 //! - `kernel`, `float`: the products, written once for all formats and tiers
 //! - `dot`, `dot_*`: the integer instructions of each tier; `tiers`: the choice among them
-//! - `pack`: from file to panels; `acts`, `fused`: from floats to int8
+//! - `pack`: from file to panels; `acts`: from floats to int8
 
 mod acts;
 mod buffer;
@@ -19,7 +19,6 @@ mod dot_portable;
 mod dot_x86;
 mod float;
 mod format;
-mod fused;
 mod kernel;
 mod pack;
 mod packed;
@@ -159,7 +158,7 @@ impl Product<'_> {
     }
 }
 
-/// Bytes of an expanded part of a panel: it and what streams past it fit the first-level cache.
+/// Bytes of an expanded part of a panel, which is read from the second-level cache.
 const EXPANDED_BYTES: usize = 64 << 10;
 
 /// What a thread needs to expand panels.
@@ -207,7 +206,8 @@ impl Part {
 
 impl Task<'_> {
     /// With few columns, codes are unpacked in the kernel: weights are read once and memory is
-    /// the limit. With many, a part of the panel at a time is unpacked into the first-level cache.
+    /// the limit. With many, a part of the panel at a time is unpacked, and the next part fetched
+    /// meanwhile.
     unsafe fn codes<T: Format>(&self, weights: *const u8, num_steps: usize) {
         if T::IS_EXPANDABLE && self.tiles.len() > 1 {
             // SAFETY: the caller's promise.

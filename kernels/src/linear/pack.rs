@@ -139,95 +139,96 @@ impl Lane<'_> {
     }
 
     fn q2k(&mut self, block: &[u8]) {
+        self.put_scale(0, &block[80..82]);
+        self.put_scale(32, &block[82..84]);
         for j in 0..8 {
-            let codes = k_pairs(&block[16..80], j);
-            self.put_pairs(128 * j, &codes, 0);
+            let at = 64 + 160 * j;
+            self.put_byte(at, block[2 * j]);
+            self.put_byte(at + 16, block[2 * j + 1]);
+            self.put_pairs(at + 32, &k_pairs(&block[16..80], j), 0);
         }
-        for j in 0..16 {
-            self.put_byte(1024 + 16 * j, block[j]);
-        }
-        self.put_scale(1280, &block[80..82]);
-        self.put_scale(1312, &block[82..84]);
     }
 
     fn q3k(&mut self, block: &[u8]) {
+        self.put_scale(0, &block[108..110]);
         for j in 0..8 {
+            let at = 32 + 224 * j;
+            self.put_byte(at, q3k_scale(&block[96..108], 2 * j) as u8);
+            self.put_byte(at + 16, q3k_scale(&block[96..108], 2 * j + 1) as u8);
             let mut codes = k_pairs(&block[32..96], j);
             for (code, high) in codes.iter_mut().zip(block) {
                 *code |= (high >> j & 1) << 2;
             }
-            self.put_pairs(192 * j, &codes, 0);
-            self.put_bits(192 * j + 128, &codes, 2);
+            self.put_pairs(at + 32, &codes, 0);
+            self.put_bits(at + 160, &codes, 2);
         }
-        for j in 0..16 {
-            self.put_byte(1536 + 16 * j, q3k_scale(&block[96..108], j) as u8);
-        }
-        self.put_scale(1792, &block[108..110]);
     }
 
     fn q4k(&mut self, block: &[u8]) {
         for j in 0..8 {
-            self.put_nibbles(256 * j, &k4_nibbles(&block[16..144], j));
+            let at = 64 + 288 * j;
+            self.put_k4_scales(at, block, j);
+            self.put_nibbles(at + 32, &k4_nibbles(&block[16..144], j));
         }
-        self.put_k4_scales(2048, block);
     }
 
     fn q5k(&mut self, block: &[u8]) {
         for j in 0..8 {
+            let at = 64 + 352 * j;
+            self.put_k4_scales(at, block, j);
             let mut codes = k4_nibbles(&block[48..176], j);
             for (code, high) in codes.iter_mut().zip(&block[16..48]) {
                 *code |= (high >> j & 1) << 4;
             }
-            self.put_nibbles(320 * j, &codes);
-            self.put_bits(320 * j + 256, &codes, 4);
+            self.put_nibbles(at + 32, &codes);
+            self.put_bits(at + 288, &codes, 4);
         }
-        self.put_k4_scales(2560, block);
     }
 
-    fn put_k4_scales(&mut self, at: usize, block: &[u8]) {
-        for j in 0..8 {
-            let (scale, min) = k4_scale_min(&block[4..16], j);
-            self.put_byte(at + 16 * j, scale);
-            self.put_byte(at + 128 + 16 * j, min);
-        }
-        self.put_scale(at + 256, &block[..2]);
-        self.put_scale(at + 288, &block[2..4]);
+    /// Scale and minimum of sub-block `j`, and the factors of all.
+    fn put_k4_scales(&mut self, at: usize, block: &[u8], j: usize) {
+        let (scale, min) = k4_scale_min(&block[4..16], j);
+        self.put_byte(at, scale);
+        self.put_byte(at + 16, min);
+        self.put_scale(0, &block[..2]);
+        self.put_scale(32, &block[2..4]);
     }
 
     fn q6k(&mut self, block: &[u8]) {
+        self.put_scale(0, &block[208..210]);
         for j in 0..8 {
+            let at = 32 + 416 * j;
+            self.put_byte(at, block[192 + 2 * j]);
+            self.put_byte(at + 16, block[192 + 2 * j + 1]);
             let (half, quarter) = (j / 4, j % 4);
-            let low = &block[64 * half + 32 * (quarter % 2)..];
-            let high = &block[128 + 32 * half..];
+            let low = &block[64 * half + 32 * (quarter % 2)..][..32];
+            let high = &block[128 + 32 * half..][..32];
             let codes = std::array::from_fn(|i| {
                 (low[i] >> (4 * (quarter / 2)) & 15) | (high[i] >> (2 * quarter) & 3) << 4
             });
-            self.put_nibbles(384 * j, &codes);
-            self.put_pairs(384 * j + 256, &codes, 4);
+            self.put_nibbles(at + 32, &codes);
+            self.put_pairs(at + 288, &codes, 4);
         }
-        for j in 0..16 {
-            self.put_byte(3072 + 16 * j, block[192 + j]);
-        }
-        self.put_scale(3328, &block[208..210]);
     }
 
     fn iq4xs(&mut self, block: &[u8]) {
+        self.put_scale(0, &block[..2]);
         for j in 0..8 {
-            self.put_nibbles(256 * j, &legacy_nibbles(&block[8 + 16 * j..]));
-            self.put_byte(2048 + 16 * j, iq4xs_scale(block, j) as u8);
+            let at = 32 + 272 * j;
+            self.put_byte(at, iq4xs_scale(block, j) as u8);
+            self.put_nibbles(at + 16, &legacy_nibbles(&block[8 + 16 * j..]));
         }
-        self.put_scale(2176, &block[..2]);
     }
 
     fn book(&mut self, block: &IntegerBlock, codebook: &Codebook) {
+        self.put_quad(0, block.d.to_le_bytes());
         for (j, values) in block.codes.chunks_exact(32).enumerate() {
+            let at = 64 + 288 * j;
+            self.put_byte(at, block.scales[2 * j] as u8);
+            self.put_byte(at + 16, block.scales[2 * j + 1] as u8);
             let codes = std::array::from_fn(|i| codebook.nibbles[usize::from(values[i] as u8)]);
-            self.put_nibbles(256 * j, &codes);
+            self.put_nibbles(at + 32, &codes);
         }
-        for (j, scale) in block.scales.iter().enumerate() {
-            self.put_byte(2048 + 16 * j, *scale as u8);
-        }
-        self.put_quad(2304, block.d.to_le_bytes());
     }
 
     fn float(&mut self, ty: GgmlType, block: &[u8]) {

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::activation::Activation;
 use crate::detect::{available, with_tier};
+use crate::elementwise;
+use crate::norm;
 use crate::quant::{GgmlType, dequantize, quantize};
 use crate::rows::Rows;
 
@@ -299,45 +301,56 @@ fn a_group_of_mixed_types_equals_its_members() {
 #[test]
 fn fused_operations_equal_the_separate_ones() {
     let pool = Pool::new(2);
-    let (m, k) = (6, 160);
     let mut random = Random(5);
-    let (x, up) = (random.normals(m * k), random.normals(m * k));
-    let (weight, bias) = (random.normals(k), random.normals(k));
-    let (x, up) = (Rows::new(&x, m, k), Rows::new(&up, m, k));
-    let seen = |acts: &Acts| -> Vec<f32> { (0..m).flat_map(|i| acts.dequantized_row(i)).collect() };
-    let check = |acts: &Acts, f: &dyn Fn(usize, usize) -> f64, what: &str| {
-        for (i, row) in seen(acts).chunks_exact(k).enumerate() {
-            for (j, got) in row.iter().enumerate() {
-                let expected = f(i, j);
-                let error = (f64::from(*got) - expected).abs();
-                assert!(error < 0.06, "{what}: {got} instead of {expected}");
-            }
+    // Rows that are quantised by the caller alone, and in parallel.
+    for (m, k) in [(6, 160), (90, 224)] {
+        let (x, up) = (random.normals(m * k), random.normals(m * k));
+        let (weight, bias) = (random.normals(k), random.normals(k));
+        let (x, up) = (Rows::new(&x, m, k), Rows::new(&up, m, k));
+        let seen = |acts: &Acts| -> Vec<u32> {
+            (0..m).flat_map(|i| bits(&acts.dequantized_row(i))).collect()
+        };
+        let (mut fused, mut plain) = (Acts::new(), Acts::new());
+        let mut out = vec![0.0; m * k];
+        macro_rules! check {
+            ($fused:expr, $separate:expr) => {
+                $fused;
+                $separate;
+                plain.set(Rows::new(&out, m, k), &pool);
+                assert_eq!(seen(&fused), seen(&plain));
+            };
         }
-    };
-    let at = |x: &Rows<'_>, i: usize, j: usize| f64::from(x.row(i)[j]);
-    let mean = |i: usize| (0..k).map(|j| at(&x, i, j)).sum::<f64>() / k as f64;
-    let square = |i: usize, shift: f64| {
-        (0..k).map(|j| (at(&x, i, j) - shift).powi(2)).sum::<f64>() / k as f64
-    };
+        check!(fused.set_rms_norm(x, &weight, 1e-5, &pool), {
+            norm::rms_norm(x, &weight, 1e-5, RowsMut::new(&mut out, m, k), &pool);
+        });
+        check!(fused.set_layer_norm(x, &weight, Some(&bias), 1e-5, &pool), {
+            let out = RowsMut::new(&mut out, m, k);
+            norm::layer_norm(x, &weight, Some(&bias), 1e-5, out, &pool);
+        });
+        check!(fused.set_glu(x, up, Activation::Silu, &pool), {
+            let out = RowsMut::new(&mut out, m, k);
+            elementwise::glu(x, up, Activation::Silu, out, &pool);
+        });
+        check!(fused.set_act(x, Activation::Gelu, &pool), {
+            out.copy_from_slice(x.data);
+            elementwise::activate(&mut out, Activation::Gelu, &pool);
+        });
+    }
+}
 
+#[test]
+fn quants_are_within_half_a_step() {
+    let pool = Pool::new(1);
+    let mut random = Random(11);
+    let x = random.normals(5 * 96);
     let mut acts = Acts::new();
-    acts.set(x, &pool);
-    check(&acts, &|i, j| at(&x, i, j), "set");
-    acts.set_rms_norm(x, &weight, 1e-5, &pool);
-    let rms =
-        |i: usize, j: usize| at(&x, i, j) / (square(i, 0.0) + 1e-5).sqrt() * f64::from(weight[j]);
-    check(&acts, &rms, "rms norm");
-    acts.set_layer_norm(x, &weight, Some(&bias), 1e-5, &pool);
-    let layer = |i: usize, j: usize| {
-        (at(&x, i, j) - mean(i)) / (square(i, mean(i)) + 1e-5).sqrt() * f64::from(weight[j])
-            + f64::from(bias[j])
-    };
-    check(&acts, &layer, "layer norm");
-    let silu = |x: f64| x / (1.0 + (-x).exp());
-    acts.set_glu(x, up, Activation::Silu, &pool);
-    check(&acts, &|i, j| silu(at(&x, i, j)) * at(&up, i, j), "glu");
-    acts.set_act(x, Activation::Relu2, &pool);
-    check(&acts, &|i, j| at(&x, i, j).max(0.0).powi(2), "act");
+    acts.set(Rows::new(&x, 5, 96), &pool);
+    for (i, x) in x.chunks_exact(96).enumerate() {
+        for (x, seen) in x.chunks_exact(32).zip(acts.dequantized_row(i).chunks_exact(32)) {
+            let step = x.iter().fold(0f32, |max, x| max.max(x.abs())) / 127.0;
+            assert!(x.iter().zip(seen).all(|(x, seen)| (x - seen).abs() <= 0.501 * step));
+        }
+    }
 }
 
 #[test]

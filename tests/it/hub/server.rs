@@ -1,4 +1,5 @@
 //! A web server on the loopback interface that answers as a test wants it to.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
