@@ -387,6 +387,31 @@ fn holds(line: &str, word: &str) -> bool {
     })
 }
 
+/// A file that no `mod` names is never compiled: its tests would be green by absence.
+#[test]
+fn every_file_is_compiled() {
+    let files = rust_files(&["src", "kernels/src", "tests/it"]);
+    let declares = |parent: &str, module: &str| {
+        files.iter().filter(|file| file.name == parent).any(|file| {
+            blank_text(&file.text).lines().any(|line| {
+                let (_, declared) = line.rsplit_once("mod ").unwrap_or_default();
+                declared.trim_end() == format!("{module};")
+            })
+        })
+    };
+    let mut orphans = Vec::new();
+    for file in &files {
+        let path = file.name.trim_end_matches(".rs").trim_end_matches("/mod");
+        let Some((folder, module)) = path.rsplit_once('/') else { continue };
+        let is_root = matches!(module, "lib" | "main");
+        let parents = ["/mod.rs", "/lib.rs", "/main.rs", ".rs"].map(|end| format!("{folder}{end}"));
+        if !is_root && !parents.iter().any(|parent| declares(parent, module)) {
+            orphans.push(&file.name);
+        }
+    }
+    assert!(orphans.is_empty(), "no `mod` names {orphans:?}");
+}
+
 #[test]
 fn every_file_says_what_it_is() {
     let files = rust_files(&["src", "kernels/src", "tests", "benches"]);
