@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::error::ModelError;
 use super::gguf::Gguf;
 use super::moe;
-use super::ops::Ops;
+use super::ops::{Norm, Ops};
 use super::runner::{Logits, Runner, RunnerError, RunnerSpec};
 use super::spec::{ActSpec, FfnSpec, LayerSpec, ModelSpec, QkNorm};
 use super::weights::{self, Ffn, Gated, Layer, Weights};
@@ -115,28 +115,16 @@ struct LayerStep<'a, O: Ops> {
 impl<O: Ops> LayerStep<'_, O> {
     /// The residual stream (T, hidden) through attention and feed-forward.
     fn run(&self, ops: &mut O, x: O::Tensor, scale: f32) -> Result<O::Tensor, ModelError> {
-        let input = match &self.layer.attn_norm {
-            Some(norm) => ops.norm_act(&x, norm)?,
-            None => ops.act(&x)?,
-        };
+        let input = prepare(ops, &x, self.layer.attn_norm.as_ref())?;
         let attn = self.attention(ops, &input)?;
         if self.spec.norms.parallel {
-            let ffn = match &self.layer.ffn_norm {
-                Some(norm) => {
-                    let input = ops.norm_act(&x, norm)?;
-                    self.ffn(ops, &input, &x)?
-                }
-                None => self.ffn(ops, &input, &x)?,
-            };
+            let shared = self.layer.ffn_norm.is_none().then_some(&input);
+            let ffn = self.ffn(ops, &x, shared)?;
             let x = ops.add(x, &attn, scale)?;
             return ops.add(x, &ffn, scale);
         }
         let x = ops.add(x, &attn, scale)?;
-        let input = match &self.layer.ffn_norm {
-            Some(norm) => ops.norm_act(&x, norm)?,
-            None => ops.act(&x)?,
-        };
-        let ffn = self.ffn(ops, &input, &x)?;
+        let ffn = self.ffn(ops, &x, None)?;
         ops.add(x, &ffn, scale)
     }
 
@@ -166,34 +154,74 @@ impl<O: Ops> LayerStep<'_, O> {
         }
     }
 
-    /// (T, hidden), its post-norm applied; `residual` gives the shape.
+    /// (T, hidden), its post-norm applied, from the residual stream `x`; `shared` is its input where
+    /// attention prepared the same.
     fn ffn(
         &self,
         ops: &mut O,
-        input: &O::Act,
-        residual: &O::Tensor,
+        x: &O::Tensor,
+        shared: Option<&O::Act>,
     ) -> Result<O::Tensor, ModelError> {
+        let norm = match shared {
+            Some(_) => self.layer.attn_norm.as_ref(),
+            None => self.layer.ffn_norm.as_ref(),
+        };
         let out = match (&self.layer.ffn, &self.spec.ffn) {
-            (Ffn::Gated(weights), FfnSpec::Gated { act, .. }) => gated(ops, input, weights, *act)?,
-            (Ffn::Plain { up, down }, FfnSpec::Plain { act, .. }) => {
-                let [up] = ops.linear(input, [up])?;
-                let hidden = ops.unary_act(&up, *act)?;
-                let [out] = ops.linear(&hidden, [down])?;
-                out
-            }
-            (Ffn::Moe(weights), FfnSpec::Moe(spec)) => {
-                let x = match &self.layer.ffn_norm {
-                    Some(norm) => &ops.norm(residual, norm)?,
-                    None => residual,
+            // Experts gather rows before they are quantised.
+            (Ffn::Moe(weights), FfnSpec::Moe(spec)) => match norm {
+                Some(norm) => {
+                    let x = ops.norm(x, norm)?;
+                    moe::mixture(ops, &x, weights, spec)?
+                }
+                None => moe::mixture(ops, x, weights, spec)?,
+            },
+            (dense, spec) => {
+                let own;
+                let input = match shared {
+                    Some(shared) => shared,
+                    None => {
+                        own = prepare(ops, x, norm)?;
+                        &own
+                    }
                 };
-                moe::mixture(ops, (input, x), weights, spec)?
+                feed_forward(ops, input, dense, spec)?
             }
-            _ => unreachable!("weights are loaded by the same spec"),
         };
         match &self.layer.ffn_post {
             Some(norm) => ops.norm(&out, norm),
             None => Ok(out),
         }
+    }
+}
+
+/// `x`, normed where the layer asks for it, as input of linear layers.
+fn prepare<O: Ops>(
+    ops: &mut O,
+    x: &O::Tensor,
+    norm: Option<&Norm<O::Vector>>,
+) -> Result<O::Act, ModelError> {
+    match norm {
+        Some(norm) => ops.norm_act(x, norm),
+        None => ops.act(x),
+    }
+}
+
+/// A feed-forward part that every row takes.
+fn feed_forward<O: Ops>(
+    ops: &mut O,
+    input: &O::Act,
+    weights: &Ffn<O>,
+    spec: &FfnSpec,
+) -> Result<O::Tensor, ModelError> {
+    match (weights, spec) {
+        (Ffn::Gated(weights), FfnSpec::Gated { act, .. }) => gated(ops, input, weights, *act),
+        (Ffn::Plain { up, down }, FfnSpec::Plain { act, .. }) => {
+            let [up] = ops.linear(input, [up])?;
+            let hidden = ops.unary_act(&up, *act)?;
+            let [out] = ops.linear(&hidden, [down])?;
+            Ok(out)
+        }
+        _ => unreachable!("weights are loaded by the same spec"),
     }
 }
 

@@ -6,13 +6,14 @@ use super::ops::Ops;
 use super::spec::{MoeScore, MoeSpec};
 use super::weights::Moe;
 
-/// Routes each row of `x` (the normed input, prepared as `input`) to its experts: (T, hidden).
+/// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden).
 pub(super) fn mixture<O: Ops>(
     ops: &mut O,
-    (input, x): (&O::Act, &O::Tensor),
+    x: &O::Tensor,
     weights: &Moe<O>,
     spec: &MoeSpec,
 ) -> Result<O::Tensor, ModelError> {
+    let input = &ops.act(x)?;
     let [router] = ops.linear(input, [&weights.router])?;
     let router = ops.host(router)?;
     // (expert) → rows that take it and their weights.
