@@ -124,12 +124,26 @@ impl Case {
             })
             .collect()
     }
-}
 
-/// What `k` additions in f32 may be off, for products whose magnitudes sum to `size`. Among subnormals
-/// rounding has an absolute step: each addition may lose half of the smallest, 2^-149.
-fn bound(size: f64, k: usize) -> f64 {
-    2e-6 * size + k as f64 * 2f64.powi(-150)
+    /// Compares `got`, the product with `acts`, with the exact product of the same quantised
+    /// activations: only the order of float sums may differ.
+    ///
+    /// Among subnormals rounding has an absolute step: each addition may lose half of the smallest,
+    /// 2^-149.
+    fn check(&self, acts: &Acts, got: &[f32]) {
+        let k = self.weights.k();
+        let seen: Vec<f32> = if self.weights.is_float() {
+            self.x.clone()
+        } else {
+            (0..acts.rows()).flat_map(|i| acts.dequantized_row(i)).collect()
+        };
+        for (got, (exact, size)) in got.iter().zip(self.exact(&seen)) {
+            let error = (f64::from(*got) - exact).abs();
+            let bound = 2e-6 * size + k as f64 * 2f64.powi(-150);
+            let shape = (acts.rows(), self.weights.n(), k);
+            assert!(error <= bound, "{} {shape:?}: {got:e}, not {exact:e} of {size:e}", self.ty);
+        }
+    }
 }
 
 #[test]
@@ -140,17 +154,7 @@ fn products_match_the_oracle() {
             let case = Case::new(ty, (m, n, steps * ty.block_len().max(32)), &pool);
             let acts = case.acts(&pool);
             let got = product(&acts, &case.weights, &pool);
-            // Against the same quantised activations only the order of float sums differs.
-            let seen: Vec<f32> = if case.weights.is_float() {
-                case.x.clone()
-            } else {
-                (0..m).flat_map(|i| acts.dequantized_row(i)).collect()
-            };
-            for (got, (exact, size)) in got.iter().zip(case.exact(&seen)) {
-                let error = (f64::from(*got) - exact).abs();
-                let bound = bound(size, case.weights.k());
-                assert!(error <= bound, "{ty} {m}x{n}: {got} instead of {exact} of {size}");
-            }
+            case.check(&acts, &got);
             // Against the activations before quantisation.
             let exact = case.exact(&case.x);
             let error: f64 =
@@ -434,14 +438,6 @@ proptest! {
         let case = Case::new(ty, (m, n, blocks * ty.block_len().max(32)), &pool);
         let acts = case.acts(&pool);
         let got = product(&acts, &case.weights, &pool);
-        let seen: Vec<f32> = if case.weights.is_float() {
-            case.x.clone()
-        } else {
-            (0..m).flat_map(|i| acts.dequantized_row(i)).collect()
-        };
-        for (got, (exact, size)) in got.iter().zip(case.exact(&seen)) {
-            let error = (f64::from(*got) - exact).abs();
-            prop_assert!(error <= bound(size, case.weights.k()), "{ty}: {got:e}, not {exact:e}");
-        }
+        case.check(&acts, &got);
     }
 }
