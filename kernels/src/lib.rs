@@ -6,6 +6,7 @@
 //! - [`linear`]: packed weights, quantised activations, `out = acts · Wᵀ`
 //! - [`attention`], [`rope`], [`norm`], [`elementwise`]: everything between the matrix
 //!   products
+//! - [`memory`]: buffers that go back to the system
 //! - `simd` and `math`: sixteen lanes on every tier; `exp` and friends on them
 //!
 //! Invariant of the whole crate: the value of an output row depends only on that row's own
@@ -21,6 +22,7 @@ pub mod detect;
 pub mod elementwise;
 pub mod linear;
 mod math;
+pub mod memory;
 pub mod norm;
 mod parallel;
 pub mod pool;

@@ -12,10 +12,8 @@ use crate::config::{Config, EngineDefaults, ModelConfig};
 use crate::engine::EngineConfig;
 use crate::error::Result;
 use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
-use crate::model::gguf::Gguf;
-use crate::model::{DeviceChoice, Runner, RunnerOptions, estimate_bytes, load_runner};
-use crate::registry::load::{Backend, GgufLoader, Locate};
-use crate::registry::{EngineSpec, LoadParams, RegistryConfig};
+use crate::registry::load::{GgufLoader, Locate};
+use crate::registry::{EngineSpec, LoadParams, NativeBackend, RegistryConfig};
 
 /// Who names the models that a hub fetches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,46 +68,12 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
         max_draft_tokens: config.engine.max_draft_tokens,
         ..EngineConfig::default()
     };
-    let runners = Runners {
+    let backend = NativeBackend {
         threads: config.engine.threads,
         max_kv_bytes: usize::try_from(config.engine.max_kv_bytes).unwrap_or(usize::MAX),
+        ..NativeBackend::default()
     };
-    GgufLoader::new(locate, Box::new(runners), engine)
-}
-
-/// Runners as [`crate::model`] builds them.
-struct Runners {
-    threads: usize,
-    max_kv_bytes: usize,
-}
-
-impl Runners {
-    fn options(&self, params: &LoadParams) -> RunnerOptions {
-        let device = match (params.n_gpu_layers, params.main_gpu_id) {
-            (0, _) => DeviceChoice::Cpu,
-            (_, 1..) => DeviceChoice::Gpu(params.main_gpu_id as usize),
-            _ => DeviceChoice::Auto,
-        };
-        RunnerOptions {
-            threads: self.threads,
-            n_ctx: params.n_ctx as usize,
-            n_parallel: params.n_parallel as usize,
-            // Every running sequence has a row in a step, whatever the prompts' share is.
-            max_rows: params.n_ubatch.min(params.n_batch).max(params.n_parallel) as usize,
-            max_kv_bytes: self.max_kv_bytes,
-            device,
-        }
-    }
-}
-
-impl Backend for Runners {
-    fn estimate(&self, gguf: &Gguf, params: &LoadParams) -> Result<u64> {
-        Ok(estimate_bytes(gguf, &self.options(params))?)
-    }
-
-    fn runner(&self, gguf: &Gguf, params: &LoadParams) -> Result<Box<dyn Runner>> {
-        Ok(load_runner(gguf, &self.options(params))?)
-    }
+    GgufLoader::new(locate, Box::new(backend), engine)
 }
 
 /// How the registry is to behave.

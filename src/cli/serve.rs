@@ -110,6 +110,7 @@ fn options(config: &Config) -> Options {
         },
         keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
         cors: Cors::new(config.cors.allowed_origins.clone()),
+        engine: assembly::load_params(&config.engine),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use kolosal_kernels::memory::release_unused;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -193,6 +194,7 @@ impl Shared {
         let freed = blocking(move || {
             loaded.engine.shutdown();
             drop(loaded);
+            release_unused();
             Ok(())
         });
         if let Err(error) = freed.await {

@@ -34,7 +34,7 @@ use poem::{Endpoint, IntoEndpoint, Response, Route, Server, get};
 pub use spec::openapi_json;
 use tokio::net::TcpListener;
 
-use crate::registry::Registry;
+use crate::registry::{LoadParams, Registry};
 
 /// How the server behaves. The defaults are open to everyone who can reach the listener, and to no
 /// page of another origin.
@@ -43,6 +43,8 @@ pub struct Options {
     pub body: BodyLimits,
     pub keys: ApiKeys,
     pub cors: Cors,
+    /// What `POST /engines` gives an engine that does not say otherwise.
+    pub engine: LoadParams,
 }
 
 /// What all routes share.

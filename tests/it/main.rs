@@ -13,6 +13,7 @@ mod http;
 mod hub;
 mod parity;
 mod program;
+mod real;
 mod registry;
 mod sdk;
 mod simulation;

@@ -215,25 +215,34 @@ fn logits_do_not_depend_on_chunks_company_or_threads() {
         [(GgmlType::F32, 64, 96), (GgmlType::Q4_1, 96, 160), (GgmlType::Q6K, 256, 512)]
     {
         let gguf = Tiny { ty, hidden, width, ..Tiny::default() }.gguf();
-        let expected = whole(&mut *runner(&gguf, DeviceChoice::Cpu, 1), &tokens);
-        for threads in [1, 2, 3] {
-            let mut runner = runner(&gguf, DeviceChoice::Cpu, threads);
-            for chunk in [1, 7, 32, 33, 64] {
-                let mut sequence = Sequence::new(&tokens, 1, tokens.len());
-                let mut company = Sequence::new(&others[0], 6, 70);
-                let mut late = Sequence::new(&others[1], 10, 33);
-                let mut got = Vec::new();
-                while sequence.done < tokens.len() {
-                    let rows = chunk.min(tokens.len() - sequence.done);
-                    let mut batch = vec![(&mut company, 0), (&mut sequence, rows), (&mut late, 0)];
-                    batch[0].1 = (chunk % 5 + 1).min(70 - batch[0].0.done);
-                    batch[2].1 = usize::from(batch[2].0.done < 33);
-                    batch.retain(|(_, rows)| *rows > 0);
-                    let at = batch.iter().position(|(s, _)| s.tokens == tokens).unwrap();
-                    got.extend(step(&mut *runner, &mut batch).swap_remove(at));
-                }
-                assert!(got == expected, "{} threads {threads} chunk {chunk}", ty.name());
+        let others = [others[0].as_slice(), others[1].as_slice()];
+        assert_invariant(&gguf, &tokens, others, &[1, 7, 32, 33, 64]);
+    }
+}
+
+/// Every chunk size, beside 70 and 33 tokens of other sequences, and every number of threads give the
+/// logits of `tokens` in one piece on one thread, bit for bit.
+pub(crate) fn assert_invariant(gguf: &Gguf, tokens: &[u32], others: [&[u32]; 2], chunks: &[usize]) {
+    assert_eq!(others.map(<[u32]>::len), [70, 33]);
+    let expected = whole(&mut *runner(gguf, DeviceChoice::Cpu, 1), tokens);
+    for threads in [1, 2, 3] {
+        let mut runner = runner(gguf, DeviceChoice::Cpu, threads);
+        for &chunk in chunks {
+            let mut sequence = Sequence::new(tokens, 1, tokens.len());
+            let mut company = Sequence::new(others[0], 6, 70);
+            let mut late = Sequence::new(others[1], 10, 33);
+            let mut got = Vec::new();
+            while sequence.done < tokens.len() {
+                let rows = chunk.min(tokens.len() - sequence.done);
+                let mut batch = vec![(&mut company, 0), (&mut sequence, rows), (&mut late, 0)];
+                batch[0].1 = (chunk % 5 + 1).min(70 - batch[0].0.done);
+                batch[2].1 = usize::from(batch[2].0.done < 33);
+                batch.retain(|(_, rows)| *rows > 0);
+                let at = batch.iter().position(|(s, _)| s.tokens == tokens).unwrap();
+                got.extend(step(&mut *runner, &mut batch).swap_remove(at));
             }
+            let same = got == expected;
+            assert!(same, "{} threads {threads} chunk {chunk}", gguf.tensors()[1].ty.name());
         }
     }
 }

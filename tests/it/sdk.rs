@@ -46,7 +46,7 @@ fn python() -> Result<PathBuf, String> {
 }
 
 /// SmolLM2 on this machine.
-fn model() -> Result<PathBuf, String> {
+pub(crate) fn model() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("KOLOSAL_TEST_MODEL") {
         return Ok(path.into());
     }

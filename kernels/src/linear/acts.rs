@@ -14,13 +14,13 @@
 //! Floats lie as `[cols][W]` in each tile.
 #![allow(clippy::inline_always)]
 
-use super::buffer::Buffer;
 use super::dot::Dot;
 use super::packed::{Packed, SharedBytes};
 use super::tiers::{Work, dispatch};
 use crate::activation::Activation;
 use crate::detect::{self, Tier};
 use crate::elementwise::{activate_row, glu_row};
+use crate::memory::Buffer;
 use crate::norm::{layer_norm_row, rms_norm_row};
 use crate::pool::Pool;
 use crate::rows::Rows;

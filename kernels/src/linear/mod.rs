@@ -10,7 +10,6 @@
 //! - `pack`: from file to panels; `acts`: from floats to int8
 
 mod acts;
-mod buffer;
 mod dot;
 #[cfg(target_arch = "aarch64")]
 mod dot_neon;
@@ -31,11 +30,11 @@ pub use acts::Acts;
 pub use packed::{PackError, Packed};
 
 use self::acts::{BLOCK_BYTES, TILE};
-use self::buffer::Buffer;
 use self::format::Format;
 use self::kernel::{Carry, Tile};
 use self::packed::{PANEL, with_format};
 use crate::detect::{self, Tier};
+use crate::memory::Buffer;
 use crate::pool::Pool;
 use crate::rows::{RowsMut, SharedRows};
 

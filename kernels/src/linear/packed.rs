@@ -1,12 +1,12 @@
 //! A weight matrix in packed form.
 #![allow(clippy::inline_always)]
 
-use super::buffer::Buffer;
 use super::dot::Dot;
 use super::format::{self, Format};
 use super::pack::{Codebook, pack_panel};
 use super::tiers::{Work, dispatch};
 use crate::detect;
+use crate::memory::Buffer;
 use crate::pool::Pool;
 use crate::quant::GgmlType;
 use crate::simd::Simd;

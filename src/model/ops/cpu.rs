@@ -10,6 +10,7 @@ use kolosal_kernels::attention::{
 };
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed};
+use kolosal_kernels::memory::HalfPool;
 use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{self, GgmlType};
@@ -38,8 +39,8 @@ pub struct CpuOps {
 /// One layer's KV pool.
 struct LayerKv {
     shape: KvShape,
-    k: Vec<u16>, // (blocks, k_block_len), f16
-    v: Vec<u16>, // (blocks, v_block_len), f16
+    k: HalfPool, // (blocks, k_block_len), f16
+    v: HalfPool, // (blocks, v_block_len), f16
 }
 
 impl LayerKv {
@@ -229,9 +230,9 @@ impl Ops for CpuOps {
                 head_dim_k: attn.head_dim,
                 head_dim_v: attn.value_dim,
             };
-            // Zeroed pages cost no memory until a block is first used.
-            let k = vec![0; shape.k_block_len() * num_blocks];
-            let v = vec![0; shape.v_block_len() * num_blocks];
+            // Pages cost no memory until a block is first used.
+            let k = HalfPool::new(shape.k_block_len() * num_blocks);
+            let v = HalfPool::new(shape.v_block_len() * num_blocks);
             self.kv.push(LayerKv { shape, k, v });
         }
         Ok(())

@@ -138,9 +138,10 @@ impl CreateEngineRequest {
         self.load_immediately.unwrap_or(true)
     }
 
-    /// The spec to register; the registry checks the ranges.
-    pub(crate) fn into_spec(self) -> Result<EngineSpec> {
-        let params = self.params()?;
+    /// The spec to register, with `defaults` where the request is silent; the registry checks the
+    /// ranges.
+    pub(crate) fn into_spec(self, defaults: &LoadParams) -> Result<EngineSpec> {
+        let params = self.params(defaults)?;
         let idle_timeout = self.idle_timeout_s.map(Duration::from_secs);
         Ok(EngineSpec {
             params,
@@ -150,9 +151,9 @@ impl CreateEngineRequest {
         })
     }
 
-    fn params(&self) -> Result<LoadParams> {
+    fn params(&self, defaults: &LoadParams) -> Result<LoadParams> {
         let nested = self.loading_parameters.clone().unwrap_or_default();
-        let mut params = LoadParams::default();
+        let mut params = defaults.clone();
         macro_rules! take {
             ($($field:ident),*) => {$(
                 if let Some(value) = pick(stringify!($field), self.$field, nested.$field)? {
@@ -190,15 +191,17 @@ mod tests {
 
     #[test]
     fn parameters_are_taken_from_both_places() {
+        let defaults = LoadParams { n_parallel: 3, ..LoadParams::default() };
         let parse = |json: &str| serde_json::from_str::<CreateEngineRequest>(json).expect("parses");
         let both = r#"{"engine_id": "e", "model_path": "p", "n_ctx": 100,
             "loading_parameters": {"n_batch": 64, "n_ctx": 100}}"#;
-        let spec = parse(both).into_spec().expect("valid");
+        let spec = parse(both).into_spec(&defaults).expect("valid");
         assert_eq!((spec.params.n_ctx, spec.params.n_batch), (100, 64));
         assert_eq!((spec.params.n_keep, spec.params.n_ubatch), (100, 64));
+        assert_eq!(spec.params.n_parallel, 3);
         let torn = r#"{"engine_id": "e", "model_path": "p", "n_ctx": 100,
             "loading_parameters": {"n_ctx": 200}}"#;
-        let error = parse(torn).into_spec().expect_err("contradiction");
+        let error = parse(torn).into_spec(&defaults).expect_err("contradiction");
         assert_eq!(error.param.as_deref(), Some("n_ctx"));
     }
 }

@@ -101,7 +101,7 @@ impl EngineApi {
         request: Json<CreateEngineRequest>,
     ) -> Answer<Json<CreatedEngine>, Creates> {
         let loads_now = request.0.loads_now();
-        let spec = request.0.into_spec()?;
+        let spec = request.0.into_spec(&self.0.options.engine)?;
         let added = self.0.registry.add(spec.clone(), loads_now).await;
         let status = added.map_err(|error| loading_failure(error, &spec))?;
         let location = format!("/engines/{}", percent_encode(&spec.id));

@@ -1,0 +1,189 @@
+//! Memory that comes aligned and, when it is large, goes back to the system at once.
+//!
+//! A general allocator keeps what is freed, and clears again what it hands out a second time: an
+//! unloaded model would stay resident, and the next one would touch all of its KV pool. So large
+//! buffers are mappings of their own.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use memmap2::MmapMut;
+
+/// The size of a huge page on most machines. Buffers at least as large are aligned to it and mapped.
+const HUGE_PAGE: usize = 2 << 20;
+/// Smaller buffers are aligned to cache lines.
+const CACHE_LINE: usize = 64;
+
+/// Bytes, zero at first. Untouched pages of a large buffer take no memory, and a page lies near the
+/// core that first writes it.
+pub(crate) struct Buffer {
+    start: NonNull<u8>,
+    len: usize,
+    /// Where the bytes lie; absent for small buffers, which are allocated.
+    mapping: Option<MmapMut>,
+}
+
+// SAFETY: bytes owned by the buffer.
+unsafe impl Send for Buffer {}
+// SAFETY: shared access is read-only.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// For bytes that will all be used: in huge pages where the system has them.
+    pub(crate) fn new(len: usize) -> Buffer {
+        let buffer = Buffer::sparse(len);
+        if buffer.mapping.is_some() {
+            advise_huge_pages(buffer.start, len);
+        }
+        buffer
+    }
+
+    /// For bytes of which few may ever be used.
+    pub(crate) fn sparse(len: usize) -> Buffer {
+        if len >= HUGE_PAGE
+            && let Some(buffer) = Buffer::mapped(len)
+        {
+            return buffer;
+        }
+        let layout = Buffer::layout(len);
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Buffer { start, len, mapping: None }
+    }
+
+    /// None if the system refuses; the allocator may know better.
+    fn mapped(len: usize) -> Option<Buffer> {
+        let mut mapping = MmapMut::map_anon(len.checked_add(HUGE_PAGE)?).ok()?;
+        let skip = mapping.as_ptr().align_offset(HUGE_PAGE);
+        let start = NonNull::from(mapping.get_mut(skip..)?).cast();
+        Some(Buffer { start, len, mapping: Some(mapping) })
+    }
+
+    /// Makes it at least `len` bytes. What it held is lost if it has to grow.
+    pub(crate) fn reserve(&mut self, len: usize) {
+        if self.len < len {
+            *self = Buffer::new(len);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::from_size_align(len.max(CACHE_LINE), CACHE_LINE)
+            .expect("a buffer fits in memory: this is a bug")
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.mapping.is_none() {
+            // SAFETY: allocated in `sparse` with the same layout.
+            unsafe { dealloc(self.start.as_ptr(), Buffer::layout(self.len)) }
+        }
+    }
+}
+
+/// Half floats, as bits, zero at first; those never written take no memory.
+pub struct HalfPool(Buffer);
+
+impl HalfPool {
+    /// A pool of `len` half floats.
+    pub fn new(len: usize) -> HalfPool {
+        HalfPool(Buffer::sparse(len.checked_mul(2).expect("a pool fits in memory: this is a bug")))
+    }
+}
+
+impl Deref for HalfPool {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        // SAFETY: the buffer is aligned to a cache line and all of it is initialised.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / 2) }
+    }
+}
+
+impl DerefMut for HalfPool {
+    fn deref_mut(&mut self) -> &mut [u16] {
+        let len = self.0.len() / 2;
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+}
+
+impl std::fmt::Debug for HalfPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HalfPool").field("len", &self.len()).finish()
+    }
+}
+
+/// Asks for huge pages, without which every few KiB of a stream of weights cost a page walk. An
+/// answer is not needed: small pages are only slower.
+#[cfg(target_os = "linux")]
+fn advise_huge_pages(start: NonNull<u8>, len: usize) {
+    const MADV_HUGEPAGE: i32 = 14;
+    unsafe extern "C" {
+        fn madvise(addr: *mut core::ffi::c_void, length: usize, advice: i32) -> i32;
+    }
+    // SAFETY: the range is ours, aligned to pages, and the advice does not change its content.
+    let _ = unsafe { madvise(start.as_ptr().cast(), len, MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_: NonNull<u8>, _: usize) {}
+
+/// Gives memory that the allocator keeps for later back to the system, where it can be told to.
+/// Takes milliseconds.
+pub fn release_unused() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: glibc's own function, safe to call from any thread; the answer only says
+        // whether there was something to release.
+        let _ = unsafe { malloc_trim(0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_aligned_and_writable() {
+        for len in [0, 1, 63, 4096, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 5] {
+            for mut buffer in [Buffer::new(len), Buffer::sparse(len)] {
+                let align = if len >= HUGE_PAGE { HUGE_PAGE } else { CACHE_LINE };
+                assert_eq!(buffer.as_ptr().align_offset(align), 0, "{len} bytes");
+                // SAFETY: the buffer has `len` initialised bytes.
+                let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), len) };
+                assert!(bytes.iter().all(|&byte| byte == 0), "{len} bytes");
+                bytes.fill(7);
+                assert_eq!(buffer.len(), len);
+            }
+        }
+    }
+
+    #[test]
+    fn pools_hold_what_is_written() {
+        for len in [3, HUGE_PAGE] {
+            let mut pool = HalfPool::new(len);
+            pool[len - 1] = 9;
+            assert_eq!((pool.len(), pool[0], pool[len - 1]), (len, 0, 9));
+            release_unused();
+            assert_eq!(pool[len - 1], 9);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A real model: answers that are stable and do not depend on company, cache, chunks or threads.
+//!
+//! SmolLM2 is found as in [`crate::sdk`]; where it is missing outside continuous integration, the
+//! tests say so and do nothing.
+
+use kolosal_kernels::quant::{GgmlType, dequantize, quantize};
+use kolosal_server::chat::TextModel;
+use kolosal_server::engine::{Engine, EngineConfig, Job, Outcome, Request, Sampling};
+use kolosal_server::model::gguf::{Gguf, Writer};
+use kolosal_server::model::{DeviceChoice, RunnerOptions, load_runner};
+
+use crate::engine::request;
+use crate::parity::assert_invariant;
+
+/// The model, or None with a word why not.
+fn smollm2() -> Option<Gguf> {
+    match crate::sdk::model() {
+        Ok(path) => Some(Gguf::open(&path).unwrap()),
+        Err(reason) => {
+            assert!(std::env::var_os("CI").is_none(), "{reason}");
+            println!("skipped: {reason}");
+            None
+        }
+    }
+}
+
+fn engine(gguf: &Gguf, config: EngineConfig) -> Engine {
+    let options =
+        RunnerOptions { device: DeviceChoice::Cpu, n_ctx: 1024, ..RunnerOptions::default() };
+    let config = EngineConfig { name: "real".into(), max_running: 8, ..config };
+    Engine::start(load_runner(gguf, &options).unwrap(), config).unwrap()
+}
+
+/// Eight prompts of different lengths in the model's own tokens.
+fn prompts(text: &TextModel) -> Vec<Vec<u32>> {
+    let topics = ["tides", "bread", "glass", "rain", "bees", "iron", "maps", "paper"];
+    let prompt = |(i, topic): (usize, &&str)| {
+        let question = format!("Tell me how {topic} came to be, and why it matters. ");
+        text.tokenizer.encode_prompt(&question.repeat(1 + 2 * i))
+    };
+    topics.iter().enumerate().map(prompt).collect()
+}
+
+/// Tokens and the log-probability of each, as bits.
+fn answer(job: &Job) -> (Vec<(u32, u32)>, Outcome) {
+    let outcome = job.wait_blocking().unwrap();
+    let logprobs = job.result().logprobs;
+    (logprobs.iter().map(|token| (token.id, token.logprob.to_bits())).collect(), outcome)
+}
+
+fn drawn(prompt: &[u32], seed: u64) -> Request {
+    // Half of the sequences are greedy; a draw must be stable as well.
+    let temperature = if seed.is_multiple_of(2) { 0.0 } else { 0.9 };
+    Request {
+        logprobs: Some(0),
+        sampling: Sampling { temperature, top_p: 0.95, seed, ..Sampling::default() },
+        ..request(prompt.to_vec(), 24)
+    }
+}
+
+#[test]
+fn a_batch_of_eight_equals_eight_singles() {
+    let Some(gguf) = smollm2() else { return };
+    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
+    let prompts = prompts(&text);
+    let plain = EngineConfig { prefix_cache: false, ..EngineConfig::default() };
+    let engine = engine(&gguf, plain);
+    let submit = |i: usize| engine.submit(drawn(&prompts[i], i as u64)).unwrap();
+    let singles: Vec<_> = (0..8).map(|i| answer(&submit(i)).0).collect();
+    let jobs: Vec<Job> = (0..8).map(submit).collect();
+    for (i, job) in jobs.iter().enumerate() {
+        assert!(answer(job).0 == singles[i], "sequence {i} differs in company");
+    }
+}
+
+#[test]
+fn a_cached_prefix_changes_no_bit() {
+    let Some(gguf) = smollm2() else { return };
+    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
+    let engine = engine(&gguf, EngineConfig::default());
+    for (i, prompt) in prompts(&text).iter().enumerate().skip(2) {
+        let run = || answer(&engine.submit(drawn(prompt, i as u64)).unwrap());
+        let ((miss, first), (hit, second)) = (run(), run());
+        assert_eq!(first.usage.cached_tokens, 0);
+        assert!(second.usage.cached_tokens >= 32, "{} cached", second.usage.cached_tokens);
+        assert!(hit == miss, "prompt {i} differs with its prefix cached");
+    }
+}
+
+#[test]
+fn guessed_continuations_change_no_bit() {
+    let Some(gguf) = smollm2() else { return };
+    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
+    let guessing = EngineConfig { max_draft_tokens: 6, ..EngineConfig::default() };
+    let (plain, guessing) = (engine(&gguf, EngineConfig::default()), engine(&gguf, guessing));
+    for (i, prompt) in prompts(&text).iter().enumerate() {
+        let run = |engine: &Engine| {
+            let request = Request { max_tokens: 64, ..drawn(prompt, i as u64) };
+            answer(&engine.submit(request).unwrap()).0
+        };
+        assert!(run(&plain) == run(&guessing), "prompt {i} differs with drafts");
+    }
+    assert!(guessing.stats().accepted_draft_tokens > 0, "no guess was ever right");
+}
+
+#[test]
+fn greedy_text_is_stable() {
+    let Some(gguf) = smollm2() else { return };
+    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
+    let engine = engine(&gguf, EngineConfig::default());
+    let prompt = text.tokenizer.encode_prompt("The capital of France is");
+    let job = engine.submit(request(prompt, 12)).unwrap();
+    job.wait_blocking().unwrap();
+    let said = text.tokenizer.decode(&job.result().tokens);
+    assert!(said.starts_with(" Paris."), "{said:?}");
+}
+
+/// The first two layers in another type; what its blocks do not divide is Q8_0, as elsewhere.
+fn requantised(gguf: &Gguf, ty: GgmlType) -> Gguf {
+    let mut writer = Writer::with_metadata(gguf.metadata().clone());
+    writer.set("llama.block_count", 2u32);
+    let kept = |name: &str| match name.strip_prefix("blk.") {
+        Some(rest) => rest.starts_with("0.") || rest.starts_with("1."),
+        None => true,
+    };
+    for tensor in gguf.tensors().iter().filter(|tensor| kept(&tensor.name)) {
+        let bytes = gguf.data(tensor);
+        if tensor.shape.len() < 2 {
+            writer.tensor(&tensor.name, &tensor.shape, tensor.ty, bytes).unwrap();
+            continue;
+        }
+        let width = *tensor.shape.last().unwrap();
+        let to = if width.is_multiple_of(ty.block_len()) { ty } else { GgmlType::Q8_0 };
+        let mut values = vec![0.0; tensor.num_elements()];
+        dequantize(tensor.ty, bytes, &mut values).unwrap();
+        let mut out = Vec::new();
+        quantize(to, &values, &mut out).unwrap();
+        writer.tensor(&tensor.name, &tensor.shape, to, out).unwrap();
+    }
+    Gguf::from_bytes(writer.to_bytes()).unwrap()
+}
+
+#[test]
+fn every_type_is_invariant() {
+    let Some(gguf) = smollm2() else { return };
+    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
+    let prompts = prompts(&text);
+    let [tokens, first, second] = [4, 3, 2].map(|i| prompts[i].as_slice());
+    for ty in [
+        GgmlType::F32,
+        GgmlType::F16,
+        GgmlType::BF16,
+        GgmlType::Q4_0,
+        GgmlType::Q4_1,
+        GgmlType::Q5_0,
+        GgmlType::Q5_1,
+        GgmlType::Q8_0,
+        GgmlType::Q2K,
+        GgmlType::Q3K,
+        GgmlType::Q4K,
+        GgmlType::Q5K,
+        GgmlType::Q6K,
+        GgmlType::IQ4NL,
+        GgmlType::IQ4XS,
+        GgmlType::MXFP4,
+    ] {
+        let small = requantised(&gguf, ty);
+        assert_invariant(&small, &tokens[..100], [&first[..70], &second[..33]], &[5, 33]);
+    }
+}
