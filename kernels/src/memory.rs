@@ -12,6 +12,9 @@ use memmap2::MmapMut;
 
 /// The size of a huge page on most machines. Buffers at least as large are aligned to it and mapped.
 const HUGE_PAGE: usize = 2 << 20;
+/// A multiple of this machine's pages and of most.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const PAGE: usize = 64 << 10;
 /// Smaller buffers are aligned to cache lines.
 const CACHE_LINE: usize = 64;
 
@@ -128,32 +131,63 @@ impl std::fmt::Debug for HalfPool {
     }
 }
 
-/// Asks for huge pages, without which every few KiB of a stream of weights cost a page walk. An
-/// answer is not needed: small pages are only slower.
-#[cfg(target_os = "linux")]
+/// Asks for huge pages, without which every few KiB of a stream of weights cost a page walk.
 fn advise_huge_pages(start: NonNull<u8>, len: usize) {
     const MADV_HUGEPAGE: i32 = 14;
+    advise(start, len, MADV_HUGEPAGE);
+}
+
+/// Tells the system about whole pages that start at a page. An answer is not needed: without the
+/// advice memory is only slower or larger.
+#[cfg(target_os = "linux")]
+fn advise(start: NonNull<u8>, len: usize, advice: i32) {
     unsafe extern "C" {
         fn madvise(addr: *mut core::ffi::c_void, length: usize, advice: i32) -> i32;
     }
-    // SAFETY: the range is ours, aligned to pages, and the advice does not change its content.
-    let _ = unsafe { madvise(start.as_ptr().cast(), len, MADV_HUGEPAGE) };
+    // SAFETY: neither advice that this module gives changes what its range holds: huge pages do
+    // not, and unmodified pages of the program's file are read again.
+    let _ = unsafe { madvise(start.as_ptr().cast(), len, advice) };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_: NonNull<u8>, _: usize) {}
+fn advise(_: NonNull<u8>, _: usize, _: i32) {}
 
-/// Gives memory that the allocator keeps for later back to the system, where it can be told to.
-/// Takes milliseconds.
+/// Bounds the number of heaps that the allocator keeps for its threads, each of which holds on to
+/// pages of its own; for programs that start few threads. To be called before others are started.
+pub fn keep_few_heaps() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const M_ARENA_MAX: i32 = -8;
+        unsafe extern "C" {
+            fn mallopt(param: i32, value: i32) -> i32;
+        }
+        // SAFETY: glibc's own function; a refusal changes nothing.
+        let _ = unsafe { mallopt(M_ARENA_MAX, 2) };
+    }
+}
+
+/// Gives memory back to the system that is kept for later: what the allocator has free, and the
+/// program's own code, which comes back from the file's cache when it runs again. Does so where the
+/// system can be told to; takes milliseconds.
 pub fn release_unused() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
+        const MADV_DONTNEED: i32 = 4;
         unsafe extern "C" {
+            static __executable_start: u8;
+            static etext: u8;
             fn malloc_trim(pad: usize) -> i32;
         }
         // SAFETY: glibc's own function, safe to call from any thread; the answer only says
         // whether there was something to release.
         let _ = unsafe { malloc_trim(0) };
+        let (start, end) = (&raw const __executable_start, &raw const etext);
+        let (start, len) = (start.cast_mut(), (end as usize).saturating_sub(start as usize));
+        // The last page may hold more than code.
+        let len = len / PAGE * PAGE;
+        if let Some(start) = NonNull::new(start) {
+            advise(start, len, MADV_DONTNEED);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) fn run(app: &App, args: &ServeArgs) -> Outcome {
     let config = app.configure(args)?;
     let engines = engines(&config)?;
     let listener = bind(&config)?;
+    kolosal_kernels::memory::keep_few_heaps();
     let runtime = App::runtime(config.server.worker_threads)?;
     let served = runtime.block_on(serve(app, config, engines, listener));
     // Downloads and loads that still run hold blocking threads; the process need not wait for them.
