@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use kolosal_kernels::linear::{Acts, Packed, linear};
+use kolosal_kernels::memory::Floats;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{GgmlType, quantize};
 use kolosal_kernels::{Rows, RowsMut, detect};
@@ -61,7 +62,7 @@ fn bench(ty: GgmlType, n: usize, k: usize, pool: &Pool) {
         let x = values(m * k);
         let mut acts = Acts::for_weights(&weights);
         acts.set(Rows::new(&x, m, k), pool);
-        let mut out = vec![0.0; m * n];
+        let mut out = Floats::new(m * n);
         let mut turn = 0;
         let seconds = best(|| {
             let index = if m == 1 { turn % weights.len() } else { 0 };

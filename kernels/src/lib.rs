@@ -7,6 +7,7 @@
 //! - [`attention`], [`rope`], [`norm`], [`elementwise`]: everything between the matrix
 //!   products
 //! - [`memory`]: buffers that go back to the system
+//! - [`sample`]: passes over a row of logits
 //! - `simd` and `math`: sixteen lanes on every tier; `exp` and friends on them
 //!
 //! Invariant of the whole crate: the value of an output row depends only on that row's own
@@ -29,6 +30,7 @@ pub mod pool;
 pub mod quant;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 mod simd;
 
 pub use activation::Activation;

@@ -131,6 +131,81 @@ impl std::fmt::Debug for HalfPool {
     }
 }
 
+/// Floats whose rows lie in whole cache lines where their width allows: vectors that straddle two
+/// lines are stored at half the speed.
+#[derive(Default)]
+pub struct Floats {
+    buffer: Option<Buffer>,
+    len: usize,
+}
+
+impl Floats {
+    /// `len` zeros.
+    pub fn new(len: usize) -> Floats {
+        let mut floats = Floats::default();
+        floats.resize(len);
+        floats
+    }
+
+    /// Floats that fit without new memory.
+    pub fn capacity(&self) -> usize {
+        self.buffer.as_ref().map_or(0, |buffer| buffer.len() / 4)
+    }
+
+    /// Makes it `len` floats, of any values.
+    pub fn resize(&mut self, len: usize) {
+        if self.capacity() < len {
+            let bytes = len.checked_mul(4).expect("a tensor fits in memory: this is a bug");
+            self.buffer = Some(Buffer::new(bytes));
+        }
+        self.len = len;
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        let Some(buffer) = &self.buffer else { return &[] };
+        // SAFETY: aligned to a cache line, initialised, and at least `len` floats long.
+        unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let Some(buffer) = &mut self.buffer else { return &mut [] };
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+impl From<&[f32]> for Floats {
+    fn from(values: &[f32]) -> Floats {
+        let mut floats = Floats::new(values.len());
+        floats.copy_from_slice(values);
+        floats
+    }
+}
+
+impl From<Vec<f32>> for Floats {
+    fn from(values: Vec<f32>) -> Floats {
+        values.as_slice().into()
+    }
+}
+
+impl Clone for Floats {
+    fn clone(&self) -> Floats {
+        (&**self).into()
+    }
+}
+
+impl std::fmt::Debug for Floats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Floats").field("len", &self.len).finish()
+    }
+}
+
 /// Asks for huge pages, without which every few KiB of a stream of weights cost a page walk.
 fn advise_huge_pages(start: NonNull<u8>, len: usize) {
     const MADV_HUGEPAGE: i32 = 14;
@@ -208,6 +283,19 @@ mod tests {
                 assert_eq!(buffer.len(), len);
             }
         }
+    }
+
+    #[test]
+    fn floats_grow_and_shrink() {
+        let mut floats = Floats::default();
+        assert!(floats.is_empty());
+        for len in [3, 1000, 5, HUGE_PAGE] {
+            floats.resize(len);
+            floats[len - 1] = 2.5;
+            assert_eq!((floats.len(), floats[len - 1]), (len, 2.5));
+            assert_eq!(floats.as_ptr().align_offset(CACHE_LINE), 0);
+        }
+        assert_eq!(*Floats::from(vec![1.0, 2.0]).clone(), [1.0, 2.0]);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::logits::{self, Candidate};
+use kolosal_kernels::sample::{self, Candidate};
+
+use super::logits;
 use super::request::{Constraint, Request, Sampling, TokenLogprobs};
 
 /// Logits whose exponentials are summed together when the whole vocabulary is drawn from.
@@ -103,7 +105,7 @@ impl Sampler {
         row: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<Sampled, SampleError> {
-        if logits::has_nan(row) {
+        if sample::scan(row).has_nan {
             return Err(SampleError::NotFinite);
         }
         logits::add_bias(row, &self.sampling.logit_bias);
@@ -155,7 +157,7 @@ impl Sampler {
     }
 
     fn choose(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
-        let max = logits::max(row);
+        let max = sample::scan(row).max;
         if max == f32::NEG_INFINITY {
             return Err(SampleError::AllBanned);
         }
@@ -164,7 +166,7 @@ impl Sampler {
         }
         // Also where 1 / temperature would overflow: the limit is the largest logit.
         if self.sampling.temperature < f32::MIN_POSITIVE {
-            return logits::argmax(row).ok_or(SampleError::AllBanned);
+            return sample::position(row, max).ok_or(SampleError::AllBanned);
         }
         // In [0, 1), with all 53 bits that fit.
         let draw = (self.rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
@@ -201,12 +203,12 @@ struct Distribution<'a> {
 
 impl Distribution<'_> {
     fn weight(&self, logit: f32) -> f32 {
-        logits::exp_nonpositive((logit - self.max) * self.scale)
+        sample::exp_nonpositive((logit - self.max) * self.scale)
     }
 
     /// The `count` likeliest tokens with their weights.
     fn top_k(&self, count: usize, out: &mut Vec<Candidate>) {
-        logits::top_candidates(self.row, count, out);
+        sample::top(self.row, count, out);
         for candidate in out {
             candidate.value = self.weight(candidate.value);
         }
@@ -214,7 +216,7 @@ impl Distribution<'_> {
 
     /// The smallest set of likeliest tokens that together have `top_p` of the probability.
     fn nucleus(&self, top_p: f32, out: &mut Vec<Candidate>) {
-        let wanted = f64::from(top_p) * logits::sum_exp(self.row, self.max, self.scale);
+        let wanted = f64::from(top_p) * sample::sum_exp(self.row, self.max, self.scale);
         let mut count = NUCLEUS_START;
         loop {
             self.top_k(count, out);
@@ -242,7 +244,7 @@ impl Distribution<'_> {
     fn draw_any(&self, draw: f64, sums: &mut Vec<f64>) -> u32 {
         sums.clear();
         sums.extend(
-            self.row.chunks(DRAW_CHUNK).map(|run| logits::sum_exp(run, self.max, self.scale)),
+            self.row.chunks(DRAW_CHUNK).map(|run| sample::sum_exp(run, self.max, self.scale)),
         );
         let mut left = draw * sums.iter().sum::<f64>();
         let mut last_possible = 0;
@@ -318,7 +320,7 @@ struct Report {
 impl Report {
     fn new(row: &[f32], count: usize, scratch: &mut Scratch) -> Self {
         let log_sum = logits::log_sum_exp(row);
-        logits::top_candidates(row, count.min(row.len()), &mut scratch.candidates);
+        sample::top(row, count.min(row.len()), &mut scratch.candidates);
         let logprob = |candidate: &Candidate| {
             (candidate.token, (f64::from(candidate.value) - log_sum) as f32)
         };
@@ -342,7 +344,7 @@ pub fn prompt_logprobs(
     count: u32,
     scratch: &mut Scratch,
 ) -> Result<TokenLogprobs, SampleError> {
-    if logits::has_nan(row) {
+    if sample::scan(row).has_nan {
         return Err(SampleError::NotFinite);
     }
     Ok(Report::new(row, count as usize, scratch).of(token, row))

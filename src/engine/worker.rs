@@ -197,11 +197,12 @@ impl Worker {
             fits.then_some(logits).ok_or_else(|| format!("{got} logits for {wanted}"))
         });
         match computed {
-            Ok(logits) => {
+            Ok(mut logits) => {
                 self.num_failed_steps = 0;
                 self.budget.observe(batch.len(), started.elapsed());
                 self.scheduler.commit(plan);
-                self.sample(plan, logits);
+                self.sample(plan, &mut logits);
+                self.runner.recycle(logits);
                 Ok(())
             }
             Err(message) => self.fail_step(plan, message),
@@ -218,7 +219,7 @@ impl Worker {
         if self.num_failed_steps < MAX_FAILED_STEPS { Ok(()) } else { Err(message) }
     }
 
-    fn sample(&mut self, plan: &Plan, mut logits: Logits) {
+    fn sample(&mut self, plan: &Plan, logits: &mut Logits) {
         let mut first_row = 0;
         for piece in &plan.pieces {
             let rows = first_row..first_row + piece.logits.len();
@@ -230,7 +231,7 @@ impl Worker {
             let mut step = Step {
                 piece,
                 first_row: rows.start,
-                logits: &mut logits,
+                logits,
                 scheduler: &mut self.scheduler,
                 scratch: &mut self.scratch,
                 meters: &self.meters,

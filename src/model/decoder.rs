@@ -1,5 +1,7 @@
 //! The one interpreter of [`ModelSpec`]: runs a flat batch through whatever model the spec describes.
 
+use kolosal_kernels::memory::Floats;
+
 use super::batch::Batch;
 use super::error::ModelError;
 use super::gguf::Gguf;
@@ -52,7 +54,7 @@ impl<O: Ops> Decoder<O> {
     }
 
     /// (`logit_rows`, vocabulary), from (T) token ids.
-    fn run(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+    fn run(&mut self, batch: &Batch) -> Result<Floats, ModelError> {
         let (ops, weights, model) = (&mut self.ops, &self.weights, &self.model);
         ops.begin(batch)?;
         let mut x = ops.embed(&weights.table, &batch.tokens, model.embed_scale)?;
@@ -68,7 +70,7 @@ impl<O: Ops> Decoder<O> {
             x = step.run(ops, x, model.residual_scale)?;
         }
         if batch.logit_rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Floats::default());
         }
         let x = ops.rows(&x, &batch.logit_rows)?;
         let input = ops.norm_act(&x, &weights.final_norm)?;
@@ -97,6 +99,10 @@ impl<O: Ops> Runner for Decoder<O> {
         debug_assert!(batch.len() <= self.spec.max_rows);
         let data = self.run(batch).map_err(|error| RunnerError(error.to_string()))?;
         Ok(Logits { data, vocab_size: self.spec.vocab_size })
+    }
+
+    fn recycle(&mut self, logits: Logits) {
+        self.ops.recycle(logits.data);
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {

@@ -208,7 +208,7 @@ impl Runner for FakeRunner {
         if self.config.nan_at == Some(step) {
             data.fill(f32::NAN);
         }
-        Ok(Logits { data, vocab_size: self.config.vocab_size })
+        Ok(Logits { data: data.into(), vocab_size: self.config.vocab_size })
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {

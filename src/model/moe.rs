@@ -29,7 +29,7 @@ pub(super) fn mixture<O: Ops>(
         (Some(shared), Some(gate)) => {
             let y = gated(ops, input, shared, spec.act)?;
             let [gate] = ops.linear(input, [gate])?;
-            let gate: Vec<f32> = ops.host(gate)?.into_iter().map(sigmoid).collect();
+            let gate: Vec<f32> = ops.host(gate)?.iter().copied().map(sigmoid).collect();
             let rows: Vec<u32> = (0..gate.len() as u32).collect();
             let zeros = ops.zeros_like(x)?;
             ops.add_rows(zeros, &rows, &gate, &y)?

@@ -1,5 +1,7 @@
 //! The seam between the engine and tensors.
 
+use kolosal_kernels::memory::Floats;
+
 use super::batch::Batch;
 
 /// What the engine must know of a model to schedule for it.
@@ -24,7 +26,7 @@ pub struct RunnerSpec {
 /// Logits of the wanted rows on the host, (`logit_rows.len()`, `vocab_size`), row-major.
 #[derive(Clone, Debug, Default)]
 pub struct Logits {
-    pub data: Vec<f32>,
+    pub data: Floats,
     pub vocab_size: usize,
 }
 
@@ -55,6 +57,9 @@ pub trait Runner: Send {
     /// # Errors
     /// A failed device operation. A batch that contradicts [`RunnerSpec`] is a bug of the caller.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError>;
+
+    /// Takes back logits that were read, for their memory to be used again.
+    fn recycle(&mut self, _logits: Logits) {}
 
     /// Copies the KV of block `from` to block `to` in all layers (copy on write of a shared block).
     ///

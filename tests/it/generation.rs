@@ -73,7 +73,7 @@ impl Runner for Recital {
             let next = self.document.get(position as usize + 1).copied().unwrap_or(END);
             logits[next as usize] = 10.0;
         }
-        Ok(Logits { data, vocab_size: VOCAB })
+        Ok(Logits { data: data.into(), vocab_size: VOCAB })
     }
 
     fn copy_block(&mut self, _from: u32, _to: u32) -> Result<(), RunnerError> {

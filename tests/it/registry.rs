@@ -41,7 +41,7 @@ impl Runner for CountedRunner {
         assert!(!self.broken.load(Ordering::SeqCst), "the kernel broke");
         let mut data = vec![0.0; batch.logit_rows.len() * VOCAB];
         data.iter_mut().skip(7).step_by(VOCAB).for_each(|logit| *logit = 10.0);
-        Ok(Logits { data, vocab_size: VOCAB })
+        Ok(Logits { data: data.into(), vocab_size: VOCAB })
     }
 
     fn copy_block(&mut self, _from: u32, _to: u32) -> Result<(), RunnerError> {

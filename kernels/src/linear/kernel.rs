@@ -39,23 +39,11 @@ pub(super) struct Tile {
     pub stride: usize,
     /// Rows of the panel that exist.
     pub num_rows: usize,
-    /// Sums of a panel that is multiplied in several parts.
-    pub carry: Carry,
-}
-
-/// 16 floats a column that hold sums from one part of the columns of weights to the next.
-#[derive(Clone, Copy)]
-pub(super) struct Carry {
-    /// The first wanted column's sums; never followed if both of the below are true.
+    /// 16 floats a column that hold sums from one part of a panel's columns to the next, from the
+    /// first wanted column on; never followed if both of the below are true.
     pub sums: *mut f32,
     pub is_first: bool,
     pub is_last: bool,
-}
-
-impl Carry {
-    /// For a panel in one part.
-    pub(super) const NONE: Carry =
-        Carry { sums: std::ptr::null_mut(), is_first: true, is_last: true };
 }
 
 /// Computes `columns` (at most 8, at most what the tier takes at once) columns.
@@ -178,9 +166,9 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
     let mut w = t.weights;
     // SAFETY: `t` describes valid memory, by the promise to `multiply`.
     unsafe {
-        if !t.carry.is_first {
+        if !t.is_first {
             for (c, sum) in sums.iter_mut().enumerate() {
-                *sum = d.load_f32(t.carry.sums.add(16 * c).cast());
+                *sum = d.load_f32(t.sums.add(16 * c).cast());
             }
         }
         let table = d.load(t.table);
@@ -201,10 +189,10 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             w = w.add(T::BYTES);
         }
         for (c, sum) in sums.into_iter().enumerate() {
-            if t.carry.is_last {
+            if t.is_last {
                 store(d, sum, t.out.add(c * t.stride), t.num_rows);
             } else {
-                d.store_f32(sum, t.carry.sums.add(16 * c).cast());
+                d.store_f32(sum, t.sums.add(16 * c).cast());
             }
         }
     }

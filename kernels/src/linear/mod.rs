@@ -31,7 +31,7 @@ pub use packed::{PackError, Packed};
 
 use self::acts::{BLOCK_BYTES, TILE};
 use self::format::Format;
-use self::kernel::{Carry, Tile};
+use self::kernel::Tile;
 use self::packed::{PANEL, with_format};
 use crate::detect::{self, Tier};
 use crate::memory::Buffer;
@@ -192,14 +192,25 @@ struct Part {
     num_steps: usize,
     /// Blocks of activations before it.
     first_block: usize,
-    carry: Carry,
+    /// Sums of all columns of all tiles, see [`Tile`].
+    sums: *mut f32,
+    is_first: bool,
+    is_last: bool,
     /// Weights that will be wanted next: fetched meanwhile.
     next: (*const u8, usize),
 }
 
 impl Part {
     fn whole(weights: *const u8, num_steps: usize) -> Part {
-        Part { weights, num_steps, first_block: 0, carry: Carry::NONE, next: (std::ptr::null(), 0) }
+        Part {
+            weights,
+            num_steps,
+            first_block: 0,
+            sums: std::ptr::null_mut(),
+            is_first: true,
+            is_last: true,
+            next: (std::ptr::null(), 0),
+        }
     }
 }
 
@@ -232,11 +243,6 @@ impl Task<'_> {
         let expanded = scratch.expanded.as_mut_ptr();
         for start in (0..num_steps).step_by(part_len) {
             let len = part_len.min(num_steps - start);
-            let carry = Carry {
-                sums: scratch.carry.as_mut_ptr().cast(),
-                is_first: start == 0,
-                is_last: start + len == num_steps,
-            };
             // SAFETY: there is room for `part_len` steps; the rest is the caller's promise.
             unsafe {
                 let weights = weights.add(start * T::BYTES);
@@ -245,7 +251,9 @@ impl Task<'_> {
                     weights: expanded,
                     num_steps: len * T::SUB_BLOCKS,
                     first_block: start * T::SUB_BLOCKS,
-                    carry,
+                    sums: scratch.carry.as_mut_ptr().cast(),
+                    is_first: start == 0,
+                    is_last: start + len == num_steps,
                     next: (weights.wrapping_add(len * T::BYTES), len * T::BYTES),
                 });
             }
@@ -269,7 +277,8 @@ impl Task<'_> {
             for first in (0..tile.width).step_by(self.columns) {
                 let columns = self.columns.min(tile.width - first);
                 let column = nth * TILE + first;
-                let sums = part.carry.sums.wrapping_add(column * PANEL);
+                // Fields one by one: a struct copied as a whole right after its fields were written
+                // would wait for all stores of the tile before.
                 let tile = Tile {
                     weights: part.weights,
                     num_steps: part.num_steps,
@@ -281,7 +290,9 @@ impl Task<'_> {
                     out: self.out.ptr(index * TILE + first, self.first_row),
                     stride: self.out.stride(),
                     num_rows: self.num_rows,
-                    carry: Carry { sums, ..part.carry },
+                    sums: part.sums.wrapping_add(column * PANEL),
+                    is_first: part.is_first,
+                    is_last: part.is_last,
                 };
                 multiply(columns, &tile);
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{D, DType, Device, Module, Tensor};
+use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::{self, GgmlType};
 
 use super::{Norm, Ops, WeightSource};
@@ -394,8 +395,8 @@ impl Ops for CandleOps {
         Ok(like.zeros_like()?)
     }
 
-    fn host(&mut self, x: Tensor) -> Result<Vec<f32>, ModelError> {
-        Ok(x.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    fn host(&mut self, x: Tensor) -> Result<Floats, ModelError> {
+        Ok(x.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?.into())
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {

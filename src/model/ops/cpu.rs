@@ -10,7 +10,7 @@ use kolosal_kernels::attention::{
 };
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed};
-use kolosal_kernels::memory::HalfPool;
+use kolosal_kernels::memory::{Floats, HalfPool};
 use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{self, GgmlType};
@@ -51,7 +51,7 @@ impl LayerKv {
 
 /// (rows, cols) of f32 in a buffer that returns to its pool.
 pub struct CpuTensor {
-    data: Vec<f32>,
+    data: Floats,
     rows: usize,
     cols: usize,
     home: Buffers,
@@ -69,7 +69,7 @@ struct Buffers(Arc<Mutex<Spare>>);
 
 #[derive(Default)]
 struct Spare {
-    floats: Vec<Vec<f32>>,
+    floats: Vec<Floats>,
     acts: Vec<Acts>,
 }
 
@@ -96,7 +96,7 @@ impl Buffers {
                 fit.map(|index| spare.floats.swap_remove(index))
             })
             .unwrap_or_default();
-        data.resize(len, 0.0);
+        data.resize(len);
         CpuTensor { data, rows, cols, home: self.clone() }
     }
 
@@ -114,7 +114,9 @@ impl Buffers {
 impl Drop for CpuTensor {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        self.home.lock(|spare| spare.floats.push(data));
+        if data.capacity() > 0 {
+            self.home.lock(|spare| spare.floats.push(data));
+        }
     }
 }
 
@@ -447,8 +449,12 @@ impl Ops for CpuOps {
         Ok(out)
     }
 
-    fn host(&mut self, mut x: CpuTensor) -> Result<Vec<f32>, ModelError> {
+    fn host(&mut self, mut x: CpuTensor) -> Result<Floats, ModelError> {
         Ok(std::mem::take(&mut x.data))
+    }
+
+    fn recycle(&mut self, values: Floats) {
+        self.buffers.lock(|spare| spare.floats.push(values));
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {

@@ -4,6 +4,7 @@
 pub mod candle;
 pub mod cpu;
 
+use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::GgmlType;
 
 use super::batch::Batch;
@@ -143,7 +144,9 @@ pub trait Ops: Send + Sized {
     /// A tensor of zeros, as large as `like`.
     fn zeros_like(&mut self, like: &Self::Tensor) -> Result<Self::Tensor, ModelError>;
     /// The values on the host, row-major.
-    fn host(&mut self, x: Self::Tensor) -> Result<Vec<f32>, ModelError>;
+    fn host(&mut self, x: Self::Tensor) -> Result<Floats, ModelError>;
+    /// Takes back what [`Ops::host`] gave, for its memory to be used again.
+    fn recycle(&mut self, _values: Floats) {}
     /// Copies one KV block over all layers.
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError>;
 }

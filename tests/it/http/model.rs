@@ -97,7 +97,7 @@ impl Runner for Alphabet {
                 Next::Failure => return Err(RunnerError("the device is on fire".to_owned())),
             }
         }
-        Ok(Logits { data, vocab_size: VOCABULARY })
+        Ok(Logits { data: data.into(), vocab_size: VOCABULARY })
     }
 
     fn copy_block(&mut self, _: u32, _: u32) -> Result<(), RunnerError> {
