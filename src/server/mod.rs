@@ -10,6 +10,7 @@ mod docs;
 mod drain;
 mod error;
 mod front;
+mod lease;
 mod listener;
 mod native;
 mod observe;

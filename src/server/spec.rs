@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AppState, Options,
-    native::{EngineApi, HealthApi, ProbeApi},
+    native::{EngineApi, HealthApi, ProbeApi, TokenApi},
     openai::{ChatApi, CompletionApi, ModelApi},
 };
 use crate::{
@@ -24,25 +24,31 @@ LLM inference with OpenAI's API. Every failure has the body `{\"error\": {messag
 Every answer has the header `X-Request-Id`, taken over from the request if it has one. A parameter is \
 implemented or refused by name with status 400, never ignored.";
 
-/// Paths whose main form is without `/v1`, as in the original; all others have it.
-const BARE_PATHS: [&str; 5] = [
+/// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
+const BARE_PATHS: [&str; 8] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
     "/engines/{engine_id}/load",
     "/engines/{engine_id}/unload",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
 ];
 
 /// Paths without any alias.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 5] = [
+const STRICT_REQUESTS: [&str; 8] = [
+    "ApplyTemplateRequest",
     "ChatCompletionRequest",
     "CompletionRequest",
     "CreateEngineRequest",
+    "DetokenizeRequest",
     "LoadingParameters",
     "StreamOptions",
+    "TokenizeRequest",
 ];
 
 /// Parts of requests that ignore fields they do not have.
@@ -59,7 +65,7 @@ const SKIPPED: [(&str, &str); 5] = [
 ];
 
 /// All routes of the document.
-type Apis = (ChatApi, CompletionApi, ModelApi, EngineApi, HealthApi, ProbeApi);
+type Apis = (ChatApi, CompletionApi, ModelApi, TokenApi, EngineApi, HealthApi, ProbeApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
@@ -67,6 +73,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
         ChatApi(Arc::clone(state)),
         CompletionApi(Arc::clone(state)),
         ModelApi(Arc::clone(state)),
+        TokenApi(Arc::clone(state)),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
@@ -177,6 +184,7 @@ fn tags() -> Value {
         { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
         { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
         { "name": "Models", "description": "What can be asked" },
+        { "name": "Tokens", "description": "Text to tokens and back, and conversations to text" },
         { "name": "Engines", "description": "Register, load, unload and remove engines" },
         { "name": "Health", "description": "Whether the server lives and serves" },
         { "name": "Aliases", "description": "Other paths of the same operations" },
@@ -197,6 +205,9 @@ fn add_examples(document: &mut Value) {
             "/completions",
             json!({ "model": "my-model", "prompt": "Once upon a time", "max_tokens": 32 }),
         ),
+        ("/tokenize", json!({ "content": "Hello world" })),
+        ("/detokenize", json!({ "tokens": [19556, 905] })),
+        ("/apply-template", json!({ "messages": [{ "role": "user", "content": "Say hello." }] })),
         (
             "/engines",
             json!({

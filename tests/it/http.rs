@@ -8,3 +8,4 @@ mod model;
 mod native;
 mod openai;
 mod socket;
+mod tokens;

@@ -23,6 +23,7 @@ pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
 pub(crate) use answer::{random_id, unix_time_s};
+pub(crate) use message::{Message, normalise};
 
 use super::reply::Outcomes;
 
