@@ -17,8 +17,24 @@ pub struct RunnerSpec {
     pub kv_bytes_per_block: usize,
     /// Bytes of resident weights.
     pub weight_bytes: usize,
+    /// Values of a hidden state; 0 when [`Runner::hidden`] gives none.
+    pub hidden: usize,
+    /// How hidden states become an embedding.
+    pub pooling: Pooling,
     /// Where the model runs: `cpu`, `cuda:0`, `metal:0`.
     pub device: String,
+}
+
+/// How the hidden states of a text become one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// That of the first token.
+    First,
+    /// That of the last token.
+    Last,
 }
 
 /// Logits of the wanted rows on the host, (`logit_rows.len()`, `vocab_size`), row-major.
@@ -55,6 +71,12 @@ pub trait Runner: Send {
     /// # Errors
     /// A failed device operation. A batch that contradicts [`RunnerSpec`] is a bug of the caller.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError>;
+
+    /// Takes the hidden states after the final norm of the last batch's `hidden_rows`,
+    /// (`hidden_rows.len()`, `hidden`), row-major.
+    fn hidden(&mut self) -> Vec<f32> {
+        Vec::new()
+    }
 
     /// Copies the KV of block `from` to block `to` in all layers (copy on write of a shared block).
     ///

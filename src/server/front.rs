@@ -19,9 +19,10 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 8] = [
+const V1_SEGMENTS: [&str; 9] = [
     "chat",
     "completions",
+    "embeddings",
     "models",
     "engines",
     "health",

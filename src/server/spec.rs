@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     AppState, Options,
     native::{EngineApi, HealthApi, ProbeApi, TokenApi},
-    openai::{ChatApi, CompletionApi, ModelApi},
+    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
 };
 use crate::{
     error::{Error, Result},
@@ -40,12 +40,13 @@ const BARE_PATHS: [&str; 8] = [
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 8] = [
+const STRICT_REQUESTS: [&str; 9] = [
     "ApplyTemplateRequest",
     "ChatCompletionRequest",
     "CompletionRequest",
     "CreateEngineRequest",
     "DetokenizeRequest",
+    "EmbeddingRequest",
     "LoadingParameters",
     "StreamOptions",
     "TokenizeRequest",
@@ -65,13 +66,15 @@ const SKIPPED: [(&str, &str); 5] = [
 ];
 
 /// All routes of the document.
-type Apis = (ChatApi, CompletionApi, ModelApi, TokenApi, EngineApi, HealthApi, ProbeApi);
+type Apis =
+    (ChatApi, CompletionApi, EmbeddingApi, ModelApi, TokenApi, EngineApi, HealthApi, ProbeApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
         ChatApi(Arc::clone(state)),
         CompletionApi(Arc::clone(state)),
+        EmbeddingApi(Arc::clone(state)),
         ModelApi(Arc::clone(state)),
         TokenApi(Arc::clone(state)),
         EngineApi(Arc::clone(state)),
@@ -183,6 +186,7 @@ fn tags() -> Value {
     json!([
         { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
         { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
+        { "name": "Embeddings", "description": "Texts as vectors, compatible with OpenAI's API" },
         { "name": "Models", "description": "What can be asked" },
         { "name": "Tokens", "description": "Text to tokens and back, and conversations to text" },
         { "name": "Engines", "description": "Register, load, unload and remove engines" },
@@ -204,6 +208,10 @@ fn add_examples(document: &mut Value) {
         (
             "/completions",
             json!({ "model": "my-model", "prompt": "Once upon a time", "max_tokens": 32 }),
+        ),
+        (
+            "/embeddings",
+            json!({ "model": "my-model", "input": ["The cat sleeps.", "A kitten naps."] }),
         ),
         ("/tokenize", json!({ "content": "Hello world" })),
         ("/detokenize", json!({ "tokens": [19556, 905] })),

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod document;
+mod embeddings;
 mod front;
 mod harness;
 mod model;
