@@ -7,6 +7,7 @@ mod front;
 mod harness;
 mod model;
 mod native;
+mod ollama;
 mod openai;
 mod socket;
 mod tokens;
