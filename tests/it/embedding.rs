@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
+use std::sync::Arc;
+
+use kolosal_server::engine::budget::StepBudget;
+use kolosal_server::engine::stats::Meters;
+use kolosal_server::engine::worker::{Submission, Work, Worker};
 use kolosal_server::engine::{EmbedRequest, Engine, EngineConfig, Job};
 use kolosal_server::model::fake::{FakeConfig, FakeRunner, expected_hidden};
 use kolosal_server::model::gguf::Value;
@@ -47,21 +52,35 @@ fn embeddings_are_the_same_in_any_company() {
         let model = FakeConfig { pooling, num_blocks: 24, max_rows: 24, ..FakeConfig::default() };
         let config =
             EngineConfig { max_running: 8, max_batch_tokens: 24, ..EngineConfig::default() };
-        let engine = Engine::start(Box::new(FakeRunner::new(model.clone())), config).unwrap();
+        let meters = Arc::new(Meters::default());
+        let runner = Box::new(FakeRunner::new(model.clone()));
+        let mut worker = Worker::new(runner, &config, Arc::clone(&meters));
+        worker.set_budget(StepBudget::new(24, None));
         let prompts: Vec<Vec<u32>> =
             (0..24).map(|i| prompt(1 + (i as usize * 37) % 250, i % 5)).collect();
         let mut jobs = Vec::new();
         let mut others = Vec::new();
-        for prompt in &prompts {
-            others.push(engine.submit(request(prompt.clone(), 40)).unwrap());
-            jobs.push(engine.embed(embed(prompt.clone())).unwrap());
+        for (i, prompt) in (0..).zip(&prompts) {
+            let generate = request(prompt.clone(), 150);
+            let (job, submission) = Submission::new(2 * i, generate, &meters, 100).unwrap();
+            worker.accept(submission);
+            others.push(job);
+            let work = Work::Embed(embed(prompt.clone()));
+            let (job, submission) = Submission::new(2 * i + 1, work, &meters, 100).unwrap();
+            worker.accept(submission);
+            jobs.push(job);
         }
+        while !worker.is_idle() {
+            worker.step().unwrap();
+            worker.check().unwrap();
+        }
+        assert!(worker.scheduler().counts().preemptions > 0, "{pooling:?}");
         for (prompt, job) in prompts.iter().zip(&jobs) {
             assert_eq!(bits(&vector(job)), bits(&expected(&model, prompt)), "{pooling:?}");
         }
         for (prompt, job) in prompts.iter().zip(&others) {
             job.wait_blocking().unwrap();
-            let (tokens, _) = crate::engine::expected(&model, request(prompt.clone(), 40));
+            let (tokens, _) = crate::engine::expected(&model, request(prompt.clone(), 150));
             assert_eq!(job.result().tokens, tokens, "{pooling:?}");
         }
     }

@@ -149,7 +149,7 @@ impl OllamaModelApi {
             digest: String::new(),
             details: details(&status),
             expires_at: time::rfc3339(now + status.expires_in.unwrap_or(far)),
-            size_vram: 0,
+            size_vram: if is_on_gpu(&status) { status.memory_bytes } else { 0 },
             context_length: status.info.as_ref().map_or(0, |info| info.context_len),
         };
         Ok(Reply::new(Json(OllamaRunningList { models: running.map(model).collect() })))
@@ -222,6 +222,11 @@ pub(super) fn engine_id(state: &AppState, model: &str) -> String {
         Some(plain) if state.registry.status(model).is_err() => plain.to_owned(),
         _ => model.to_owned(),
     }
+}
+
+/// A model is never split between processor and GPU.
+fn is_on_gpu(status: &Status) -> bool {
+    status.info.as_ref().is_some_and(|info| !matches!(info.device.as_str(), "" | "cpu"))
 }
 
 fn details(status: &Status) -> OllamaDetails {

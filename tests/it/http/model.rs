@@ -175,6 +175,7 @@ impl Loader for AlphabetLoader {
             architecture: "alphabet".to_owned(),
             quantization: "F32".to_owned(),
             parameters: 26,
+            device: "cpu".to_owned(),
             context_len: CONTEXT,
             ..ModelInfo::default()
         };

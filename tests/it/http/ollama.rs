@@ -104,6 +104,7 @@ async fn models_are_loaded_listed_and_unloaded() {
     assert_eq!((&loaded["done_reason"], &loaded["response"]), (&json!("load"), &json!("")));
     let running = server.get("/api/ps").await.json()["models"][0].clone();
     assert_eq!((&running["name"], &running["size"]), (&json!("e"), &json!(1)));
+    assert_eq!((&running["size_vram"], &running["context_length"]), (&json!(0), &json!(2048)));
     assert_eq!(running["details"]["family"], "alphabet");
     let shown = one(&server, "/api/show", &json!({"model": "e:latest", "verbose": true})).await;
     assert!(shown["template"].as_str().is_some_and(|text| text.contains("im_start")));
