@@ -8,6 +8,7 @@ use kolosal_server::engine::budget::StepBudget;
 use kolosal_server::engine::stats::Meters;
 use kolosal_server::engine::worker::{Submission, Work, Worker};
 use kolosal_server::engine::{EmbedRequest, Engine, EngineConfig, Job};
+use kolosal_server::model::arch;
 use kolosal_server::model::fake::{FakeConfig, FakeRunner, expected_hidden};
 use kolosal_server::model::gguf::Value;
 use kolosal_server::model::{DeviceChoice, Pooling, RunnerOptions, load_runner};
@@ -103,23 +104,30 @@ fn the_decoder_pools_as_the_file_says() {
             .iter()
             .map(|prompt| vector(&engine.embed(embed(prompt.clone())).unwrap()))
             .collect();
-        let company: Vec<Job> = prompts
+        let company: Vec<(Job, Job)> = prompts
             .iter()
-            .flat_map(|prompt| {
-                drop(engine.submit(request(prompt.clone(), 8)).unwrap());
-                [engine.embed(embed(prompt.clone())).unwrap()]
+            .map(|prompt| {
+                let generates = engine.submit(request(prompt.clone(), 8)).unwrap();
+                (generates, engine.embed(embed(prompt.clone())).unwrap())
             })
             .collect();
-        for (alone, job) in alone.iter().zip(&company) {
+        for (alone, (_, job)) in alone.iter().zip(&company) {
             assert_eq!(bits(alone), bits(&vector(job)), "{pooling:?}");
             assert!(alone.iter().any(|x| *x != 0.0));
         }
         vectors.push(alone);
     }
     assert!(vectors[0] != vectors[1] && vectors[1] != vectors[2]);
-    let odd = Tiny { extra: vec![("pooling_type", Value::U32(4))], ..Tiny::default() };
-    let metadata_only = std::panic::catch_unwind(|| odd.gguf());
-    assert!(metadata_only.is_err(), "ranking heads are no embeddings");
+}
+
+#[test]
+fn models_that_would_be_computed_wrongly_are_refused() {
+    for (key, value) in [("pooling_type", Value::U32(4)), ("attention.causal", Value::Bool(false))]
+    {
+        let error = arch::describe(&Tiny { extra: vec![(key, value)], ..Tiny::default() }.head());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(&format!("llama.{key}")), "{error}");
+    }
 }
 
 #[test]

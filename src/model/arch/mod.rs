@@ -73,6 +73,11 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     let keys = Keys { gguf, metadata, name };
     let mut spec = (architecture.describe)(&keys)?;
     spec.pooling = keys.pooling()?;
+    let key = keys.key("attention.causal");
+    if metadata.bool(&key)? == Some(false) {
+        let problem = "attention to later tokens is not supported".to_owned();
+        return Err(ModelError::BadKey { key, problem });
+    }
     check(&spec)?;
     Ok(spec)
 }
@@ -164,8 +169,8 @@ impl Keys<'_> {
             Some(2) => Ok(Pooling::First),
             Some(3) => Ok(Pooling::Last),
             Some(number) => {
-                let problem = format!("pooling type {number} is none of 0 to 3");
-                Err(ModelError::Limit(problem))
+                let problem = format!("{number} is none of 0 to 3");
+                Err(ModelError::BadKey { key: self.key("pooling_type"), problem })
             }
         }
     }
