@@ -2,6 +2,7 @@
 //! their answers.
 
 mod detokenizer;
+pub mod embedding;
 mod gbnf;
 pub mod generation;
 pub mod grammar;

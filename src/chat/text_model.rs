@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ChatInput, ChatTemplate, ReasoningTags, Tokenizer, ToolFormat};
+use super::{ChatInput, ChatTemplate, ReasoningTags, Rendered, Tokenizer, ToolFormat};
 use crate::error::Error;
 use crate::model::gguf::Metadata;
 
@@ -78,13 +78,21 @@ impl TextModel {
         Ok(self.prompt(input)?.tokens)
     }
 
+    /// A conversation as the text that the template makes of it. Blocks as [`Self::chat_prompt`] does.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render(&self, input: &ChatInput) -> Result<Rendered, Error> {
+        let places = |text: &str| self.tokenizer.special_places(text, &self.guarded);
+        self.template.render(input, &places)
+    }
+
     /// [`Self::chat_prompt`] with what a reader of the output needs to know.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
     pub fn prompt(&self, input: &ChatInput) -> Result<ChatPrompt, Error> {
-        let places = |text: &str| self.tokenizer.special_places(text, &self.guarded);
-        let rendered = self.template.render(input, &places)?;
+        let rendered = self.render(input)?;
         let mut tokens = self.tokenizer.encode_except(&rendered.text, &rendered.protected);
         self.tokenizer.add_bos_to(&mut tokens);
         let in_reasoning = self.reasoning.is_some_and(|tags| tags.open_at_end(&rendered.text));

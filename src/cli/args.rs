@@ -77,6 +77,8 @@ pub(super) enum Command {
     Config(ConfigArgs),
     /// Check this machine: processor, memory, folders, port
     Doctor,
+    /// Compare every kernel with its formula, and run a model briefly
+    Selftest(SelftestArgs),
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -229,6 +231,15 @@ fn device(text: &str) -> Result<DeviceChoice, String> {
             .map(DeviceChoice::Gpu)
             .ok_or_else(|| "expected auto, cpu, candle-cpu or gpu:N".to_owned()),
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SelftestArgs {
+    /// Model to run after the kernels
+    pub(super) model: Option<String>,
+    /// Where to run the model: auto, cpu, candle-cpu (the portable reference path), gpu:N
+    #[arg(long, default_value = "auto", value_parser = device, value_name = "DEVICE")]
+    pub(super) device: DeviceChoice,
 }
 
 #[derive(Debug, Args)]

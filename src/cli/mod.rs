@@ -19,6 +19,7 @@ mod models;
 mod output;
 mod perplexity;
 pub mod progress;
+mod selftest;
 mod serve;
 mod tokenize;
 
@@ -109,6 +110,7 @@ impl App {
             }
             Command::Config(args) => config::run(self, &args),
             Command::Doctor => doctor::run(self),
+            Command::Selftest(args) => selftest::run(self, &args),
         }
     }
 

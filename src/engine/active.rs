@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::draft::Drafter;
 use super::job::{JobWriter, Prefill};
+use super::pooler::Pooler;
 use super::request::{FinishReason, Outcome, Request, Timings, TokenLogprobs, Usage};
 use super::sampler::{SampleError, Sampler, Scratch, prompt_logprobs};
 use super::scheduler::{Piece, Scheduler};
@@ -26,6 +27,8 @@ pub(super) struct Active {
     num_prompt_logprobs: Option<u32>,
     /// Of the prompt from its second token on, as far as computed.
     prompt_logprobs: Vec<TokenLogprobs>,
+    /// The job is for an embedding.
+    pooler: Option<Pooler>,
     started: Option<Instant>,
     first_token: Option<Instant>,
 }
@@ -58,9 +61,37 @@ impl Active {
             num_cached: 0,
             num_prompt_logprobs: request.prompt_logprobs,
             prompt_logprobs: Vec::new(),
+            pooler: None,
             started: None,
             first_token: None,
         }
+    }
+
+    /// Hidden states are pooled instead of tokens generated.
+    pub(super) fn pooling(mut self, pooler: Option<Pooler>) -> Self {
+        self.pooler = pooler;
+        self
+    }
+
+    /// Takes the hidden states of a step; at the last the job ends.
+    pub(super) fn pool(
+        &mut self,
+        rows: &[&[f32]],
+        is_last: bool,
+        meters: &Meters,
+    ) -> Result<Option<FinishReason>, Error> {
+        let Some(pooler) = &mut self.pooler else { return Ok(None) };
+        rows.iter().for_each(|row| pooler.add(row));
+        if !is_last {
+            return Ok(None);
+        }
+        let embedding = pooler.embedding();
+        if !embedding.iter().all(|value| value.is_finite()) {
+            return Err(Error::internal("the model computed hidden states that are not numbers"));
+        }
+        self.writer.embedding(embedding);
+        self.finish_prompt(meters);
+        Ok(Some(FinishReason::Length))
     }
 
     /// It got its blocks for the first time.

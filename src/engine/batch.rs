@@ -21,7 +21,9 @@ pub fn assemble(plan: &Plan, scheduler: &Scheduler) -> Batch {
             batch.positions.push(position as u32);
             batch.slots.push(blocks[position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32);
         }
-        batch.logit_rows.extend(piece.logits.clone().map(|row| first + row as u32));
+        let wanted =
+            if sequence.is_embedded() { &mut batch.hidden_rows } else { &mut batch.logit_rows };
+        wanted.extend(piece.logits.clone().map(|row| first + row as u32));
         batch.spans.push(Span {
             rows: first..batch.len() as u32,
             kv_len: end as u32,

@@ -31,6 +31,8 @@ pub struct JobResult {
     pub logprobs: Vec<TokenLogprobs>,
     /// Of the prompt from its second token on, once the prompt is done and when asked for.
     pub prompt_logprobs: Option<Vec<TokenLogprobs>>,
+    /// Pooled hidden states of the prompt, (hidden), when the request was for them.
+    pub embedding: Option<Vec<f32>>,
     /// Present when the job ended without a failure.
     pub outcome: Option<Outcome>,
     /// Present when the job failed.
@@ -61,6 +63,7 @@ struct Record {
     prompt_logprobs: Option<Vec<TokenLogprobs>>,
     tokens: Vec<u32>,
     logprobs: Vec<TokenLogprobs>,
+    embedding: Option<Vec<f32>>,
     end: Option<Result<Outcome, Error>>,
 }
 
@@ -99,6 +102,7 @@ impl Job {
             tokens: record.tokens.clone(),
             logprobs: record.logprobs.clone(),
             prompt_logprobs: record.prompt_logprobs.clone(),
+            embedding: record.embedding.clone(),
             outcome: record.end.as_ref().and_then(|end| end.as_ref().ok().copied()),
             error: record.end.as_ref().and_then(|end| end.as_ref().err().cloned()),
         }
@@ -233,6 +237,10 @@ impl JobWriter {
     pub(super) fn prompt_logprobs(&self, logprobs: Vec<TokenLogprobs>) {
         self.shared.record().prompt_logprobs = Some(logprobs);
         self.shared.changed.notify_waiters();
+    }
+
+    pub(super) fn embedding(&self, embedding: Vec<f32>) {
+        self.shared.record().embedding = Some(embedding);
     }
 
     pub(super) fn token(&self, id: u32, logprobs: Option<TokenLogprobs>) {

@@ -16,6 +16,7 @@ pub mod budget;
 pub mod draft;
 pub mod job;
 pub mod logits;
+mod pooler;
 pub mod prefix;
 pub mod request;
 pub mod sampler;
@@ -32,7 +33,8 @@ use std::thread::JoinHandle;
 
 pub use job::{Job, JobResult};
 pub use request::{
-    Constraint, Event, FinishReason, Outcome, Request, Sampling, Timings, TokenLogprobs, Usage,
+    Constraint, EmbedRequest, Event, FinishReason, Outcome, Request, Sampling, Timings,
+    TokenLogprobs, Usage,
 };
 pub use stats::EngineStats;
 
@@ -40,7 +42,7 @@ use crate::error::Error;
 use crate::model::{Runner, RunnerSpec};
 use stats::Meters;
 use thread::Command;
-use worker::{Submission, Worker};
+use worker::{Submission, Work, Worker};
 
 /// How an engine serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,11 +141,24 @@ impl Engine {
     /// The request is over a limit of the model, the engine is full, or it takes nothing more.
     pub fn submit(&self, request: Request) -> Result<Job, Error> {
         request.validate(&self.shared.spec)?;
+        self.queue(Work::Generate(request))
+    }
+
+    /// Queues a request for an embedding, which is in the result of the finished job.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn embed(&self, request: EmbedRequest) -> Result<Job, Error> {
+        request.validate(&self.shared.spec)?;
+        self.queue(Work::Embed(request))
+    }
+
+    fn queue(&self, work: Work) -> Result<Job, Error> {
         self.shared.check_open()?;
         let EngineConfig { max_running, max_waiting, .. } = self.shared.config;
         let id = self.shared.next_id.fetch_add(1, SeqCst);
         let limit = max_running + max_waiting;
-        let (job, submission) = Submission::new(id, request, &self.shared.meters, limit)
+        let (job, submission) = Submission::new(id, work, &self.shared.meters, limit)
             .map_err(|in_flight| self.shared.full(in_flight))?;
         match self.commands.try_send(Command::Submit(Box::new(submission))) {
             Ok(()) => Ok(job),

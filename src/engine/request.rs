@@ -35,15 +35,8 @@ impl Request {
     /// # Errors
     /// The first limit that is passed, with its value and that of the request.
     pub fn validate(&self, spec: &RunnerSpec) -> Result<(), Error> {
-        let prompt_len = self.prompt.len();
-        if prompt_len == 0 {
-            return Err(Error::invalid("prompt", "the prompt has no tokens"));
-        }
-        let vocab_size = spec.vocab_size;
-        if let Some(token) = self.prompt.iter().find(|&&token| token as usize >= vocab_size) {
-            let message = format!("token {token} is not below the vocabulary's size {vocab_size}");
-            return Err(Error::invalid("prompt", message));
-        }
+        validate_prompt(&self.prompt, spec)?;
+        let (prompt_len, vocab_size) = (self.prompt.len(), spec.vocab_size);
         if self.max_tokens == 0 && self.prompt_logprobs.is_none() {
             return Err(Error::invalid("max_tokens", "max_tokens 0 is below 1"));
         }
@@ -70,6 +63,62 @@ impl Request {
         }
         self.sampling.validate(vocab_size)
     }
+}
+
+/// One text whose embedding is wanted: the pooled hidden states of its tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EmbedRequest {
+    /// Token ids; not empty, and no more than the context holds.
+    pub prompt: Vec<u32>,
+    /// Sequences share cached prefixes only within one salt.
+    pub cache_salt: u64,
+}
+
+impl EmbedRequest {
+    /// Checks the request against a model's limits.
+    ///
+    /// # Errors
+    /// As [`Request::validate`], or the model has no hidden states to give.
+    pub fn validate(&self, spec: &RunnerSpec) -> Result<(), Error> {
+        if spec.hidden == 0 {
+            return Err(Error::invalid("model", "this model gives no embeddings"));
+        }
+        validate_prompt(&self.prompt, spec)?;
+        let (prompt_len, context) = (self.prompt.len(), spec.context_len);
+        let blocks = Scheduler::blocks_needed(prompt_len, 0);
+        if prompt_len > context || blocks > spec.num_blocks {
+            let message = format!("{prompt_len} tokens exceed the context of {context}");
+            return Err(Error::invalid("prompt", message).with_code("context_length_exceeded"));
+        }
+        Ok(())
+    }
+
+    /// As the engine sees it: a sequence of which nothing is generated.
+    pub(super) fn into_request(self) -> Request {
+        Request {
+            prompt: self.prompt,
+            max_tokens: 0,
+            min_tokens: 0,
+            stop_tokens: Vec::new(),
+            sampling: Sampling::default(),
+            logprobs: None,
+            prompt_logprobs: None,
+            cache_salt: self.cache_salt,
+            constraint: None,
+        }
+    }
+}
+
+fn validate_prompt(prompt: &[u32], spec: &RunnerSpec) -> Result<(), Error> {
+    if prompt.is_empty() {
+        return Err(Error::invalid("prompt", "the prompt has no tokens"));
+    }
+    let vocab_size = spec.vocab_size;
+    if let Some(token) = prompt.iter().find(|&&token| token as usize >= vocab_size) {
+        let message = format!("token {token} is not below the vocabulary's size {vocab_size}");
+        return Err(Error::invalid("prompt", message));
+    }
+    Ok(())
 }
 
 /// How the next token is chosen. Defaults are OpenAI's: temperature 1, everything else off.

@@ -55,7 +55,7 @@ pub struct Piece {
     pub num_rows: usize,
     /// Of them, trailing rows whose tokens are guessed.
     pub num_draft: usize,
-    /// Rows within the piece whose logits are wanted; they end with the piece or are none.
+    /// Rows within the piece whose logits or hidden states are wanted; they end with the piece or are none.
     pub logits: Range<usize>,
 }
 
@@ -464,7 +464,7 @@ impl Scheduler {
     fn add_chunk(&self, plan: &mut Plan, at: usize, left: &mut usize) {
         let sequence = &self.running[at];
         let mut num_rows = sequence.num_pending().min(*left);
-        if sequence.logits_from() < sequence.tokens().len() {
+        if sequence.logits_from() < sequence.tokens().len() && !sequence.is_embedded() {
             num_rows = num_rows.min(MAX_PROMPT_LOGIT_ROWS);
         }
         if num_rows > 0 {

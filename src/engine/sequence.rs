@@ -13,6 +13,8 @@ pub struct NewSequence {
     pub salt: u64,
     /// Logits of every prompt row are wanted, not of the last alone.
     pub prompt_logits: bool,
+    /// Hidden states are wanted in place of logits.
+    pub embedded: bool,
 }
 
 /// A sequence as the scheduler sees it.
@@ -29,6 +31,7 @@ pub struct Sequence {
     prompt_len: usize,
     salt: u64,
     prompt_logits: bool,
+    embedded: bool,
     /// Chained hashes of the full blocks of `tokens`.
     hashes: Vec<u64>,
     /// Prompt rows whose logits were handed out; survives preemption.
@@ -56,6 +59,7 @@ impl Sequence {
             tokens: new.prompt,
             salt: new.salt,
             prompt_logits: new.prompt_logits,
+            embedded: new.embedded,
             hashes: Vec::new(),
             num_logits_done: 0,
             blocks: Vec::new(),
@@ -83,6 +87,12 @@ impl Sequence {
     #[must_use]
     pub fn prompt_len(&self) -> usize {
         self.prompt_len
+    }
+
+    /// Hidden states of its rows are wanted in place of logits.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.embedded
     }
 
     #[must_use]

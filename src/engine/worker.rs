@@ -12,10 +12,11 @@ use super::active::{Active, Step};
 use super::batch;
 use super::budget::StepBudget;
 use super::job::{Job, JobWriter, job};
-use super::request::{FinishReason, Outcome, Request};
+use super::pooler::Pooler;
+use super::request::{EmbedRequest, FinishReason, Outcome, Request};
 use super::sampler::{self, Scratch};
 use super::scheduler::{Plan, Scheduler, SchedulerConfig};
-use super::sequence::NewSequence;
+use super::sequence::{NewSequence, Sequence};
 use super::stats::Meters;
 use crate::error::Error;
 use crate::model::{Logits, Runner, RunnerSpec};
@@ -26,11 +27,24 @@ const MAX_FAILED_STEPS: u32 = 3;
 /// Drafts pay while a step has few rows and its time is that of reading the weights.
 const MAX_RUNNING_FOR_DRAFTS: usize = 4;
 
+/// What a job is for.
+#[derive(Debug)]
+pub enum Work {
+    Generate(Request),
+    Embed(EmbedRequest),
+}
+
+impl From<Request> for Work {
+    fn from(request: Request) -> Self {
+        Self::Generate(request)
+    }
+}
+
 /// A request on its way to the engine.
 #[derive(Debug)]
 pub struct Submission {
     id: u64,
-    request: Request,
+    work: Work,
     writer: JobWriter,
 }
 
@@ -41,13 +55,13 @@ impl Submission {
     /// `limit` jobs are in flight: their number.
     pub fn new(
         id: u64,
-        request: Request,
+        work: impl Into<Work>,
         meters: &Arc<Meters>,
         limit: usize,
     ) -> Result<(Job, Self), usize> {
         meters.enter(limit)?;
         let (job, writer) = job(id, Arc::clone(meters));
-        Ok((job, Self { id, request, writer }))
+        Ok((job, Self { id, work: work.into(), writer }))
     }
 
     /// Ends the job with a failure.
@@ -119,14 +133,24 @@ impl Worker {
 
     /// Takes a sequence in.
     pub fn accept(&mut self, submission: Submission) {
-        let Submission { id, mut request, writer } = submission;
+        let Submission { id, work, writer } = submission;
+        let spec = self.runner.spec();
+        let (mut request, pooler) = match work {
+            Work::Generate(request) => (request, None),
+            Work::Embed(request) => {
+                (request.into_request(), Some(Pooler::new(spec.pooling, spec.hidden)))
+            }
+        };
+        let embedded = pooler.is_some();
+        let pools_all = pooler.as_ref().is_some_and(Pooler::wants_all_rows);
         let sampler = sampler::Sampler::new(&mut request);
-        let active = Active::new(&request, sampler, writer, self.max_draft);
+        let active = Active::new(&request, sampler, writer, self.max_draft).pooling(pooler);
         let submitted = self.scheduler.submit(NewSequence {
             id,
             max_tokens: request.max_tokens as usize,
             salt: request.cache_salt,
-            prompt_logits: request.prompt_logprobs.is_some(),
+            prompt_logits: request.prompt_logprobs.is_some() || pools_all,
+            embedded,
             prompt: request.prompt,
         });
         match submitted {
@@ -196,12 +220,22 @@ impl Worker {
             let got = logits.data.len();
             fits.then_some(logits).ok_or_else(|| format!("{got} logits for {wanted}"))
         });
+        let hidden = if batch.hidden_rows.is_empty() { Vec::new() } else { self.runner.hidden() };
+        let computed = computed.and_then(|logits| {
+            let wanted = batch.hidden_rows.len() * self.runner.spec().hidden;
+            let got = hidden.len();
+            let fits = got == wanted;
+            fits.then_some(logits).ok_or_else(|| format!("{got} hidden values for {wanted}"))
+        });
         match computed {
             Ok(mut logits) => {
                 self.num_failed_steps = 0;
                 self.budget.observe(batch.len(), started.elapsed());
                 self.scheduler.commit(plan);
-                self.sample(plan, &mut logits);
+                // Told before any sequence ends.
+                let embedded = self.embedded(plan);
+                self.pool(plan, &embedded, &hidden);
+                self.sample(plan, &embedded, &mut logits);
                 self.runner.recycle(logits);
                 Ok(())
             }
@@ -219,9 +253,38 @@ impl Worker {
         if self.num_failed_steps < MAX_FAILED_STEPS { Ok(()) } else { Err(message) }
     }
 
-    fn sample(&mut self, plan: &Plan, logits: &mut Logits) {
+    /// Sequences of a step whose hidden states were asked for, and not their logits.
+    fn embedded(&self, plan: &Plan) -> Vec<u64> {
+        let ids = plan.pieces.iter().map(|piece| piece.sequence);
+        let is_embedded =
+            |id: &u64| self.scheduler.sequence(*id).is_some_and(Sequence::is_embedded);
+        ids.filter(is_embedded).collect()
+    }
+
+    /// Takes the hidden states of a step.
+    fn pool(&mut self, plan: &Plan, embedded: &[u64], hidden: &[f32]) {
+        let mut rows = hidden.chunks_exact(self.runner.spec().hidden.max(1));
+        for piece in plan.pieces.iter().filter(|piece| embedded.contains(&piece.sequence)) {
+            let id = piece.sequence;
+            let rows: Vec<&[f32]> = rows.by_ref().take(piece.logits.len()).collect();
+            let (Some(active), Some(sequence)) =
+                (self.active.get_mut(&id), self.scheduler.sequence(id))
+            else {
+                continue;
+            };
+            active.note_computed(sequence.num_computed());
+            let is_last = piece.start + piece.num_rows >= sequence.prompt_len();
+            match active.pool(&rows, is_last, &self.meters) {
+                Ok(None) => {}
+                Ok(Some(reason)) => self.end(id, Ok(reason)),
+                Err(error) => self.end(id, Err(error)),
+            }
+        }
+    }
+
+    fn sample(&mut self, plan: &Plan, embedded: &[u64], logits: &mut Logits) {
         let mut first_row = 0;
-        for piece in &plan.pieces {
+        for piece in plan.pieces.iter().filter(|piece| !embedded.contains(&piece.sequence)) {
             let rows = first_row..first_row + piece.logits.len();
             first_row = rows.end;
             let Some(active) = self.active.get_mut(&piece.sequence) else { continue };

@@ -18,6 +18,8 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// Ascending rows whose logits are wanted.
     pub logit_rows: Vec<u32>,
+    /// Ascending rows whose final hidden states are wanted, for embeddings.
+    pub hidden_rows: Vec<u32>,
 }
 
 /// One sequence's rows in a batch.

@@ -25,6 +25,8 @@ pub struct Decoder<O: Ops> {
     model: ModelSpec,
     weights: Weights<O>,
     spec: RunnerSpec,
+    /// Of the last batch, until they are taken.
+    hidden: Vec<f32>,
 }
 
 impl<O: Ops> Decoder<O> {
@@ -48,9 +50,11 @@ impl<O: Ops> Decoder<O> {
             max_rows: capacity.max_rows,
             kv_bytes_per_block: model.kv_bytes_per_block(),
             weight_bytes: ops.weight_bytes(),
+            hidden: model.hidden,
+            pooling: model.pooling,
             device: ops.device(),
         };
-        Ok(Self { ops, model, weights, spec })
+        Ok(Self { ops, model, weights, spec, hidden: Vec::new() })
     }
 
     /// (`logit_rows`, vocabulary), from (T) token ids.
@@ -68,6 +72,12 @@ impl<O: Ops> Decoder<O> {
         for (index, (layer, spec)) in weights.layers.iter().zip(&model.layers).enumerate() {
             let step = LayerStep { index, layer, spec, ropes: &weights.ropes };
             x = step.run(ops, x, model.residual_scale)?;
+        }
+        self.hidden.clear();
+        if !batch.hidden_rows.is_empty() {
+            let rows = ops.rows(&x, &batch.hidden_rows)?;
+            let rows = ops.norm(&rows, &weights.final_norm)?;
+            self.hidden = ops.host(rows)?.to_vec();
         }
         if batch.logit_rows.is_empty() {
             return Ok(Floats::default());
@@ -103,6 +113,10 @@ impl<O: Ops> Runner for Decoder<O> {
 
     fn recycle(&mut self, logits: Logits) {
         self.ops.recycle(logits.data);
+    }
+
+    fn hidden(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.hidden)
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {

@@ -7,7 +7,10 @@
 use std::time::Duration;
 
 use super::batch::{BLOCK, Batch, Span};
-use super::runner::{Logits, Runner, RunnerError, RunnerSpec};
+use super::runner::{Logits, Pooling, Runner, RunnerError, RunnerSpec};
+
+/// Values of a hidden state.
+const HIDDEN: usize = 8;
 
 /// How a [`FakeRunner`] behaves.
 #[derive(Clone, Debug)]
@@ -18,6 +21,7 @@ pub struct FakeConfig {
     pub max_rows: usize,
     /// Other seeds are other models.
     pub seed: u64,
+    pub pooling: Pooling,
     /// A token that is certain with this probability, and else impossible.
     pub eos: Option<(u32, f64)>,
     /// Logits depend on this many last tokens alone, so that greedy output soon repeats itself.
@@ -40,6 +44,7 @@ impl Default for FakeConfig {
             num_blocks: 256,
             max_rows: 256,
             seed: 0,
+            pooling: Pooling::Mean,
             eos: None,
             memory: None,
             step_delay: Duration::ZERO,
@@ -69,6 +74,8 @@ pub struct FakeRunner {
     slots: Vec<Option<Slot>>,
     steps: u64,
     hook: Option<Hook>,
+    /// Of the last batch, until they are taken.
+    hidden: Vec<f32>,
 }
 
 impl FakeRunner {
@@ -81,10 +88,12 @@ impl FakeRunner {
             max_rows: config.max_rows,
             kv_bytes_per_block: BLOCK * size_of::<Slot>(),
             weight_bytes: 0,
+            hidden: HIDDEN,
+            pooling: config.pooling,
             device: "cpu".to_owned(),
         };
         let slots = vec![None; config.num_blocks * BLOCK];
-        Self { config, spec, slots, steps: 0, hook: None }
+        Self { config, spec, slots, steps: 0, hook: None, hidden: Vec::new() }
     }
 
     /// Calls `hook` with the step's number at the start of every step, on the engine's thread.
@@ -102,10 +111,11 @@ impl FakeRunner {
         if batch.positions.len() != rows || batch.slots.len() != rows {
             return Err("columns differ in length".to_owned());
         }
-        if !batch.logit_rows.is_sorted_by(|a, b| a < b)
-            || batch.logit_rows.last().is_some_and(|&row| row as usize >= rows)
-        {
-            return Err(format!("logit rows {:?} of {rows}", batch.logit_rows));
+        for wanted in [&batch.logit_rows, &batch.hidden_rows] {
+            let is_within = wanted.last().is_none_or(|&row| (row as usize) < rows);
+            if !is_within || !wanted.is_sorted_by(|a, b| a < b) {
+                return Err(format!("wanted rows {wanted:?} of {rows}"));
+            }
         }
         if let Some(token) = batch.tokens.iter().find(|&&t| t as usize >= self.config.vocab_size) {
             return Err(format!("token {token} is not in the vocabulary"));
@@ -205,10 +215,19 @@ impl Runner for FakeRunner {
         for &row in &batch.logit_rows {
             write_logits(&self.config, states[row as usize], &mut data);
         }
+        self.hidden.clear();
+        for &row in &batch.hidden_rows {
+            self.hidden.extend(hidden_values(states[row as usize]));
+        }
         if self.config.nan_at == Some(step) {
             data.fill(f32::NAN);
+            self.hidden.fill(f32::NAN);
         }
         Ok(Logits { data: data.into(), vocab_size: self.config.vocab_size })
+    }
+
+    fn hidden(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.hidden)
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {
@@ -228,6 +247,13 @@ pub fn expected_logits(config: &FakeConfig, tokens: &[u32]) -> Vec<f32> {
     let mut data = Vec::with_capacity(config.vocab_size);
     write_logits(config, state(config, history, tokens), &mut data);
     data
+}
+
+/// The hidden state of the last of `tokens`, as [`expected_logits`].
+#[must_use]
+pub fn expected_hidden(config: &FakeConfig, tokens: &[u32]) -> Vec<f32> {
+    let history = tokens.iter().fold(config.seed, |history, &token| extend(history, token));
+    hidden_values(state(config, history, tokens)).collect()
 }
 
 /// What the logits are made from.
@@ -253,9 +279,18 @@ fn mix(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Values in 0 to 1.
+fn unit(x: u64) -> f32 {
+    (mix(x) >> 40) as f32 / (1_u32 << 24) as f32
+}
+
+/// A hidden state in -1 to 1.
+fn hidden_values(state: u64) -> impl Iterator<Item = f32> {
+    (0..HIDDEN as u64).map(move |i| unit(!state ^ (i << 32)) * 2.0 - 1.0)
+}
+
 /// Logits in -4 to 4.
 fn write_logits(config: &FakeConfig, state: u64, out: &mut Vec<f32>) {
-    let unit = |x: u64| (mix(x) >> 40) as f32 / (1_u32 << 24) as f32;
     let start = out.len();
     out.extend((0..config.vocab_size as u64).map(|v| unit(state ^ (v << 32)) * 8.0 - 4.0));
     if let Some((token, probability)) = config.eos

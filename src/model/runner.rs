@@ -19,8 +19,24 @@ pub struct RunnerSpec {
     pub kv_bytes_per_block: usize,
     /// Bytes of resident weights.
     pub weight_bytes: usize,
+    /// Values of a hidden state; 0 when [`Runner::hidden`] gives none.
+    pub hidden: usize,
+    /// How hidden states become an embedding.
+    pub pooling: Pooling,
     /// Where the model runs: `cpu`, `cuda:0`, `metal:0`.
     pub device: String,
+}
+
+/// How the hidden states of a text become one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// That of the first token.
+    First,
+    /// That of the last token.
+    Last,
 }
 
 /// Logits of the wanted rows on the host, (`logit_rows.len()`, `vocab_size`), row-major.
@@ -60,6 +76,12 @@ pub trait Runner: Send {
 
     /// Takes back logits that were read, for their memory to be used again.
     fn recycle(&mut self, _logits: Logits) {}
+
+    /// Takes the hidden states after the final norm of the last batch's `hidden_rows`,
+    /// (`hidden_rows.len()`, `hidden`), row-major.
+    fn hidden(&mut self) -> Vec<f32> {
+        Vec::new()
+    }
 
     /// Copies the KV of block `from` to block `to` in all layers (copy on write of a shared block).
     ///

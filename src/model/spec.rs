@@ -3,6 +3,8 @@
 //! Nothing here mentions tensors' storage or candle; names such as `blk.0.attn_q.weight` are those of
 //! the GGUF convention.
 
+use super::runner::Pooling;
+
 /// A decoder-only transformer, described.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -28,6 +30,8 @@ pub struct ModelSpec {
     pub logit_scale: f32,
     /// `cap · tanh(logit / cap)`.
     pub logit_softcap: Option<f32>,
+    /// How hidden states become an embedding.
+    pub pooling: Pooling,
 }
 
 impl ModelSpec {

@@ -36,6 +36,8 @@ pub struct ModelInfo {
     pub context_len: usize,
     /// Positions that the model was trained for, if the file says so.
     pub trained_context_len: Option<u32>,
+    /// Where it runs: `cpu`, `cuda:0`, `metal:0`.
+    pub device: String,
     /// The first file.
     pub path: PathBuf,
     /// Whether the file brings a chat template of its own.
@@ -113,6 +115,7 @@ impl Loader for GgufLoader {
         let runner = self.backend.runner(&gguf, &spec.params)?;
         let mut info = describe(&gguf, path);
         info.context_len = runner.spec().context_len;
+        runner.spec().device.clone_into(&mut info.device);
         info.warnings = warnings(&spec.params, &info);
         info.warnings.extend(text.warning().map(str::to_owned));
         // The mapping goes before the engine runs: weights that were packed need it no more.
@@ -152,6 +155,7 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
     let architecture = metadata.architecture().unwrap_or_default().to_owned();
     let text = |key: &str| metadata.str(key).ok().flatten().map(str::to_owned);
     ModelInfo {
+        device: String::new(),
         name: text("general.name"),
         parameters: gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum(),
         quantization: quantization(gguf),

@@ -133,13 +133,15 @@ impl IntoResponse for Failure {
 pub enum Dialect {
     /// `{"error": {message, type, param, code}}`
     OpenAi,
+    /// `{"error": message}`
+    Ollama,
 }
 
 impl Dialect {
     /// The dialect of a request path.
     #[must_use]
-    pub fn of_path(_path: &str) -> Self {
-        Self::OpenAi
+    pub fn of_path(path: &str) -> Self {
+        if path.starts_with("/api/") { Self::Ollama } else { Self::OpenAi }
     }
 
     /// Writes a failure in this dialect's shape.
@@ -147,6 +149,12 @@ impl Dialect {
     pub fn render(self, failure: Failure) -> Response {
         match self {
             Self::OpenAi => failure.into_response(),
+            Self::Ollama => {
+                let body = serde_json::json!({ "error": failure.error.message });
+                let mut response = failure.into_response();
+                response.set_body(body.to_string());
+                response
+            }
         }
     }
 }

@@ -19,7 +19,17 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 5] = ["chat", "completions", "models", "engines", "health"];
+const V1_SEGMENTS: [&str; 9] = [
+    "chat",
+    "completions",
+    "embeddings",
+    "models",
+    "engines",
+    "health",
+    "tokenize",
+    "detokenize",
+    "apply-template",
+];
 /// Paths that answer during a shutdown too.
 const ALWAYS_ANSWERED: [&str; 4] = ["/livez", "/readyz", "/health", "/status"];
 

@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AppState, Options,
-    native::{EngineApi, HealthApi, ProbeApi},
-    openai::{ChatApi, CompletionApi, ModelApi},
+    native::{EngineApi, HealthApi, ProbeApi, TokenApi},
+    ollama::{OllamaApi, OllamaModelApi},
+    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
 };
 use crate::{
     error::{Error, Result},
@@ -20,37 +21,73 @@ use crate::{
 };
 
 const DESCRIPTION: &str = "\
-LLM inference with OpenAI's API. Every failure has the body `{\"error\": {message, type, param, code}}`. \
+LLM inference with OpenAI's API. Every failure has the body `{\"error\": {message, type, param, code}}`, \
+below `/api/` the body `{\"error\": message}`. \
 Every answer has the header `X-Request-Id`, taken over from the request if it has one. A parameter is \
 implemented or refused by name with status 400, never ignored.";
 
-/// Paths whose main form is without `/v1`, as in the original; all others have it.
-const BARE_PATHS: [&str; 5] = [
+/// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
+const BARE_PATHS: [&str; 8] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
     "/engines/{engine_id}/load",
     "/engines/{engine_id}/unload",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
 ];
 
-/// Paths without any alias.
+/// Paths without any alias; those below `/api/` have none either.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 5] = [
+const STRICT_REQUESTS: [&str; 15] = [
+    "ApplyTemplateRequest",
     "ChatCompletionRequest",
     "CompletionRequest",
     "CreateEngineRequest",
+    "DetokenizeRequest",
+    "EmbedOptions",
+    "EmbeddingRequest",
     "LoadingParameters",
+    "OllamaChatRequest",
+    "OllamaEmbedRequest",
+    "OllamaGenerateRequest",
+    "OllamaOptions",
+    "OllamaShowRequest",
     "StreamOptions",
+    "TokenizeRequest",
 ];
 
 /// Parts of requests that ignore fields they do not have.
-const LENIENT_REQUESTS: [&str; 5] =
-    ["ChatMessage", "Part", "ToolCall", "FunctionCall", "ResponseFormat"];
+const LENIENT_REQUESTS: [&str; 8] = [
+    "ChatMessage",
+    "Part",
+    "ToolCall",
+    "FunctionCall",
+    "ResponseFormat",
+    "OllamaMessage",
+    "OllamaToolCall",
+    "OllamaFunction",
+];
 
 /// Fields of answers that may be absent.
-const SKIPPED: [(&str, &str); 5] = [
+const SKIPPED: [(&str, &str); 19] = [
+    ("OllamaChatAnswer", "done_reason"),
+    ("OllamaChatAnswer", "total_duration"),
+    ("OllamaChatAnswer", "load_duration"),
+    ("OllamaChatAnswer", "prompt_eval_count"),
+    ("OllamaChatAnswer", "prompt_eval_duration"),
+    ("OllamaChatAnswer", "eval_count"),
+    ("OllamaChatAnswer", "eval_duration"),
+    ("OllamaGenerateAnswer", "done_reason"),
+    ("OllamaGenerateAnswer", "total_duration"),
+    ("OllamaGenerateAnswer", "load_duration"),
+    ("OllamaGenerateAnswer", "prompt_eval_count"),
+    ("OllamaGenerateAnswer", "prompt_eval_duration"),
+    ("OllamaGenerateAnswer", "eval_count"),
+    ("OllamaGenerateAnswer", "eval_duration"),
     ("ChatCompletionChunk", "usage"),
     ("ChatDelta", "content"),
     ("ChatDelta", "role"),
@@ -59,17 +96,26 @@ const SKIPPED: [(&str, &str); 5] = [
 ];
 
 /// All routes of the document.
-type Apis = (ChatApi, CompletionApi, ModelApi, EngineApi, HealthApi, ProbeApi);
+type Apis = (OpenAiApis, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApi, OllamaModelApi);
+
+/// Routes of the OpenAI dialect.
+type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
-        ChatApi(Arc::clone(state)),
-        CompletionApi(Arc::clone(state)),
-        ModelApi(Arc::clone(state)),
+        (
+            ChatApi(Arc::clone(state)),
+            CompletionApi(Arc::clone(state)),
+            EmbeddingApi(Arc::clone(state)),
+            ModelApi(Arc::clone(state)),
+        ),
+        TokenApi(Arc::clone(state)),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
+        OllamaApi(Arc::clone(state)),
+        OllamaModelApi(Arc::clone(state)),
     );
     described(apis)
 }
@@ -144,6 +190,10 @@ fn finish(mut document: Value) -> Value {
     if let Some(paths) = document["paths"].as_object_mut() {
         *paths = with_aliases(std::mem::take(paths));
     }
+    document["components"]["schemas"]["OllamaErrorBody"] = json!({
+        "type": "object",
+        "properties": { "error": { "type": "string", "description": "A sentence for a person." } },
+    });
     document["tags"] = tags();
     document["components"]["securitySchemes"] = json!({
         "bearer": { "type": "http", "scheme": "bearer" },
@@ -176,7 +226,10 @@ fn tags() -> Value {
     json!([
         { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
         { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
+        { "name": "Embeddings", "description": "Texts as vectors, compatible with OpenAI's API" },
         { "name": "Models", "description": "What can be asked" },
+        { "name": "Tokens", "description": "Text to tokens and back, and conversations to text" },
+        { "name": "Ollama", "description": "Ollama's own API; failures are `{\"error\": \"…\"}`" },
         { "name": "Engines", "description": "Register, load, unload and remove engines" },
         { "name": "Health", "description": "Whether the server lives and serves" },
         { "name": "Aliases", "description": "Other paths of the same operations" },
@@ -198,6 +251,13 @@ fn add_examples(document: &mut Value) {
             json!({ "model": "my-model", "prompt": "Once upon a time", "max_tokens": 32 }),
         ),
         (
+            "/embeddings",
+            json!({ "model": "my-model", "input": ["The cat sleeps.", "A kitten naps."] }),
+        ),
+        ("/tokenize", json!({ "content": "Hello world" })),
+        ("/detokenize", json!({ "tokens": [19556, 905] })),
+        ("/apply-template", json!({ "messages": [{ "role": "user", "content": "Say hello." }] })),
+        (
             "/engines",
             json!({
                 "engine_id": "my-model",
@@ -216,9 +276,12 @@ fn add_examples(document: &mut Value) {
 fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
     let mut all = Map::new();
     let mut aliases = Map::new();
-    for (path, operations) in paths {
+    for (path, mut operations) in paths {
+        if path.starts_with("/api/") {
+            speak_ollama(&mut operations);
+        }
         let prefixed = format!("/v1{path}");
-        let (main, others) = if LONE_PATHS.contains(&path.as_str()) {
+        let (main, others) = if LONE_PATHS.contains(&path.as_str()) || path.starts_with("/api/") {
             (path, vec![])
         } else if BARE_PATHS.contains(&path.as_str()) {
             (path, vec![prefixed])
@@ -234,6 +297,17 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
     }
     all.extend(aliases);
     all
+}
+
+/// Failures of Ollama's routes have Ollama's body.
+fn speak_ollama(operations: &mut Value) {
+    for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let responses = operation["responses"].as_object_mut().into_iter().flatten();
+        for (_, response) in responses.filter(|(status, _)| !status.starts_with('2')) {
+            response["content"]["application/json"]["schema"] =
+                json!({ "$ref": "#/components/schemas/OllamaErrorBody" });
+        }
+    }
 }
 
 fn alias_of(operations: &Value, main: &str, number: usize) -> Value {

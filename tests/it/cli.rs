@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::program::{Serving, finish, kolosal, request, run};
 use crate::tiny::Tiny;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "serve",
     "run",
     "pull",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 17] = [
     "completions",
     "config",
     "doctor",
+    "selftest",
 ];
 
 /// A folder with a tiny model in it.
@@ -286,4 +287,24 @@ fn one_prompt_is_answered_without_a_server() {
     assert!(answer["completion_tokens"].as_u64().unwrap() <= 4, "{answer}");
     assert_eq!(ask(&["--json"], "ab").json()["text"], answer["text"]);
     assert_eq!(ask(&[], "").code, 2);
+}
+
+#[test]
+fn the_selftest_prints_a_table_and_runs_a_model() {
+    let (home, model) = tiny();
+    let run = finish(kolosal(home.path()).args(["selftest", text(&model)]), "");
+    assert_eq!(run.code, 0, "{run:?}");
+    for row in
+        ["linear Q4_K", "linear MXFP4", "attention window", "rope neox", "layer norm", "gelu"]
+    {
+        assert!(run.out.lines().any(|line| line.starts_with(row)), "{row}: {run:?}");
+    }
+    assert!(run.out.contains("SCALAR") && run.out.contains("ok tiny on cpu"), "{run:?}");
+    let json = finish(kolosal(home.path()).args(["selftest", "--json"]), "").json();
+    let checks = json["checks"].as_array().unwrap();
+    assert!(checks.len() >= 40, "{json}");
+    assert!(checks.iter().all(|check| check["ok"] == true), "{json}");
+    assert_eq!(json["model"], serde_json::Value::Null);
+    let wrong = finish(kolosal(home.path()).args(["selftest", "--device", "candle-cpu"]), "");
+    assert_eq!(wrong.code, 2, "{wrong:?}");
 }

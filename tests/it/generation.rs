@@ -14,7 +14,7 @@ use kolosal_server::engine::{Engine, EngineConfig, Sampling, Usage};
 use kolosal_server::error::{Error, Kind};
 use kolosal_server::model::fake::{FakeConfig, FakeRunner};
 use kolosal_server::model::gguf::Metadata;
-use kolosal_server::model::{Batch, Logits, Runner, RunnerError, RunnerSpec};
+use kolosal_server::model::{Batch, Logits, Pooling, Runner, RunnerError, RunnerSpec};
 use proptest::prelude::*;
 
 /// Bytes are their own ids; behind them the end token and one token of two bytes.
@@ -89,6 +89,8 @@ fn start(document: Vec<u32>, fails_at: Option<u32>) -> Engine {
         max_rows: 64,
         kv_bytes_per_block: 1,
         weight_bytes: 1,
+        hidden: 0,
+        pooling: Pooling::Mean,
         device: "test".to_owned(),
     };
     let config = EngineConfig { max_batch_tokens: 64, ..EngineConfig::default() };

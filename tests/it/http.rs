@@ -2,9 +2,12 @@
 
 mod bad_input;
 mod document;
+mod embeddings;
 mod front;
 mod harness;
 mod model;
 mod native;
+mod ollama;
 mod openai;
 mod socket;
+mod tokens;

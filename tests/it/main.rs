@@ -5,6 +5,7 @@
 
 mod cli;
 mod code_map;
+mod embedding;
 mod engine;
 mod generation;
 mod gguf;

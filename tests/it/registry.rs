@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use kolosal_server::engine::{Engine, EngineConfig, Job, Request, Sampling};
 use kolosal_server::error::{Error, Kind, Result};
-use kolosal_server::model::{Batch, Logits, Runner, RunnerError, RunnerSpec};
+use kolosal_server::model::{Batch, Logits, Pooling, Runner, RunnerError, RunnerSpec};
 use kolosal_server::registry::{
     Clock, EngineSpec, KeepAlive, LoadParams, Loaded, Loader, ModelInfo, Registry, RegistryConfig,
     State, Wait,
@@ -109,6 +109,8 @@ impl Loader for FakeLoader {
                 max_rows: 64,
                 kv_bytes_per_block: 1,
                 weight_bytes: 1,
+                hidden: 0,
+                pooling: Pooling::Mean,
                 device: "test".to_owned(),
             },
             alive: Arc::clone(&self.alive),

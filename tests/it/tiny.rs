@@ -73,6 +73,11 @@ impl Tiny {
         maker.writer.to_bytes()
     }
 
+    /// The file without tensors.
+    pub fn head(&self) -> Gguf {
+        Gguf::from_bytes(self.metadata().to_bytes()).unwrap()
+    }
+
     fn metadata(&self) -> Writer<'static> {
         let mut writer = Writer::new();
         let key = |key: &str| format!("{}.{key}", self.arch);

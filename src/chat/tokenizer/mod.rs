@@ -247,6 +247,11 @@ impl Tokenizer {
         self.ends.get(i).and_then(|&end| self.bytes.get(start..end as usize)).unwrap_or(&[])
     }
 
+    /// As [`Self::bytes`], and for a control token its text.
+    pub fn shown_bytes(&self, id: u32) -> &[u8] {
+        if self.is_control(id) { self.vocab.text(id) } else { self.bytes(id) }
+    }
+
     /// Control tokens, which plain text never becomes.
     pub fn is_control(&self, id: u32) -> bool {
         self.vocab.is_control(id)
@@ -254,9 +259,18 @@ impl Tokenizer {
 
     /// Text of `ids`; bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
+        self.text_of(ids, Self::bytes)
+    }
+
+    /// As [`Self::decode`], with control tokens as their texts.
+    pub fn decode_shown(&self, ids: &[u32]) -> String {
+        self.text_of(ids, Self::shown_bytes)
+    }
+
+    fn text_of<'a>(&'a self, ids: &[u32], bytes_of: impl Fn(&'a Self, u32) -> &'a [u8]) -> String {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
         for &id in ids {
-            bytes.extend_from_slice(self.bytes(id));
+            bytes.extend_from_slice(bytes_of(self, id));
         }
         let prefixed = self.space_prefix() && bytes.first() == Some(&b' ');
         let bytes = if prefixed { bytes.get(1..).unwrap_or(&[]) } else { &bytes };

@@ -13,6 +13,7 @@ mod qwen;
 
 use super::error::ModelError;
 use super::gguf::{Gguf, Metadata};
+use super::runner::Pooling;
 use super::spec::{
     ActSpec, AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind, NormSpec, Norms,
     QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
@@ -69,7 +70,14 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
         let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
         return Err(ModelError::UnknownArchitecture(name.to_owned(), known.join(", ")));
     };
-    let spec = (architecture.describe)(&Keys { gguf, metadata, name })?;
+    let keys = Keys { gguf, metadata, name };
+    let mut spec = (architecture.describe)(&keys)?;
+    spec.pooling = keys.pooling()?;
+    let key = keys.key("attention.causal");
+    if metadata.bool(&key)? == Some(false) {
+        let problem = "attention to later tokens is not supported".to_owned();
+        return Err(ModelError::BadKey { key, problem });
+    }
     check(&spec)?;
     Ok(spec)
 }
@@ -151,6 +159,19 @@ impl Keys<'_> {
                 problem: format!("{value} is not a finite number"),
             }),
             value => Ok(value),
+        }
+    }
+
+    /// llama.cpp's numbers; a decoder's file rarely has one, and then the mean it is.
+    fn pooling(&self) -> Result<Pooling, ModelError> {
+        match self.opt_usize("pooling_type")? {
+            None | Some(0 | 1) => Ok(Pooling::Mean),
+            Some(2) => Ok(Pooling::First),
+            Some(3) => Ok(Pooling::Last),
+            Some(number) => {
+                let problem = format!("{number} is none of 0 to 3");
+                Err(ModelError::BadKey { key: self.key("pooling_type"), problem })
+            }
         }
     }
 
@@ -312,6 +333,7 @@ impl Keys<'_> {
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_softcap: None,
+            pooling: Pooling::default(),
         })
     }
 

@@ -1,13 +1,16 @@
-//! Kolosal's own routes: engines and health.
+//! Routes that are not OpenAI's: engines and health, and the text side of a model.
 
 pub(crate) mod engine_request;
 pub(crate) mod engine_status;
 mod engines;
 mod health;
+mod tokens;
+mod tokens_request;
 
 pub(crate) use engines::EngineApi;
 pub(crate) use health::{HealthApi, ProbeApi};
 use poem_openapi::Tags;
+pub(crate) use tokens::TokenApi;
 
 use super::reply::Outcomes;
 
@@ -18,6 +21,16 @@ pub(crate) enum NativeTag {
     Engines,
     /// Whether the server lives and serves.
     Health,
+    /// Text to tokens and back, and conversations to text.
+    Tokens,
+}
+
+/// Outcomes of a translation between text and tokens.
+pub(crate) struct Translates;
+
+impl Outcomes for Translates {
+    const SUCCESS: (u16, &'static str) = (200, "The translation");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 500, 503];
 }
 
 /// Outcomes of registering an engine.

@@ -6,13 +6,10 @@ use crate::{
     chat::generation::{
         Collected, FinishReason as Reason, Generation, GenerationRequest, generate_all,
     },
-    error::{Error, Kind, Result},
+    error::Result,
     registry::Lease,
-    server::{AppState, drain::Drain, schema::wire_enum},
+    server::{AppState, drain::Drain, lease::lease, schema::wire_enum},
 };
-
-/// Bytes of an engine's id; nothing longer can be registered.
-const MAX_MODEL_BYTES: usize = 256;
 
 wire_enum! {
     /// Why an answer ends.
@@ -68,32 +65,12 @@ impl Running {
         model: &str,
         requests: Vec<GenerationRequest>,
     ) -> Result<Self> {
-        if model.is_empty() {
-            return Err(Error::invalid("model", "model: the name of an engine is required"));
-        }
-        if model.len() > MAX_MODEL_BYTES {
-            let bytes = model.len();
-            let text = format!("no model has a name of {bytes} bytes, limit {MAX_MODEL_BYTES}");
-            let error = Error::new(Kind::NotFound, text).with_param("model");
-            return Err(error.with_code("model_not_found"));
-        }
-        tokio::select! {
+        let lease = lease(state, model).await?;
+        let generation = tokio::select! {
             biased;
-            started = Self::start_now(state, model, requests) => started,
-            () = state.drain.expired() => Err(Drain::error()),
-        }
-    }
-
-    async fn start_now(
-        state: &AppState,
-        model: &str,
-        requests: Vec<GenerationRequest>,
-    ) -> Result<Self> {
-        let lease = state.registry.get(model).await.map_err(|error| match error.param {
-            None => error.with_param("model"),
-            Some(_) => error,
-        })?;
-        let generation = generate_all(&lease.text, &lease.engine, requests).await?;
+            started = generate_all(&lease.text, &lease.engine, requests) => started?,
+            () = state.drain.expired() => return Err(Drain::error()),
+        };
         Ok(Self { generation, lease })
     }
 

@@ -1,15 +1,17 @@
-//! The OpenAI dialect: chat completions, text completions, models.
+//! The OpenAI dialect: chat completions, text completions, embeddings, models.
 //!
 //! Wire types live here and nowhere below. A request is checked, translated and handed to
 //! `chat::generation`; what comes back is translated again. Nothing is decided here.
 
 mod answer;
+mod base64;
 mod chat;
 mod chat_answer;
 mod chat_request;
 mod completion_answer;
 mod completion_request;
 mod completions;
+mod embeddings;
 mod logprobs;
 mod message;
 mod models;
@@ -19,10 +21,12 @@ mod usage;
 
 pub(crate) use chat::ChatApi;
 pub(crate) use completions::CompletionApi;
+pub(crate) use embeddings::EmbeddingApi;
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
 pub(crate) use answer::{random_id, unix_time_s};
+pub(crate) use message::{Message, normalise};
 
 use super::reply::Outcomes;
 
@@ -33,6 +37,8 @@ pub(crate) enum OpenAiTag {
     Chat,
     /// Plain text continuation, compatible with OpenAI's API.
     Completions,
+    /// Texts as vectors, compatible with OpenAI's API.
+    Embeddings,
     /// What can be asked.
     Models,
 }
@@ -42,6 +48,14 @@ pub(crate) struct Generates;
 
 impl Outcomes for Generates {
     const SUCCESS: (u16, &'static str) = (200, "The answer; with `stream`, server-sent events");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
+}
+
+/// Outcomes of an operation that embeds texts.
+pub(crate) struct Embeds;
+
+impl Outcomes for Embeds {
+    const SUCCESS: (u16, &'static str) = (200, "The vectors");
     const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
 }
 

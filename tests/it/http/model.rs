@@ -8,7 +8,7 @@ use kolosal_server::{
     engine::{Engine, EngineConfig},
     error::{Error, Kind, Result},
     model::{
-        Batch, Logits, Runner, RunnerError, RunnerSpec,
+        Batch, Logits, Pooling, Runner, RunnerError, RunnerSpec,
         gguf::{Array, Metadata},
     },
     registry::{EngineSpec, Loaded, Loader, ModelInfo},
@@ -20,6 +20,8 @@ const VOCABULARY: usize = 258;
 pub(super) const END: u32 = 256;
 /// `<|im_start|>`.
 const START: u32 = 257;
+/// Values of a hidden state: one for each letter.
+pub(super) const HIDDEN: usize = 26;
 /// Tokens of a sequence.
 pub(super) const CONTEXT: usize = 2048;
 
@@ -62,6 +64,7 @@ fn next(token: u32) -> Next {
 
 struct Alphabet {
     spec: RunnerSpec,
+    hidden: Vec<f32>,
 }
 
 impl Alphabet {
@@ -73,9 +76,11 @@ impl Alphabet {
             max_rows: 512,
             kv_bytes_per_block: 1,
             weight_bytes: 1,
+            hidden: HIDDEN,
+            pooling: Pooling::Mean,
             device: "cpu".to_owned(),
         };
-        Self { spec }
+        Self { spec, hidden: Vec::new() }
     }
 }
 
@@ -85,6 +90,14 @@ impl Runner for Alphabet {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError> {
+        // The hidden state of a letter is 1 at its place and 0 elsewhere.
+        self.hidden = vec![0.0; batch.hidden_rows.len() * HIDDEN];
+        for (row, hidden) in batch.hidden_rows.iter().zip(self.hidden.chunks_exact_mut(HIDDEN)) {
+            let letter = batch.tokens[*row as usize].checked_sub(u32::from(b'a'));
+            if let Some(value) = letter.and_then(|letter| hidden.get_mut(letter as usize)) {
+                *value = 1.0;
+            }
+        }
         let mut data = vec![0.0; batch.logit_rows.len() * VOCABULARY];
         for (row, logits) in batch.logit_rows.iter().zip(data.chunks_exact_mut(VOCABULARY)) {
             let token = batch.tokens[*row as usize];
@@ -98,6 +111,10 @@ impl Runner for Alphabet {
             }
         }
         Ok(Logits { data: data.into(), vocab_size: VOCABULARY })
+    }
+
+    fn hidden(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.hidden)
     }
 
     fn copy_block(&mut self, _: u32, _: u32) -> Result<(), RunnerError> {
@@ -158,6 +175,7 @@ impl Loader for AlphabetLoader {
             architecture: "alphabet".to_owned(),
             quantization: "F32".to_owned(),
             parameters: 26,
+            device: "cpu".to_owned(),
             context_len: CONTEXT,
             ..ModelInfo::default()
         };

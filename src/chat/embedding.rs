@@ -1,0 +1,136 @@
+//! Embeddings of texts: tokenized, computed by the engine, brought to length one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::TextModel;
+use crate::engine::{EmbedRequest, Engine, Job};
+use crate::error::{Error, Kind, Result};
+
+/// Most texts of one call.
+pub const MAX_INPUTS: usize = 2048;
+/// Jobs of one call that the engine has at a time; the others wait here and not in its queue.
+const MAX_IN_FLIGHT: usize = 32;
+
+/// A text whose embedding is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EmbedInput {
+    Text(String),
+    /// Token ids, as they are.
+    Tokens(Vec<u32>),
+}
+
+/// Embeddings in the order of the inputs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Embeddings {
+    /// Each of length one.
+    pub vectors: Vec<Vec<f32>>,
+    /// Of all inputs together.
+    pub prompt_tokens: u32,
+}
+
+/// Computes the embedding of each input. With `dimensions`, so many leading values are kept.
+///
+/// # Errors
+/// 400 with the field's path for an input that is empty or longer than the context, and for more
+/// dimensions than the model has; the engine's failures.
+pub async fn embed(
+    text: &Arc<TextModel>,
+    engine: &Engine,
+    inputs: Vec<EmbedInput>,
+    dimensions: Option<usize>,
+) -> Result<Embeddings> {
+    if inputs.is_empty() || inputs.len() > MAX_INPUTS {
+        let problem = format!("inputs must be from 1 to {MAX_INPUTS}, are {}", inputs.len());
+        return Err(Error::invalid("input", problem));
+    }
+    let hidden = engine.spec().hidden;
+    if let Some(wanted) = dimensions
+        && (wanted == 0 || wanted > hidden)
+    {
+        let problem = format!("dimensions must be from 1 to {hidden}, is {wanted}");
+        return Err(Error::invalid("dimensions", problem));
+    }
+    let model = Arc::clone(text);
+    let prepared = tokio::task::spawn_blocking(move || requests(inputs, &model));
+    let requests = prepared
+        .await
+        .map_err(|failure| Error::internal(format!("the input was not read: {failure}")))??;
+    for (i, request) in requests.iter().enumerate() {
+        request.validate(engine.spec()).map_err(|error| of_input(error, i))?;
+    }
+    let mut embeddings = Embeddings::default();
+    let mut jobs: VecDeque<Job> = VecDeque::new();
+    for request in requests {
+        while jobs.len() >= MAX_IN_FLIGHT {
+            embeddings.take_first(&mut jobs, dimensions).await?;
+        }
+        loop {
+            match engine.embed(request.clone()) {
+                Ok(job) => break jobs.push_back(job),
+                Err(error) if error.kind == Kind::Unavailable && !jobs.is_empty() => {
+                    embeddings.take_first(&mut jobs, dimensions).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    while !jobs.is_empty() {
+        embeddings.take_first(&mut jobs, dimensions).await?;
+    }
+    Ok(embeddings)
+}
+
+impl Embeddings {
+    /// Waits for the oldest job and takes its result.
+    async fn take_first(
+        &mut self,
+        jobs: &mut VecDeque<Job>,
+        dimensions: Option<usize>,
+    ) -> Result<()> {
+        let Some(job) = jobs.pop_front() else { return Ok(()) };
+        let outcome = job.wait().await?;
+        let mut vector = job
+            .result()
+            .embedding
+            .ok_or_else(|| Error::internal("a finished job has no embedding"))?;
+        vector.truncate(dimensions.unwrap_or(usize::MAX));
+        normalise(&mut vector);
+        self.vectors.push(vector);
+        self.prompt_tokens += outcome.usage.prompt_tokens;
+        Ok(())
+    }
+}
+
+fn requests(inputs: Vec<EmbedInput>, text: &TextModel) -> Result<Vec<EmbedRequest>> {
+    let request = |(i, input): (usize, EmbedInput)| {
+        let prompt = match input {
+            EmbedInput::Text(input) if input.is_empty() => Vec::new(),
+            EmbedInput::Text(input) => text.tokenizer.encode_prompt(&input),
+            EmbedInput::Tokens(tokens) => tokens,
+        };
+        if prompt.is_empty() {
+            let field = format!("input[{i}]");
+            let problem = format!("{field}: an input must not be empty");
+            return Err(Error::invalid(field, problem));
+        }
+        Ok(EmbedRequest { prompt, cache_salt: 0 })
+    };
+    inputs.into_iter().enumerate().map(request).collect()
+}
+
+/// The engine speaks of prompts.
+fn of_input(error: Error, i: usize) -> Error {
+    if error.param.as_deref() == Some("prompt") {
+        return error.with_param(format!("input[{i}]"));
+    }
+    error
+}
+
+/// Divides a vector by its length; zeros stay zeros.
+fn normalise(vector: &mut [f32]) {
+    let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
+}

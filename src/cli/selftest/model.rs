@@ -1,0 +1,92 @@
+//! A short greedy run of a model.
+
+use serde::Serialize;
+
+use super::super::App;
+use super::super::args::RunnerArgs;
+use super::super::compute::{Opened, Room};
+use super::super::failure::Outcome;
+use super::super::lanes::{Lanes, Want, forward};
+use crate::model::{Batch, DeviceChoice, Logits, Runner};
+
+const PROMPT: &str = "The capital of France is";
+/// Tokens that are generated.
+const NUM_TOKENS: usize = 16;
+
+/// What a model did.
+#[derive(Debug, Serialize)]
+pub(super) struct ModelReport {
+    name: String,
+    device: String,
+    pub(super) ok: bool,
+    prompt: &'static str,
+    tokens: Vec<u32>,
+    text: String,
+    problems: Vec<String>,
+}
+
+impl ModelReport {
+    pub(super) fn print(&self, app: &App) -> Outcome {
+        let mark = if self.ok { "ok" } else { "FAIL" };
+        app.out
+            .line(format!("{mark} {} on {}: {}{:?}", self.name, self.device, PROMPT, self.text))?;
+        self.problems.iter().try_for_each(|problem| app.out.line(format!("FAIL {problem}")))
+    }
+}
+
+pub(super) fn run(app: &App, name: &str, device: &DeviceChoice) -> Outcome<ModelReport> {
+    let args = RunnerArgs { model: name.to_owned(), threads: 0, device: device.clone() };
+    let room = Room { positions: 256, sequences: 2 };
+    let mut opened = Opened::open(app, &args, room)?;
+    let tokenizer = opened.tokenizer()?;
+    let prompt = tokenizer.encode_prompt(PROMPT);
+    let runner = opened.runner.as_mut();
+    let device = runner.spec().device.clone();
+    let mut lanes = Lanes::new(runner, 2, prompt.len() + NUM_TOKENS)?;
+    let at_once = lanes.prefill(runner, 0, &prompt)?;
+    let mut one_by_one = Logits::default();
+    for token in &prompt {
+        one_by_one = step(runner, &mut lanes, 1, *token)?;
+    }
+    let mut problems = Vec::new();
+    let is_same = if device == "cpu" {
+        let bits = |logits: &Logits| logits.data.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        bits(&at_once) == bits(&one_by_one)
+    } else {
+        likeliest(&at_once) == likeliest(&one_by_one)
+    };
+    if !is_same {
+        problems.push("a prompt read token by token gives other logits than at once".to_owned());
+    }
+    let mut logits = at_once;
+    let mut tokens = Vec::with_capacity(NUM_TOKENS);
+    for position in 0..NUM_TOKENS {
+        if !logits.data.iter().all(|logit| logit.is_finite()) {
+            problems.push(format!("logits after token {position} are not numbers"));
+            break;
+        }
+        let Some(token) = likeliest(&logits) else { break };
+        tokens.push(token);
+        logits = step(runner, &mut lanes, 0, token)?;
+    }
+    Ok(ModelReport {
+        name: opened.name,
+        device,
+        ok: problems.is_empty(),
+        prompt: PROMPT,
+        text: tokenizer.decode(&tokens),
+        tokens,
+        problems,
+    })
+}
+
+fn step(runner: &mut dyn Runner, lanes: &mut Lanes, lane: usize, token: u32) -> Outcome<Logits> {
+    let mut batch = Batch::default();
+    lanes.push(&mut batch, lane, &[token], Want::Last);
+    forward(runner, &batch)
+}
+
+fn likeliest(logits: &Logits) -> Option<u32> {
+    let best = logits.data.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.map(|(id, _)| id as u32)
+}

@@ -1,0 +1,233 @@
+//! Ollama's answers of chat and generate: one object, or one a line as text comes.
+
+use std::time::Instant;
+
+use futures_util::Stream;
+use poem_openapi::Object;
+use serde::Serialize;
+
+use super::{request::Speaker, time};
+use crate::{
+    chat::generation::{FinishReason, Generation, Output},
+    engine::Timings,
+    error::{Error, Result},
+    registry::Lease,
+    server::schema::wire_enum,
+};
+
+wire_enum! {
+    /// Why an answer ends.
+    pub(crate) enum DoneReason {
+        /// The model's end token, or a stop string.
+        Stop = "stop",
+        /// As many tokens as were allowed.
+        Length = "length",
+        /// The model was loaded and nothing was asked.
+        Load = "load",
+        /// The model is unloaded and nothing was asked.
+        Unload = "unload",
+    }
+}
+
+/// The assistant's part of a conversation.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaAnswerMessage {
+    pub role: Speaker,
+    pub content: String,
+}
+
+/// What an answer took; absent before its end. Durations are in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Costs {
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: u32,
+    prompt_eval_duration: u64,
+    eval_count: u32,
+    eval_duration: u64,
+}
+
+/// One line of a chat, or all of it.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaChatAnswer {
+    pub model: String,
+    pub created_at: String,
+    pub message: OllamaAnswerMessage,
+    /// This line is the last.
+    pub done: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done_reason: Option<DoneReason>,
+    /// From the request to its end, in nanoseconds, as all durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_eval_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_eval_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_duration: Option<u64>,
+}
+
+/// One line of a generated text, or all of it.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaGenerateAnswer {
+    pub model: String,
+    pub created_at: String,
+    pub response: String,
+    /// This line is the last.
+    pub done: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done_reason: Option<DoneReason>,
+    /// From the request to its end, in nanoseconds, as all durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_eval_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_eval_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_duration: Option<u64>,
+}
+
+/// A piece of an answer, before it gets its dress.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Piece {
+    pub(super) text: String,
+    /// At the end.
+    pub(super) end: Option<(DoneReason, Costs)>,
+}
+
+/// An object made of pieces.
+pub(super) trait Dress: Send + 'static {
+    fn dress(model: &str, piece: Piece) -> Self;
+}
+
+impl Dress for OllamaChatAnswer {
+    fn dress(model: &str, piece: Piece) -> Self {
+        let (reason, costs) = piece.end.unzip();
+        Self {
+            model: model.to_owned(),
+            created_at: time::now(),
+            message: OllamaAnswerMessage { role: Speaker::Assistant, content: piece.text },
+            done: reason.is_some(),
+            done_reason: reason,
+            total_duration: costs.map(|costs| costs.total_duration),
+            load_duration: costs.map(|costs| costs.load_duration),
+            prompt_eval_count: costs.map(|costs| costs.prompt_eval_count),
+            prompt_eval_duration: costs.map(|costs| costs.prompt_eval_duration),
+            eval_count: costs.map(|costs| costs.eval_count),
+            eval_duration: costs.map(|costs| costs.eval_duration),
+        }
+    }
+}
+
+impl Dress for OllamaGenerateAnswer {
+    fn dress(model: &str, piece: Piece) -> Self {
+        let (reason, costs) = piece.end.unzip();
+        Self {
+            model: model.to_owned(),
+            created_at: time::now(),
+            response: piece.text,
+            done: reason.is_some(),
+            done_reason: reason,
+            total_duration: costs.map(|costs| costs.total_duration),
+            load_duration: costs.map(|costs| costs.load_duration),
+            prompt_eval_count: costs.map(|costs| costs.prompt_eval_count),
+            prompt_eval_duration: costs.map(|costs| costs.prompt_eval_duration),
+            eval_count: costs.map(|costs| costs.eval_count),
+            eval_duration: costs.map(|costs| costs.eval_duration),
+        }
+    }
+}
+
+/// A generation under way for one request.
+pub(super) struct Answering {
+    pub(super) model: String,
+    /// The lease keeps the engine loaded.
+    pub(super) running: (Generation, Lease),
+    pub(super) began: Instant,
+    pub(super) load_duration: u64,
+}
+
+impl Answering {
+    /// Pieces of text as they come, then the end.
+    pub(super) fn stream<T: Dress>(self) -> impl Stream<Item = Result<T>> + Send + 'static {
+        futures_util::stream::unfold(Some(self), |answering| async move {
+            let mut answering = answering?;
+            match answering.next().await {
+                Ok(piece) => {
+                    let is_end = piece.end.is_some();
+                    let object = T::dress(&answering.model, piece);
+                    Some((Ok(object), (!is_end).then_some(answering)))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// All of it at once.
+    pub(super) async fn collect<T: Dress>(mut self) -> Result<T> {
+        let mut text = String::new();
+        loop {
+            let piece = self.next().await?;
+            text.push_str(&piece.text);
+            if piece.end.is_some() {
+                return Ok(T::dress(&self.model, Piece { text, end: piece.end }));
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Piece> {
+        loop {
+            match self.running.0.next().await {
+                Some(Output::Prefill { .. }) => {}
+                Some(Output::Delta(delta)) if delta.text.is_empty() => {}
+                Some(Output::Delta(delta)) => return Ok(Piece { text: delta.text, end: None }),
+                Some(Output::Finished(finished)) => {
+                    let reason = match finished.reason {
+                        FinishReason::Stop => DoneReason::Stop,
+                        FinishReason::Length => DoneReason::Length,
+                    };
+                    let end = Some((reason, self.costs(&finished.timings)));
+                    return Ok(Piece { text: String::new(), end });
+                }
+                Some(Output::Failed { error, .. }) => return Err(error),
+                None => return Err(Error::internal("the answer broke off")),
+            }
+        }
+    }
+
+    fn costs(&self, timings: &Timings) -> Costs {
+        let nanos = |millis: f64| (millis * 1e6) as u64;
+        let usage = self.running.0.usage();
+        Costs {
+            total_duration: elapsed(self.began),
+            load_duration: self.load_duration,
+            prompt_eval_count: usage.prompt_tokens,
+            prompt_eval_duration: nanos(timings.prefill_ms),
+            eval_count: usage.completion_tokens,
+            eval_duration: nanos(timings.decode_ms),
+        }
+    }
+}
+
+/// The end of a request that asked for nothing but a model in memory or out of it.
+pub(super) fn nothing<T: Dress>(model: &str, unloads: bool, began: Instant) -> T {
+    let reason = if unloads { DoneReason::Unload } else { DoneReason::Load };
+    let load_duration = elapsed(began);
+    let costs = Costs { total_duration: load_duration, load_duration, ..Costs::default() };
+    T::dress(model, Piece { text: String::new(), end: Some((reason, costs)) })
+}
+
+/// Nanoseconds.
+pub(super) fn elapsed(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

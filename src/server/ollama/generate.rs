@@ -1,0 +1,183 @@
+//! `/api/chat`, `/api/generate` and `/api/embed`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use poem_openapi::{Object, OpenApi, ResponseContent};
+use serde::Serialize;
+
+use super::{
+    Generates, OllamaTag,
+    answer::{Answering, Dress, OllamaChatAnswer, OllamaGenerateAnswer, elapsed, nothing},
+    models::engine_id,
+    request::{Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest, Span},
+};
+use crate::{
+    chat::{embedding::embed, generation::generate},
+    error::Result,
+    registry::KeepAlive,
+    server::{
+        AppState,
+        body::Json,
+        drain::Drain,
+        lease::lease,
+        lines::Lines,
+        reply::{Answer, Content, Reply},
+    },
+};
+
+/// One object, or one a line.
+#[derive(ResponseContent)]
+pub(crate) enum ChatBody {
+    Full(Json<OllamaChatAnswer>),
+    Stream(Lines<OllamaChatAnswer>),
+}
+
+/// One object, or one a line.
+#[derive(ResponseContent)]
+pub(crate) enum GenerateBody {
+    Full(Json<OllamaGenerateAnswer>),
+    Stream(Lines<OllamaGenerateAnswer>),
+}
+
+/// Embeddings in the order of the inputs.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaEmbeddings {
+    pub model: String,
+    /// Vectors of length one.
+    pub embeddings: Vec<Vec<f32>>,
+    /// In nanoseconds.
+    pub total_duration: u64,
+    /// In nanoseconds.
+    pub load_duration: u64,
+    /// Tokens of all inputs.
+    pub prompt_eval_count: u32,
+}
+
+/// The routes that compute.
+pub(crate) struct OllamaApi(pub Arc<AppState>);
+
+#[OpenApi]
+impl OllamaApi {
+    /// Answer a conversation, as Ollama does
+    #[oai(
+        path = "/api/chat",
+        method = "post",
+        operation_id = "ollamaChat",
+        tag = "OllamaTag::Ollama"
+    )]
+    async fn chat(&self, request: Json<OllamaChatRequest>) -> Answer<Content<ChatBody>, Generates> {
+        let body = match self.answer(request.0.into_asked()?).await? {
+            Answered::Full(answer) => ChatBody::Full(Json(answer)),
+            Answered::Stream(lines) => ChatBody::Stream(lines),
+        };
+        Ok(Reply::new(Content(body)))
+    }
+
+    /// Answer or continue a prompt, as Ollama does
+    #[oai(
+        path = "/api/generate",
+        method = "post",
+        operation_id = "ollamaGenerate",
+        tag = "OllamaTag::Ollama"
+    )]
+    async fn generate(
+        &self,
+        request: Json<OllamaGenerateRequest>,
+    ) -> Answer<Content<GenerateBody>, Generates> {
+        let body = match self.answer(request.0.into_asked()?).await? {
+            Answered::Full(answer) => GenerateBody::Full(Json(answer)),
+            Answered::Stream(lines) => GenerateBody::Stream(lines),
+        };
+        Ok(Reply::new(Content(body)))
+    }
+
+    /// Embed texts, as Ollama does
+    #[oai(
+        path = "/api/embed",
+        method = "post",
+        operation_id = "ollamaEmbed",
+        tag = "OllamaTag::Ollama"
+    )]
+    async fn embed(
+        &self,
+        request: Json<OllamaEmbedRequest>,
+    ) -> Answer<Json<OllamaEmbeddings>, Generates> {
+        let began = Instant::now();
+        let request = request.0;
+        let inputs = request.inputs()?;
+        let keep_alive = request.keep_alive.as_ref().map(Span::keep_alive).transpose()?;
+        let lease = lease(&self.0, &engine_id(&self.0, &request.model)).await?;
+        let load_duration = elapsed(began);
+        request.options().check_context(lease.engine.spec().context_len)?;
+        if let Some(keep_alive) = keep_alive {
+            lease.set_idle_timeout(keep_alive);
+        }
+        let dimensions = request.dimensions.map(|count| count as usize);
+        let embedded = tokio::select! {
+            biased;
+            embedded = embed(&lease.text, &lease.engine, inputs, dimensions) => embedded?,
+            () = self.0.drain.expired() => return Err(Drain::error().into()),
+        };
+        Ok(Reply::new(Json(OllamaEmbeddings {
+            model: request.model,
+            embeddings: embedded.vectors,
+            total_duration: elapsed(began),
+            load_duration,
+            prompt_eval_count: embedded.prompt_tokens,
+        })))
+    }
+}
+
+/// An answer in either form.
+enum Answered<T> {
+    Full(T),
+    Stream(Lines<T>),
+}
+
+impl OllamaApi {
+    async fn answer<T: Dress>(&self, asked: Asked) -> Result<Answered<T>> {
+        let began = Instant::now();
+        let Asked { model, is_stream, keep_alive, options, generation } = asked;
+        let id = engine_id(&self.0, &model);
+        let unloads = keep_alive == Some(KeepAlive::After(Duration::ZERO));
+        let drain = self.0.drain.clone();
+        let Some(request) = generation else {
+            if unloads {
+                self.0.registry.unload(&id).await?;
+            } else {
+                let lease = lease(&self.0, &id).await?;
+                options.check_context(lease.engine.spec().context_len)?;
+                if let Some(keep_alive) = keep_alive {
+                    lease.set_idle_timeout(keep_alive);
+                }
+            }
+            let last = nothing(&model, unloads, began);
+            return Ok(if is_stream {
+                Answered::Stream(Lines::new(futures_util::stream::iter([Ok(last)]), drain))
+            } else {
+                Answered::Full(last)
+            });
+        };
+        let lease = lease(&self.0, &id).await?;
+        let load_duration = elapsed(began);
+        options.check_context(lease.engine.spec().context_len)?;
+        if let Some(keep_alive) = keep_alive {
+            lease.set_idle_timeout(keep_alive);
+        }
+        let generation = tokio::select! {
+            biased;
+            started = generate(&lease.text, &lease.engine, request) => started?,
+            () = drain.expired() => return Err(Drain::error()),
+        };
+        let answering = Answering { model, running: (generation, lease), began, load_duration };
+        if is_stream {
+            return Ok(Answered::Stream(Lines::new(answering.stream(), drain)));
+        }
+        tokio::select! {
+            biased;
+            answer = answering.collect() => answer.map(Answered::Full),
+            () = drain.expired() => Err(Drain::error()),
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `/api/tags`, `/api/ps`, `/api/show` and `/api/version`: the engines, as Ollama shows models.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use poem_openapi::{Object, OpenApi};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{OllamaTag, time};
+use crate::{
+    registry::Status,
+    server::{
+        AppState,
+        body::Json,
+        openai::{Lists, Looks},
+        reply::{Answer, Reply},
+        schema::FreeObject,
+    },
+};
+
+/// What kind of model it is. Texts are empty as long as the model was not loaded.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaDetails {
+    pub parent_model: String,
+    pub format: String,
+    pub family: String,
+    pub families: Vec<String>,
+    /// Such as `135M`.
+    pub parameter_size: String,
+    pub quantization_level: String,
+}
+
+/// One model.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaModel {
+    /// The `engine_id`.
+    pub name: String,
+    pub model: String,
+    pub modified_at: String,
+    /// Bytes of the files; 0 as long as the model was not loaded.
+    pub size: u64,
+    /// Always empty: files are not hashed.
+    pub digest: String,
+    pub details: OllamaDetails,
+}
+
+/// All models.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaModels {
+    pub models: Vec<OllamaModel>,
+}
+
+/// A model in memory.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaRunning {
+    pub name: String,
+    pub model: String,
+    /// Bytes in memory.
+    pub size: u64,
+    /// Always empty: files are not hashed.
+    pub digest: String,
+    pub details: OllamaDetails,
+    /// When it is unloaded if nobody uses it; far ahead for one in use or kept for ever.
+    pub expires_at: String,
+    /// Bytes of `size` on a GPU.
+    pub size_vram: u64,
+    /// Longest prompt and answer together, in tokens.
+    pub context_length: usize,
+}
+
+/// The models in memory.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaRunningList {
+    pub models: Vec<OllamaRunning>,
+}
+
+/// Which model to show. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct OllamaShowRequest {
+    /// The `engine_id`; `:latest` may follow.
+    #[oai(validator(min_length = 1))]
+    pub model: String,
+    /// Of no effect: long lists are never shown.
+    #[oai(nullable)]
+    pub verbose: Option<bool>,
+}
+
+/// What is known of a model. Looking does not load it; much is known only while it is loaded.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaShown {
+    /// Always empty: there is no Modelfile.
+    pub modelfile: String,
+    /// Always empty: there is no Modelfile.
+    pub parameters: String,
+    /// The chat template, in Jinja's language.
+    pub template: String,
+    pub details: OllamaDetails,
+    /// By the names that GGUF files have.
+    pub model_info: FreeObject,
+    pub capabilities: Vec<String>,
+    pub modified_at: String,
+}
+
+/// The version of the server.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaVersion {
+    pub version: String,
+}
+
+/// The routes that look.
+pub(crate) struct OllamaModelApi(pub Arc<AppState>);
+
+#[OpenApi]
+impl OllamaModelApi {
+    /// List the models, as Ollama does
+    #[oai(
+        path = "/api/tags",
+        method = "get",
+        operation_id = "ollamaTags",
+        tag = "OllamaTag::Ollama"
+    )]
+    async fn tags(&self) -> Answer<Json<OllamaModels>, Lists> {
+        let model = |status: Status| OllamaModel {
+            name: status.spec.id.clone(),
+            model: status.spec.id.clone(),
+            modified_at: self.started(),
+            size: status.info.as_ref().map_or(0, |info| info.file_bytes),
+            digest: String::new(),
+            details: details(&status),
+        };
+        let models = self.0.registry.list().into_iter().map(model).collect();
+        Ok(Reply::new(Json(OllamaModels { models })))
+    }
+
+    /// List the models in memory, as Ollama does
+    #[oai(path = "/api/ps", method = "get", operation_id = "ollamaPs", tag = "OllamaTag::Ollama")]
+    async fn ps(&self) -> Answer<Json<OllamaRunningList>, Lists> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // A century: what is not going to be unloaded must say something.
+        let far = Duration::from_hours(876_600);
+        let running = self.0.registry.list().into_iter().filter(Status::is_ready);
+        let model = |status: Status| OllamaRunning {
+            name: status.spec.id.clone(),
+            model: status.spec.id.clone(),
+            size: status.memory_bytes,
+            digest: String::new(),
+            details: details(&status),
+            expires_at: time::rfc3339(now + status.expires_in.unwrap_or(far)),
+            size_vram: if is_on_gpu(&status) { status.memory_bytes } else { 0 },
+            context_length: status.info.as_ref().map_or(0, |info| info.context_len),
+        };
+        Ok(Reply::new(Json(OllamaRunningList { models: running.map(model).collect() })))
+    }
+
+    /// Describe a model, as Ollama does
+    #[oai(
+        path = "/api/show",
+        method = "post",
+        operation_id = "ollamaShow",
+        tag = "OllamaTag::Ollama"
+    )]
+    async fn show(&self, request: Json<OllamaShowRequest>) -> Answer<Json<OllamaShown>, Looks> {
+        let id = engine_id(&self.0, &request.0.model);
+        let status = self.0.registry.status(&id).map_err(|error| error.with_param("model"))?;
+        let mut info = Map::new();
+        if let Some(known) = &status.info {
+            info.insert("general.architecture".to_owned(), known.architecture.clone().into());
+            info.insert("general.parameter_count".to_owned(), known.parameters.into());
+            let key = format!("{}.context_length", known.architecture);
+            let trained = known.trained_context_len.map_or(known.context_len, |len| len as usize);
+            info.insert(key, Value::from(trained));
+        }
+        let mut capabilities = vec!["completion".to_owned()];
+        let mut template = String::new();
+        if status.is_ready()
+            && let Ok(lease) = self.0.registry.get(&id).await
+        {
+            lease.text.template.source().clone_into(&mut template);
+            let hidden = lease.engine.spec().hidden;
+            if hidden > 0 {
+                capabilities.push("embedding".to_owned());
+                if let Some(known) = &status.info {
+                    let key = format!("{}.embedding_length", known.architecture);
+                    info.insert(key, Value::from(hidden));
+                }
+            }
+        }
+        Ok(Reply::new(Json(OllamaShown {
+            modelfile: String::new(),
+            parameters: String::new(),
+            template,
+            details: details(&status),
+            model_info: FreeObject(info),
+            capabilities,
+            modified_at: self.started(),
+        })))
+    }
+
+    /// The server's version, as Ollama tells it
+    #[oai(
+        path = "/api/version",
+        method = "get",
+        operation_id = "ollamaVersion",
+        tag = "OllamaTag::Ollama"
+    )]
+    async fn version(&self) -> Answer<Json<OllamaVersion>, Lists> {
+        Ok(Reply::new(Json(OllamaVersion { version: env!("CARGO_PKG_VERSION").to_owned() })))
+    }
+
+    /// Engines are registered by a running server, so this is when they came.
+    fn started(&self) -> String {
+        time::rfc3339(Duration::from_secs(self.0.started_unix_s))
+    }
+}
+
+/// The engine that a name of Ollama's means: `:latest` is what has no tag.
+pub(super) fn engine_id(state: &AppState, model: &str) -> String {
+    match model.strip_suffix(":latest") {
+        Some(plain) if state.registry.status(model).is_err() => plain.to_owned(),
+        _ => model.to_owned(),
+    }
+}
+
+/// A model is never split between processor and GPU.
+fn is_on_gpu(status: &Status) -> bool {
+    status.info.as_ref().is_some_and(|info| !matches!(info.device.as_str(), "" | "cpu"))
+}
+
+fn details(status: &Status) -> OllamaDetails {
+    let known = status.info.as_ref();
+    let family = known.map(|info| info.architecture.clone()).unwrap_or_default();
+    OllamaDetails {
+        parent_model: String::new(),
+        format: "gguf".to_owned(),
+        families: known.map(|info| info.architecture.clone()).into_iter().collect(),
+        family,
+        parameter_size: known.map(|info| parameter_size(info.parameters)).unwrap_or_default(),
+        quantization_level: known.map(|info| info.quantization.clone()).unwrap_or_default(),
+    }
+}
+
+/// `135M`, `7.2B`.
+fn parameter_size(count: u64) -> String {
+    let count = count as f64;
+    if count >= 1e9 { format!("{:.1}B", count / 1e9) } else { format!("{:.0}M", count / 1e6) }
+}

@@ -1,0 +1,521 @@
+//! Ollama's requests and their translation.
+
+use std::time::Duration;
+
+use poem_openapi::{Object, registry::MetaSchema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    chat::{
+        ChatInput,
+        embedding::EmbedInput,
+        generation::{GenerationRequest, MAX_STOP_BYTES, MAX_STOPS, PromptInput},
+    },
+    engine::Sampling,
+    error::{Error, Result},
+    registry::KeepAlive,
+    server::schema::{
+        FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
+    },
+};
+
+/// More messages than this are refused.
+const MAX_MESSAGES: usize = 8192;
+
+/// How long a model stays loaded: seconds, or a text such as `5m`; negative: for ever.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected seconds or a duration such as \"5m\"")]
+pub(crate) enum Span {
+    Seconds(f64),
+    Text(String),
+}
+
+wire_type!(Span, "duration", {
+    let one_of = vec![f64::schema_ref(), String::schema_ref()];
+    MetaSchema { one_of, ..MetaSchema::ANY }
+});
+
+impl Span {
+    pub(super) fn keep_alive(&self) -> Result<KeepAlive> {
+        let seconds = match self {
+            Self::Seconds(seconds) => Some(*seconds),
+            Self::Text(text) => seconds(text),
+        };
+        let Some(seconds) = seconds.filter(|seconds| seconds.is_finite()) else {
+            let text = "keep_alive: seconds or a duration such as 5m or 1h30m is required";
+            return Err(Error::invalid("keep_alive", text));
+        };
+        if seconds < 0.0 {
+            return Ok(KeepAlive::Forever);
+        }
+        // Beyond a century there is no difference.
+        Ok(KeepAlive::After(Duration::from_secs_f64(seconds.min(3.2e9))))
+    }
+}
+
+/// Go's durations: numbers with units, one after another; without a unit, seconds.
+fn seconds(text: &str) -> Option<f64> {
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text),
+    };
+    if let Ok(seconds) = rest.parse::<f64>() {
+        return Some(sign * seconds);
+    }
+    let mut sum = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let units =
+            [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+        let (unit, factor) = units.into_iter().find(|(unit, _)| after.starts_with(unit))?;
+        sum += number.parse::<f64>().ok()? * factor;
+        rest = &after[unit.len()..];
+    }
+    (!text.is_empty()).then_some(sign * sum)
+}
+
+/// Whether and how much a reasoning model thinks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a boolean, \"low\", \"medium\" or \"high\"")]
+pub(crate) enum Think {
+    Switch(bool),
+    Effort(Effort),
+}
+
+wire_type!(Think, "think", {
+    let one_of = vec![bool::schema_ref(), Effort::schema_ref()];
+    MetaSchema { one_of, ..MetaSchema::ANY }
+});
+
+wire_enum! {
+    /// How much a reasoning model thinks.
+    pub(crate) enum Effort {
+        Low = "low",
+        Medium = "medium",
+        High = "high",
+    }
+}
+
+wire_enum! {
+    /// Who speaks.
+    pub(crate) enum Speaker {
+        System = "system",
+        User = "user",
+        Assistant = "assistant",
+        Tool = "tool",
+    }
+}
+
+/// A function that the assistant called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct OllamaFunction {
+    pub name: String,
+    pub arguments: FreeObject,
+}
+
+/// A call of a function in an earlier turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct OllamaToolCall {
+    #[serde(deserialize_with = "object")]
+    pub function: OllamaFunction,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Deserialize, Object)]
+pub(crate) struct OllamaMessage {
+    pub role: Speaker,
+    #[serde(default)]
+    pub content: String,
+    /// What the assistant thought before it answered; templates decide whether it shows.
+    #[oai(nullable)]
+    pub thinking: Option<String>,
+    /// Not supported: must be absent, null or empty.
+    #[oai(nullable, validator(max_items = 0))]
+    pub images: Option<Vec<String>>,
+    /// Functions that the assistant called.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_objects")]
+    pub tool_calls: Option<Vec<OllamaToolCall>>,
+    /// Of which function this `tool` message is the result.
+    #[oai(nullable)]
+    pub tool_name: Option<String>,
+}
+
+/// How tokens are chosen. An option that is not listed here is refused by name.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Object)]
+#[serde(default, deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct OllamaOptions {
+    /// 0.8 if absent.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "100")))]
+    pub temperature: Option<f32>,
+    /// 40 if absent.
+    #[oai(nullable)]
+    pub top_k: Option<u32>,
+    /// 0.9 if absent.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub top_p: Option<f32>,
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub min_p: Option<f32>,
+    /// 1, which is off, if absent. Counts the whole prompt and answer.
+    #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
+    pub repeat_penalty: Option<f32>,
+    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub presence_penalty: Option<f32>,
+    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub frequency_penalty: Option<f32>,
+    /// Same request, same seed: same answer.
+    #[oai(nullable)]
+    pub seed: Option<i64>,
+    /// Strings that end the answer; they are not part of it.
+    #[oai(nullable)]
+    pub stop: Option<TextOr<String>>,
+    /// Tokens to generate at most; negative or absent: until the context is full.
+    #[oai(nullable)]
+    pub num_predict: Option<i64>,
+    /// The context that is needed; refused if the engine's is smaller.
+    #[oai(nullable)]
+    pub num_ctx: Option<u32>,
+}
+
+impl OllamaOptions {
+    /// The engine's context must be as large as the request wants it.
+    pub(super) fn check_context(&self, context: usize) -> Result<()> {
+        match self.num_ctx {
+            Some(wanted) if wanted as usize > context => {
+                let text = format!("num_ctx {wanted} exceeds the engine's context of {context}");
+                Err(Error::invalid("options.num_ctx", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn into_generation(self, prompt: PromptInput) -> Result<GenerationRequest> {
+        let stop = match self.stop {
+            None => Vec::new(),
+            Some(TextOr::Text(text)) => vec![text],
+            Some(TextOr::Items(texts)) => texts,
+        };
+        let is_odd = |text: &String| text.is_empty() || text.len() > MAX_STOP_BYTES;
+        if stop.len() > MAX_STOPS || stop.iter().any(is_odd) {
+            let text = format!("stop: up to {MAX_STOPS} strings of 1 to {MAX_STOP_BYTES} bytes");
+            return Err(Error::invalid("options.stop", text));
+        }
+        let max_tokens = match self.num_predict {
+            Some(count) if count >= 0 => {
+                let too_many =
+                    |_| Error::invalid("options.num_predict", "num_predict is too large");
+                Some(u32::try_from(count).map_err(too_many)?)
+            }
+            _ => None,
+        };
+        Ok(GenerationRequest {
+            max_tokens,
+            stop,
+            seed: self.seed.filter(|seed| *seed >= 0).map(i64::cast_unsigned),
+            sampling: Sampling {
+                temperature: self.temperature.unwrap_or(0.8),
+                top_k: self.top_k.unwrap_or(40),
+                top_p: self.top_p.unwrap_or(0.9),
+                min_p: self.min_p.unwrap_or(0.0),
+                repetition_penalty: self.repeat_penalty.unwrap_or(1.0),
+                presence_penalty: self.presence_penalty.unwrap_or(0.0),
+                frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+                ..Sampling::default()
+            },
+            ..GenerationRequest::new(prompt)
+        })
+    }
+}
+
+/// A chat request. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct OllamaChatRequest {
+    /// The engine to ask; `:latest` may follow its `engine_id`.
+    #[oai(validator(min_length = 1))]
+    pub model: String,
+    /// The conversation so far; empty: only load the model, or unload it with `keep_alive` 0.
+    #[oai(nullable, validator(max_items = 8192))]
+    #[serde(default, deserialize_with = "optional_objects")]
+    pub messages: Option<Vec<OllamaMessage>>,
+    /// One object a line as the answer comes; true if absent.
+    #[oai(nullable)]
+    pub stream: Option<bool>,
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub options: Option<OllamaOptions>,
+    #[oai(nullable)]
+    pub keep_alive: Option<Span>,
+    #[oai(nullable)]
+    pub think: Option<Think>,
+    /// Not supported on this route: must be absent, null or empty.
+    #[oai(nullable, validator(max_items = 0))]
+    pub tools: Option<Vec<FreeObject>>,
+    /// Not supported on this route: must be absent, null or empty.
+    #[oai(nullable, validator(max_length = 0))]
+    pub format: Option<String>,
+}
+
+/// What to do for a request.
+pub(super) struct Asked {
+    pub(super) model: String,
+    pub(super) is_stream: bool,
+    pub(super) keep_alive: Option<KeepAlive>,
+    pub(super) options: OllamaOptions,
+    /// `None`: only load or unload.
+    pub(super) generation: Option<GenerationRequest>,
+}
+
+impl OllamaChatRequest {
+    pub(super) fn into_asked(self) -> Result<Asked> {
+        refuse("tools", self.tools.as_ref().is_some_and(|tools| !tools.is_empty()))?;
+        refuse("format", self.format.as_ref().is_some_and(|format| !format.is_empty()))?;
+        let options = self.options.unwrap_or_default();
+        let messages = self.messages.unwrap_or_default();
+        let generation = if messages.is_empty() {
+            None
+        } else {
+            let input = conversation(messages, self.think)?;
+            Some(options.clone().into_generation(PromptInput::Chat(input))?)
+        };
+        Ok(Asked {
+            model: self.model,
+            is_stream: self.stream.unwrap_or(true),
+            keep_alive: self.keep_alive.map(|span| span.keep_alive()).transpose()?,
+            options,
+            generation,
+        })
+    }
+}
+
+/// A request to answer or continue a prompt. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct OllamaGenerateRequest {
+    /// The engine to ask; `:latest` may follow its `engine_id`.
+    #[oai(validator(min_length = 1))]
+    pub model: String,
+    /// What to answer; empty: only load the model, or unload it with `keep_alive` 0.
+    #[oai(nullable)]
+    pub prompt: Option<String>,
+    /// The system message.
+    #[oai(nullable)]
+    pub system: Option<String>,
+    /// Continue the prompt as it is, without the chat template.
+    #[oai(nullable)]
+    pub raw: Option<bool>,
+    /// One object a line as the answer comes; true if absent.
+    #[oai(nullable)]
+    pub stream: Option<bool>,
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub options: Option<OllamaOptions>,
+    #[oai(nullable)]
+    pub keep_alive: Option<Span>,
+    #[oai(nullable)]
+    pub think: Option<Think>,
+    /// Not supported: must be absent, null or empty.
+    #[oai(nullable, validator(max_length = 0))]
+    pub suffix: Option<String>,
+    /// Not supported: must be absent, null or empty.
+    #[oai(nullable, validator(max_length = 0))]
+    pub template: Option<String>,
+    /// Not supported: must be absent, null or empty.
+    #[oai(nullable, validator(max_items = 0))]
+    pub images: Option<Vec<String>>,
+    /// Not supported: must be absent, null or empty. Send the conversation to `/api/chat`.
+    #[oai(nullable, validator(max_items = 0))]
+    pub context: Option<Vec<u32>>,
+    /// Not supported on this route: must be absent, null or empty.
+    #[oai(nullable, validator(max_length = 0))]
+    pub format: Option<String>,
+}
+
+impl OllamaGenerateRequest {
+    pub(super) fn into_asked(self) -> Result<Asked> {
+        let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        refuse("suffix", has(&self.suffix))?;
+        refuse("template", has(&self.template))?;
+        refuse("format", has(&self.format))?;
+        refuse("images", self.images.as_ref().is_some_and(|images| !images.is_empty()))?;
+        refuse("context", self.context.as_ref().is_some_and(|context| !context.is_empty()))?;
+        let raw = self.raw.unwrap_or(false);
+        if raw && (has(&self.system) || self.think.is_some()) {
+            let name = if self.think.is_some() { "think" } else { "system" };
+            return Err(Error::invalid(
+                name,
+                format!("{name} needs the template, which raw leaves out"),
+            ));
+        }
+        let options = self.options.unwrap_or_default();
+        let prompt = self.prompt.unwrap_or_default();
+        let generation = if prompt.is_empty() {
+            None
+        } else if raw {
+            Some(options.clone().into_generation(PromptInput::Text(prompt))?)
+        } else {
+            let message = |role, content| OllamaMessage {
+                role,
+                content,
+                thinking: None,
+                images: None,
+                tool_calls: None,
+                tool_name: None,
+            };
+            let system = self.system.filter(|system| !system.is_empty());
+            let mut messages: Vec<_> =
+                system.map(|system| message(Speaker::System, system)).into_iter().collect();
+            messages.push(message(Speaker::User, prompt));
+            let input = conversation(messages, self.think)?;
+            Some(options.clone().into_generation(PromptInput::Chat(input))?)
+        };
+        Ok(Asked {
+            model: self.model,
+            is_stream: self.stream.unwrap_or(true),
+            keep_alive: self.keep_alive.map(|span| span.keep_alive()).transpose()?,
+            options,
+            generation,
+        })
+    }
+}
+
+fn refuse(name: &str, is_given: bool) -> Result<()> {
+    if is_given {
+        return Err(Error::invalid(name, format!("{name}: this parameter is not supported here")));
+    }
+    Ok(())
+}
+
+/// Messages in the form that templates read.
+fn conversation(messages: Vec<OllamaMessage>, think: Option<Think>) -> Result<ChatInput> {
+    if messages.len() > MAX_MESSAGES {
+        let text = format!("messages: {} messages, limit {MAX_MESSAGES}", messages.len());
+        return Err(Error::invalid("messages", text));
+    }
+    let mut normal = Vec::with_capacity(messages.len());
+    for (i, message) in messages.into_iter().enumerate() {
+        if message.images.is_some_and(|images| !images.is_empty()) {
+            let field = format!("messages[{i}].images");
+            let text = format!("{field}: images are not supported");
+            return Err(Error::invalid(field, text));
+        }
+        let role = match message.role {
+            Speaker::System => "system",
+            Speaker::User => "user",
+            Speaker::Assistant => "assistant",
+            Speaker::Tool => "tool",
+        };
+        let mut object = json!({ "role": role, "content": message.content });
+        if let Some(thinking) = message.thinking {
+            object["reasoning_content"] = thinking.into();
+        }
+        if let Some(name) = message.tool_name {
+            object["name"] = name.into();
+        }
+        if let Some(calls) = message.tool_calls.filter(|calls| !calls.is_empty()) {
+            let call = |(n, call): (usize, OllamaToolCall)| {
+                let OllamaFunction { name, arguments } = call.function;
+                let function = json!({ "name": name, "arguments": arguments.0 });
+                json!({ "id": format!("call_{i}_{n}"), "type": "function", "function": function })
+            };
+            object["tool_calls"] = calls.into_iter().enumerate().map(call).collect();
+        }
+        normal.push(object);
+    }
+    let mut input =
+        ChatInput { messages: normal, add_generation_prompt: true, ..ChatInput::default() };
+    let mut set = |name: &str, value: Value| drop(input.kwargs.insert(name.to_owned(), value));
+    match think {
+        None => {}
+        Some(Think::Switch(thinks)) => set("enable_thinking", thinks.into()),
+        Some(Think::Effort(effort)) => {
+            let effort = match effort {
+                Effort::Low => "low",
+                Effort::Medium => "medium",
+                Effort::High => "high",
+            };
+            set("enable_thinking", true.into());
+            set("reasoning_effort", effort.into());
+        }
+    }
+    Ok(input)
+}
+
+/// A request for embeddings. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct OllamaEmbedRequest {
+    /// The engine to ask; `:latest` may follow its `engine_id`.
+    #[oai(validator(min_length = 1))]
+    pub model: String,
+    /// One text or up to 2048.
+    pub input: TextOr<String>,
+    /// Keep so many leading values of each vector; all if absent.
+    #[oai(nullable, validator(minimum(value = "1")))]
+    pub dimensions: Option<u32>,
+    /// Inputs are never cut: must be absent, null or false.
+    #[oai(nullable)]
+    pub truncate: Option<bool>,
+    #[oai(nullable)]
+    pub keep_alive: Option<Span>,
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub options: Option<EmbedOptions>,
+}
+
+/// Options of a request for embeddings.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Object)]
+#[serde(default, deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct EmbedOptions {
+    /// The context that is needed; refused if the engine's is smaller.
+    #[oai(nullable)]
+    pub num_ctx: Option<u32>,
+}
+
+impl OllamaEmbedRequest {
+    pub(super) fn inputs(&self) -> Result<Vec<EmbedInput>> {
+        refuse("truncate", self.truncate == Some(true))?;
+        Ok(match &self.input {
+            TextOr::Text(text) => vec![EmbedInput::Text(text.clone())],
+            TextOr::Items(texts) => texts.iter().cloned().map(EmbedInput::Text).collect(),
+        })
+    }
+
+    pub(super) fn options(&self) -> OllamaOptions {
+        let num_ctx = self.options.as_ref().and_then(|options| options.num_ctx);
+        OllamaOptions { num_ctx, ..OllamaOptions::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        let cases = [
+            ("5m", Some(300.0)),
+            ("1h30m", Some(5400.0)),
+            ("500ms", Some(0.5)),
+            ("1.5s", Some(1.5)),
+            ("30", Some(30.0)),
+            ("0", Some(0.0)),
+            ("-1", Some(-1.0)),
+            ("-1m", Some(-60.0)),
+            ("", None),
+            ("m", None),
+            ("5 minutes", None),
+            ("5x", None),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(seconds(text), wanted, "{text}");
+        }
+    }
+}

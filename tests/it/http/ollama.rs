@@ -1,0 +1,198 @@
+//! Ollama's dialect.
+
+use serde_json::{Value, json};
+
+use super::harness::Server;
+
+/// The objects of an answer, one a line.
+async fn lines(server: &Server, path: &str, body: &Value) -> Vec<Value> {
+    let reply = server.post(path, body.to_string()).await;
+    assert_eq!(reply.status, 200, "{path} {body}: {}", reply.text);
+    assert_eq!(reply.header("content-type"), Some("application/x-ndjson"));
+    reply.text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect()
+}
+
+async fn one(server: &Server, path: &str, body: &Value) -> Value {
+    let reply = server.post(path, body.to_string()).await;
+    assert_eq!(reply.status, 200, "{path} {body}: {}", reply.text);
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    reply.json()
+}
+
+fn assert_costs(last: &Value) {
+    for name in [
+        "total_duration",
+        "load_duration",
+        "prompt_eval_count",
+        "prompt_eval_duration",
+        "eval_count",
+        "eval_duration",
+    ] {
+        assert!(last[name].is_u64(), "{name}: {last}");
+    }
+}
+
+#[tokio::test]
+async fn a_chat_comes_in_lines_or_at_once() {
+    let server = Server::new();
+    server.register("e").await;
+    let mut request = json!({
+        "model": "e",
+        "messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "hi"}],
+        "options": {"temperature": 0, "num_predict": 3, "num_ctx": 128, "seed": 1},
+        "keep_alive": "5m",
+        "think": false,
+    });
+    let parts = lines(&server, "/api/chat", &request).await;
+    let (last, others) = parts.split_last().expect("lines");
+    let text: String =
+        others.iter().map(|part| part["message"]["content"].as_str().expect("text")).collect();
+    assert_eq!(text, "abc");
+    assert!(others.iter().all(|part| part["done"] == false && part["model"] == "e"));
+    assert!(others.iter().all(|part| part["message"]["role"] == "assistant"));
+    assert!(others.iter().all(|part| part.get("eval_count").is_none()));
+    assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("length")));
+    assert_eq!((&last["eval_count"], &last["message"]["content"]), (&json!(3), &json!("")));
+    assert!(last["created_at"].as_str().is_some_and(|time| time.ends_with('Z')));
+    assert_costs(last);
+    request["stream"] = false.into();
+    let answer = one(&server, "/api/chat", &request).await;
+    assert_eq!(answer["message"], json!({"role": "assistant", "content": "abc"}));
+    assert_eq!((&answer["done"], &answer["done_reason"]), (&json!(true), &json!("length")));
+    assert_costs(&answer);
+}
+
+#[tokio::test]
+async fn a_prompt_is_answered_or_continued() {
+    let server = Server::new();
+    server.load("e").await;
+    let ask = async |fields: Value| {
+        let mut request =
+            json!({"model": "e:latest", "stream": false, "options": {"temperature": 0}});
+        for (name, value) in fields.as_object().expect("fields") {
+            request[name] = value.clone();
+        }
+        one(&server, "/api/generate", &request).await
+    };
+    let raw = ask(json!({"prompt": "v", "raw": true})).await;
+    assert_eq!((&raw["response"], &raw["done_reason"]), (&json!("wxyz"), &json!("stop")));
+    assert_eq!((&raw["prompt_eval_count"], &raw["model"]), (&json!(1), &json!("e:latest")));
+    let through_template = ask(json!({"prompt": "v", "system": "s"})).await;
+    assert_eq!(through_template["response"], "abcdefghijklmnopqrstuvwxyz");
+    let options = json!({"temperature": 0, "stop": ["d"]});
+    let stopped = ask(json!({"prompt": "x", "options": options})).await;
+    assert_eq!(stopped["response"], "abc");
+    let parts =
+        lines(&server, "/api/generate", &json!({"model": "e", "prompt": "v", "raw": true})).await;
+    let text: String = parts.iter().map(|part| part["response"].as_str().expect("text")).collect();
+    assert_eq!(text, "wxyz");
+}
+
+#[tokio::test]
+async fn models_are_loaded_listed_and_unloaded() {
+    let server = Server::new();
+    server.register("e").await;
+    let tags = server.get("/api/tags").await.json();
+    assert_eq!(
+        (&tags["models"][0]["name"], &tags["models"][0]["model"]),
+        (&json!("e"), &json!("e"))
+    );
+    assert_eq!(server.get("/api/ps").await.json(), json!({"models": []}));
+    let shown = one(&server, "/api/show", &json!({"model": "e"})).await;
+    assert_eq!((&shown["template"], &shown["capabilities"]), (&json!(""), &json!(["completion"])));
+    let loaded = one(&server, "/api/generate", &json!({"model": "e", "stream": false})).await;
+    assert_eq!((&loaded["done_reason"], &loaded["response"]), (&json!("load"), &json!("")));
+    let running = server.get("/api/ps").await.json()["models"][0].clone();
+    assert_eq!((&running["name"], &running["size"]), (&json!("e"), &json!(1)));
+    assert_eq!((&running["size_vram"], &running["context_length"]), (&json!(0), &json!(2048)));
+    assert_eq!(running["details"]["family"], "alphabet");
+    let shown = one(&server, "/api/show", &json!({"model": "e:latest", "verbose": true})).await;
+    assert!(shown["template"].as_str().is_some_and(|text| text.contains("im_start")));
+    assert_eq!(shown["model_info"]["general.architecture"], "alphabet");
+    assert_eq!(shown["capabilities"], json!(["completion", "embedding"]));
+    let unload = json!({"model": "e", "messages": [], "keep_alive": 0, "stream": false});
+    assert_eq!(one(&server, "/api/chat", &unload).await["done_reason"], "unload");
+    assert_eq!(server.get("/api/ps").await.json(), json!({"models": []}));
+    // Answered, and then unloaded at once.
+    let request = json!({"model": "e", "prompt": "z", "keep_alive": "0s", "stream": false});
+    assert_eq!(one(&server, "/api/generate", &request).await["done"], true);
+    server.wait_for("e", |status| !status.is_ready()).await;
+    assert!(server.get("/api/version").await.json()["version"].is_string());
+}
+
+#[tokio::test]
+async fn texts_are_embedded() {
+    let server = Server::new();
+    server.load("e").await;
+    let answer = one(&server, "/api/embed", &json!({"model": "e", "input": ["a", "bb"]})).await;
+    let vectors = answer["embeddings"].as_array().expect("vectors");
+    assert_eq!((&vectors[0][0], &vectors[1][1]), (&json!(1.0), &json!(1.0)));
+    assert_eq!((vectors.len(), &answer["prompt_eval_count"]), (2, &json!(3)));
+    let request = json!({"model": "e", "input": "a", "dimensions": 2, "keep_alive": -1});
+    assert_eq!(one(&server, "/api/embed", &request).await["embeddings"], json!([[1.0, 0.0]]));
+}
+
+#[tokio::test]
+async fn failures_are_a_sentence() {
+    let server = Server::new();
+    server.load("e").await;
+    let user = json!([{"role": "user", "content": "a"}]);
+    let cases = [
+        ("/api/chat", json!({"model": "f", "messages": user}), 404, "f"),
+        ("/api/chat", json!({"messages": user}), 400, "model"),
+        ("/api/chat", json!({"model": "e", "messages": user, "format": "json"}), 400, "format"),
+        ("/api/chat", json!({"model": "e", "messages": user, "tools": [{}]}), 400, "tools"),
+        (
+            "/api/chat",
+            json!({"model": "e", "messages": user, "keep_alive": "soon"}),
+            400,
+            "keep_alive",
+        ),
+        (
+            "/api/chat",
+            json!({"model": "e", "messages": user, "options": {"mirostat": 1}}),
+            400,
+            "mirostat",
+        ),
+        (
+            "/api/chat",
+            json!({"model": "e", "messages": user, "options": {"num_ctx": 1 << 20}}),
+            400,
+            "num_ctx",
+        ),
+        (
+            "/api/chat",
+            json!({"model": "e", "messages": user, "options": {"top_p": 2}}),
+            400,
+            "top_p",
+        ),
+        (
+            "/api/chat",
+            json!({"model": "e", "messages": [{"role": "user", "content": "a", "images": ["x"]}]}),
+            400,
+            "messages[0].images",
+        ),
+        ("/api/generate", json!({"model": "e", "prompt": "a", "suffix": "b"}), 400, "suffix"),
+        ("/api/generate", json!({"model": "e", "prompt": "a", "context": [1]}), 400, "context"),
+        (
+            "/api/generate",
+            json!({"model": "e", "prompt": "a", "raw": true, "system": "s"}),
+            400,
+            "system",
+        ),
+        ("/api/embed", json!({"model": "e", "input": "a", "truncate": true}), 400, "truncate"),
+        ("/api/embed", json!({"model": "e", "input": ""}), 400, "input[0]"),
+        ("/api/show", json!({"model": "f"}), 404, "f"),
+        ("/api/pull", json!({"model": "f"}), 404, "/api/pull"),
+    ];
+    for (path, body, status, word) in cases {
+        let reply = server.post(path, body.to_string()).await;
+        let error = reply.json()["error"].as_str().map(str::to_owned).unwrap_or_default();
+        assert_eq!(reply.status, status, "{path} {body}: {}", reply.text);
+        assert!(error.contains(word), "{path} {word}: {}", reply.text);
+    }
+    // What goes wrong midway is a last line.
+    let parts =
+        lines(&server, "/api/generate", &json!({"model": "e", "prompt": "#", "raw": true})).await;
+    assert!(parts.last().is_some_and(|last| last["error"].is_string()), "{parts:?}");
+}
