@@ -2,6 +2,7 @@
 //! their answers.
 
 mod detokenizer;
+mod gate;
 mod gbnf;
 pub mod generation;
 pub mod grammar;
@@ -11,6 +12,7 @@ mod stop;
 mod template;
 mod text_model;
 mod tokenizer;
+mod tool_grammar;
 mod tools;
 
 pub use detokenizer::Detokenizer;

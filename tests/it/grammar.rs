@@ -19,7 +19,7 @@ fn walk(
     grammar: &Grammar,
     seed: u64,
 ) -> Option<String> {
-    let mut constraint = compiler.compile(grammar).unwrap();
+    let mut constraint = compiler.compile(grammar).unwrap().constraint();
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut mask = vec![0; tokenizer.vocab_size().div_ceil(32)];
     let mut out = Vec::new();
