@@ -259,7 +259,8 @@ fn unsupported(error: impl fmt::Display) -> GrammarError {
 
 /// What a person can use of a compiler's complaint.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(500).collect()
+    let line: String = text.lines().next().unwrap_or_default().chars().take(500).collect();
+    line.replace("Unimplemented keys:", "unsupported keywords")
 }
 
 /// A grammar at work on one sequence.

@@ -7,4 +7,8 @@ mod harness;
 mod model;
 mod native;
 mod openai;
+mod schemas;
+mod script;
 mod socket;
+mod structured;
+mod tools;

@@ -168,6 +168,11 @@ impl ToolFields {
             return Err(Error::invalid("tools", text));
         }
         let callable = callables(&tools)?;
+        // A function that is named is called once.
+        let is_named = matches!(
+            &self.tool_choice,
+            Some(ToolChoice::Object(choice)) if choice.r#type == ChoiceKind::Function
+        );
         let (allowed, must_call) = match self.tool_choice {
             None | Some(ToolChoice::Mode(ToolMode::Auto)) => (None, false),
             Some(ToolChoice::Mode(ToolMode::None)) => return Ok(None),
@@ -190,7 +195,7 @@ impl ToolFields {
             definitions: tools.into_iter().map(Tool::into_definition).collect(),
             callable,
             must_call,
-            parallel: self.parallel_tool_calls.unwrap_or(true),
+            parallel: !is_named && self.parallel_tool_calls.unwrap_or(true),
         }))
     }
 }
