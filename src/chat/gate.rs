@@ -54,7 +54,7 @@ enum State {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("wait", &self.wait).field("state", &self.state).finish()
+        f.debug_struct("Gate").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

@@ -257,9 +257,14 @@ fn unsupported(error: impl fmt::Display) -> GrammarError {
     GrammarError::Unsupported(first_line(&error.to_string()))
 }
 
-/// What a person can use of a compiler's complaint.
+/// What a person can use of a compiler's complaint: its first line, and what the parser of regular
+/// expressions says below.
 fn first_line(text: &str) -> String {
-    let line: String = text.lines().next().unwrap_or_default().chars().take(500).collect();
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    let cause = lines.find_map(|line| line.strip_prefix("error: "));
+    let line = cause.map_or_else(|| first.to_owned(), |cause| format!("{first} {cause}"));
+    let line: String = line.chars().take(500).collect();
     line.replace("Unimplemented keys:", "unsupported keywords")
 }
 

@@ -1,5 +1,7 @@
 //! Grammars of tool calls, in the form that each model writes them.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::gate::Wait;
@@ -156,9 +158,8 @@ impl Calls<'_> {
             let (middle, tail) =
                 (self.literals(form.before_arguments), self.literals(form.after_arguments));
             let schema = strict(parameters(&tool.parameters));
-            out += &format!(
-                "call_{i}: {head} {name} {middle} arguments_{i} {tail}\narguments_{i}: %json {schema}\n"
-            );
+            let _ = writeln!(out, "call_{i}: {head} {name} {middle} arguments_{i} {tail}");
+            let _ = writeln!(out, "arguments_{i}: %json {schema}");
         }
         out
     }

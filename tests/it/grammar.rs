@@ -75,7 +75,11 @@ fn random_walks_end_in_valid_documents() {
             complete += 1;
         }
         if let Some(text) = walk(&compiler, &tokenizer, &Grammar::JsonObject, seed) {
-            assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{text}");
+            match serde_json::from_str::<Value>(&text) {
+                Ok(value) => assert!(value.is_object(), "{text}"),
+                // JSON has numbers that no f64 holds.
+                Err(error) => assert!(error.to_string().contains("out of range"), "{text}"),
+            }
         }
     }
     assert!(complete > 20, "{complete} of 40 walks came to an end");
