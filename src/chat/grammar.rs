@@ -265,6 +265,8 @@ fn first_line(text: &str) -> String {
     let cause = lines.find_map(|line| line.strip_prefix("error: "));
     let line = cause.map_or_else(|| first.to_owned(), |cause| format!("{first} {cause}"));
     let line: String = line.chars().take(500).collect();
+    // Options of the compiler are not ours to offer.
+    let line = line.split(". Enable '").next().unwrap_or_default();
     line.replace("Unimplemented keys:", "unsupported keywords")
 }
 

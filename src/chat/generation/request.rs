@@ -166,7 +166,7 @@ impl GenerationRequest {
     /// The engine's requests, one for each candidate.
     pub(super) fn requests(&self, prompt: &Prompt, text: &TextModel) -> Vec<Request> {
         // Those of a constrained choice are looked for where its text is known.
-        let is_document = prompt.compiled.as_ref().is_some_and(|rules| rules.checker().is_some());
+        let is_document = prompt.compiled.as_ref().is_some_and(|rules| rules.is_whole());
         let mut stop_tokens = if is_document { Vec::new() } else { self.stop_token_ids.clone() };
         if !self.ignore_eos {
             stop_tokens.extend_from_slice(text.tokenizer.eog());

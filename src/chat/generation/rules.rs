@@ -97,12 +97,14 @@ impl Compiled {
         }
     }
 
-    /// Tells whether an answer so far is complete; `None` if it may end anywhere.
+    /// Whether the answer as a whole has a form, so that it may not end anywhere.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.scope, Scope::Answer)
+    }
+
+    /// Tells whether an answer so far is complete, if that is asked.
     pub(super) fn checker(&self) -> Option<GrammarChecker> {
-        match self.scope {
-            Scope::Answer => Some(self.grammar.checker()),
-            Scope::Calls { .. } => None,
-        }
+        self.is_whole().then(|| self.grammar.checker())
     }
 }
 

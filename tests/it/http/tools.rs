@@ -325,7 +325,7 @@ async fn reasoning_is_split_off_and_counted() {
     let cases = [
         // The model opens it, or the prompt did.
         ("{# <think> #}P", "<think>\nHm, 1.\n</think>\n\nIt is 4.", "Hm, 1.", "It is 4.", 10),
-        ("P<think>\n", "Hm, 1.\n</think>\n\nIt is 4.", "Hm, 1.", "It is 4.", 9),
+        ("P<think>\n", "Hm, 1.\n</think>\n\nIt is 4.", "Hm, 1.", "It is 4.", 8),
         ("{# <think> #}P", "It is 4.", "", "It is 4.", 0),
         ("P<think>", "never ends", "never ends", "", 10),
     ];
