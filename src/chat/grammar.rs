@@ -267,6 +267,9 @@ fn first_line(text: &str) -> String {
     let line: String = line.chars().take(500).collect();
     // Options of the compiler are not ours to offer.
     let line = line.split(". Enable '").next().unwrap_or_default();
+    if line == "NoExtensionBias" {
+        return "no text can begin as the grammar says".to_owned();
+    }
     line.replace("Unimplemented keys:", "unsupported keywords")
 }
 
