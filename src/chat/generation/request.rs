@@ -173,6 +173,8 @@ impl GenerationRequest {
         }
         stop_tokens.sort_unstable();
         stop_tokens.dedup();
+        let is_chat = matches!(self.prompt, PromptInput::Chat(_));
+        let in_reasoning = is_chat.then_some(prompt.in_reasoning);
         // Candidates are ranked by log-probabilities even if nobody asked to see them.
         let ranked = self.num_candidates() > self.n;
         let logprobs = self.logprobs.or(ranked.then_some(0));
@@ -195,7 +197,7 @@ impl GenerationRequest {
                     constraint: prompt
                         .compiled
                         .as_ref()
-                        .map(|rules| rules.constraint(text, prompt.in_reasoning)),
+                        .map(|rules| rules.constraint(text, in_reasoning)),
                 }
             })
             .collect()

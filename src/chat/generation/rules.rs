@@ -75,8 +75,13 @@ enum Scope {
 }
 
 impl Compiled {
-    /// A constraint for one choice.
-    pub(super) fn constraint(&self, text: &TextModel, in_reasoning: bool) -> Box<dyn Constraint> {
+    /// A constraint for one choice; `in_reasoning` is `None` for an output that is no chat's, in which
+    /// there is no reasoning.
+    pub(super) fn constraint(
+        &self,
+        text: &TextModel,
+        in_reasoning: Option<bool>,
+    ) -> Box<dyn Constraint> {
         let tokenizer = &text.tokenizer;
         let answer = match &self.scope {
             Scope::Answer => self.grammar.constraint(),
@@ -86,10 +91,10 @@ impl Compiled {
             }
         };
         let is_call = matches!(self.scope, Scope::Calls { .. });
-        match text.reasoning() {
+        match text.reasoning().zip(in_reasoning) {
             // Harmony's markers of calls do not stand in its reasoning.
             Some(_) if is_call && text.tool_format() == ToolFormat::Harmony => answer,
-            Some(tags) => {
+            Some((tags, in_reasoning)) => {
                 let start = ReasoningStart { in_reasoning, calls: self.calls };
                 Box::new(Gate::after_reasoning(tokenizer, tags, start, answer))
             }

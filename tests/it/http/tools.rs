@@ -382,3 +382,12 @@ async fn grammars_wait_for_the_end_of_reasoning() {
         assert_eq!((found, calls(message).len()), (reasoning, 1), "{answer}: {body}");
     }
 }
+
+#[tokio::test]
+async fn text_completions_do_not_reason() {
+    let server = saying("<think>", "<think>Hm</think>yes").await;
+    let request = json!({"model": "m", "prompt": "P", "temperature": 0, "guided_choice": ["yes"]});
+    let body = server.post("/v1/completions", request.to_string()).await.json();
+    assert_eq!(body["choices"][0]["text"], "yes", "{body}");
+    assert_eq!(body["choices"][0]["finish_reason"], "stop");
+}
