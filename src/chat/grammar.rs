@@ -3,9 +3,9 @@
 //! Everything fails closed: what cannot be compiled is an error before the first token, and a
 //! constraint that cannot go on ends its sequence.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
@@ -20,6 +20,8 @@ use crate::engine::request::Constraint;
 const SOURCE_BYTES_MAX: usize = 1 << 20;
 /// Deepest nesting of a schema's text; beyond it, compilers would recurse too far.
 const DEPTH_MAX: usize = 128;
+/// Texts to choose from.
+const CHOICES_MAX: usize = 10_000;
 /// Compiled grammars kept for reuse.
 const CACHE_LEN: usize = 64;
 
@@ -48,6 +50,8 @@ pub enum GrammarError {
     TooDeep { depth: usize },
     #[error("choice list is empty")]
     NoChoice,
+    #[error("choice list has {num} texts, the limit is {CHOICES_MAX}")]
+    TooManyChoices { num: usize },
     #[error("{0}")]
     Unsupported(String),
 }
@@ -55,12 +59,60 @@ pub enum GrammarError {
 /// Compiles grammars for one vocabulary. Compiling may take long: keep it off async threads.
 pub struct GrammarCompiler {
     factory: ParserFactory,
-    cache: Mutex<HashMap<String, Matcher>>,
+    /// The latest used last.
+    cache: Mutex<VecDeque<(String, CompiledGrammar)>>,
 }
 
 impl fmt::Debug for GrammarCompiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrammarCompiler").finish_non_exhaustive()
+    }
+}
+
+/// A grammar that is ready to constrain any number of outputs.
+#[derive(Clone)]
+pub struct CompiledGrammar {
+    /// At its start; never moved on.
+    matcher: Arc<Mutex<Matcher>>,
+    /// Words of a mask over the vocabulary.
+    words: usize,
+}
+
+impl fmt::Debug for CompiledGrammar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompiledGrammar").finish_non_exhaustive()
+    }
+}
+
+impl CompiledGrammar {
+    /// A constraint at its start.
+    pub fn constraint(&self) -> Box<dyn Constraint> {
+        Box::new(GrammarConstraint { matcher: self.fresh(), words: self.words })
+    }
+
+    /// Tells of texts whether they are complete.
+    pub fn checker(&self) -> GrammarChecker {
+        GrammarChecker { matcher: self.fresh() }
+    }
+
+    fn fresh(&self) -> Matcher {
+        self.matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone()
+    }
+}
+
+/// Follows a text that the grammar allows.
+pub struct GrammarChecker {
+    matcher: Matcher,
+}
+
+impl GrammarChecker {
+    /// Takes more text; whether all of it together is complete.
+    pub fn is_complete_after(&mut self, text: &str) -> bool {
+        let Ok(env) = self.matcher.tok_env() else { return false };
+        let tokens = env.tok_trie().greedy_tokenize(text.as_bytes());
+        self.matcher.is_stopped() && tokens.is_empty()
+            || self.matcher.consume_tokens(&tokens).is_ok()
+                && (self.matcher.is_stopped() || self.matcher.is_accepting().unwrap_or(false))
     }
 }
 
@@ -76,18 +128,17 @@ impl GrammarCompiler {
         Ok(Self { factory, cache: Mutex::default() })
     }
 
-    /// A constraint at its start.
+    /// Compiles a grammar, or finds it among those used lately.
     ///
     /// # Errors
     /// See [`GrammarError`].
-    pub fn compile(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>, GrammarError> {
+    pub fn compile(&self, grammar: &Grammar) -> Result<CompiledGrammar, GrammarError> {
         let key = format!("{grammar:?}");
         if key.len() > SOURCE_BYTES_MAX {
             return Err(GrammarError::TooLarge { bytes: key.len() });
         }
-        let words = self.factory.tok_env().tok_trie().vocab_size().div_ceil(32);
-        if let Some(matcher) = self.cached(&key) {
-            return Ok(Box::new(GrammarConstraint { matcher, words }));
+        if let Some(compiled) = self.cached(&key) {
+            return Ok(compiled);
         }
         let parser = self.factory.create_parser(top_level(grammar)?);
         let mut matcher = Matcher::new(parser);
@@ -96,34 +147,40 @@ impl GrammarCompiler {
         }
         // The first mask proves that the grammar is within the limits of the lexer.
         matcher.compute_mask().map_err(unsupported)?;
-        let mut cache = self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let words = self.factory.tok_env().tok_trie().vocab_size().div_ceil(32);
+        let compiled = CompiledGrammar { matcher: Arc::new(Mutex::new(matcher)), words };
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHE_LEN {
-            cache.clear();
+            cache.pop_front();
         }
-        cache.insert(key, matcher.deep_clone());
-        Ok(Box::new(GrammarConstraint { matcher, words }))
+        cache.push_back((key, compiled.clone()));
+        Ok(compiled)
     }
 
-    fn cached(&self, key: &str) -> Option<Matcher> {
-        let cache = self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        cache.get(key).map(Matcher::deep_clone)
+    fn cached(&self, key: &str) -> Option<CompiledGrammar> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = cache.iter().position(|(known, _)| known == key)?;
+        let entry = cache.remove(at)?;
+        let compiled = entry.1.clone();
+        cache.push_back(entry);
+        Some(compiled)
     }
 }
 
 fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
     Ok(match grammar {
         Grammar::JsonObject => {
-            TopLevelGrammar::from_json_schema(compact(serde_json::json!({"type": "object"})))
+            TopLevelGrammar::from_json_schema(strict(serde_json::json!({"type": "object"})))
         }
         Grammar::JsonSchema(schema) => {
-            let depth = depth(schema);
-            if depth > DEPTH_MAX {
-                return Err(GrammarError::TooDeep { depth });
-            }
-            TopLevelGrammar::from_json_schema(compact(schema.clone()))
+            check_depth(depth(schema))?;
+            TopLevelGrammar::from_json_schema(strict(schema.clone()))
         }
         Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
-        Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
+        Grammar::Lark(lark) => {
+            check_depth(lark_depth(lark))?;
+            TopLevelGrammar::from_lark(lark.clone())
+        }
         Grammar::Gbnf(source) => {
             TopLevelGrammar::from_lark(gbnf::to_lark(source).map_err(GrammarError::Unsupported)?)
         }
@@ -131,20 +188,35 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
             if choices.is_empty() {
                 return Err(GrammarError::NoChoice);
             }
+            if choices.len() > CHOICES_MAX {
+                return Err(GrammarError::TooManyChoices { num: choices.len() });
+            }
             let quoted: Vec<String> = choices.iter().map(|choice| quote(choice)).collect();
             TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | ")))
         }
     })
 }
 
-/// Asks for JSON without free whitespace, unless the schema says otherwise: a small model can
-/// otherwise spend its budget on blanks.
-fn compact(mut schema: Value) -> Value {
+/// The schema with our options. Blanks only where Python's `json.dumps` writes them, unless the schema
+/// says otherwise: a small model can otherwise spend its budget on blanks. What the compiler does not
+/// know is never skipped.
+pub(super) fn strict(mut schema: Value) -> Value {
     if let Value::Object(map) = &mut schema {
-        map.entry("x-guidance")
-            .or_insert_with(|| serde_json::json!({"whitespace_flexible": false}));
+        let options = map.entry("x-guidance").or_insert_with(|| {
+            serde_json::json!({
+                "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
+            })
+        });
+        if let Value::Object(options) = options {
+            options.insert("lenient".to_owned(), Value::Bool(false));
+            options.insert("coerce_one_of".to_owned(), Value::Bool(false));
+        }
     }
     schema
+}
+
+fn check_depth(depth: usize) -> Result<(), GrammarError> {
+    if depth > DEPTH_MAX { Err(GrammarError::TooDeep { depth }) } else { Ok(()) }
 }
 
 fn depth(value: &Value) -> usize {
@@ -153,6 +225,27 @@ fn depth(value: &Value) -> usize {
         Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
         _ => 0,
     }
+}
+
+/// How deep brackets nest outside of strings and regular expressions.
+fn lark_depth(source: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut quote: Option<char> = None;
+    let mut chars = source.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(_), '\\') => {
+                chars.next();
+            }
+            (Some(open), c) if c == open || c == '\n' => quote = None,
+            (None, '"' | '/') => quote = Some(c),
+            (None, '(' | '[' | '{') => depth += 1,
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 /// A Lark string literal.
@@ -164,8 +257,20 @@ fn unsupported(error: impl fmt::Display) -> GrammarError {
     GrammarError::Unsupported(first_line(&error.to_string()))
 }
 
+/// What a person can use of a compiler's complaint: its first line, and what the parser of regular
+/// expressions says below.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(500).collect()
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    let cause = lines.find_map(|line| line.strip_prefix("error: "));
+    let line = cause.map_or_else(|| first.to_owned(), |cause| format!("{first} {cause}"));
+    let line: String = line.chars().take(500).collect();
+    // Options of the compiler are not ours to offer.
+    let line = line.split(". Enable '").next().unwrap_or_default();
+    if line == "NoExtensionBias" {
+        return "no text can begin as the grammar says".to_owned();
+    }
+    line.replace("Unimplemented keys:", "unsupported keywords")
 }
 
 /// A grammar at work on one sequence.

@@ -3,6 +3,7 @@
 
 mod detokenizer;
 pub mod embedding;
+mod gate;
 mod gbnf;
 pub mod generation;
 pub mod grammar;
@@ -12,6 +13,7 @@ mod stop;
 mod template;
 mod text_model;
 mod tokenizer;
+mod tool_grammar;
 mod tools;
 
 pub use detokenizer::Detokenizer;

@@ -58,6 +58,22 @@ impl ReasoningTags {
         prompt.trim_end().ends_with(self.open)
     }
 
+    /// Whether each answer opens its reasoning itself.
+    pub(super) fn opens_always(&self) -> bool {
+        !self.noise.is_empty()
+    }
+
+    /// The text that the answer follows on. With `calls` it may be one, which channels announce
+    /// themselves.
+    pub(super) fn ends_before(&self, calls: bool) -> &'static str {
+        match self.noise {
+            [] => self.close,
+            [start, ..] if calls => start,
+            [_, answer, ..] => answer,
+            [_] => self.close,
+        }
+    }
+
     /// All texts that a tokenizer must show for these tags to be seen.
     pub fn markers(&self) -> impl Iterator<Item = &'static str> {
         [self.open, self.close].into_iter().chain(self.noise.iter().copied())
@@ -79,6 +95,22 @@ impl ReasoningSplitter {
     pub fn new(tags: ReasoningTags, in_reasoning: bool) -> Self {
         let scanner = Scanner::new(tags.markers().collect());
         Self { scanner, in_reasoning, space: String::new(), at_start: true }
+    }
+
+    /// A splitter of text that goes on with other text: white space at its beginning stays.
+    #[must_use]
+    pub fn continuing(self) -> Self {
+        Self { at_start: false, ..self }
+    }
+
+    /// Whether the next text is reasoning.
+    pub fn in_reasoning(&self) -> bool {
+        self.in_reasoning
+    }
+
+    /// Bytes of text that were taken and not returned yet.
+    pub fn held_len(&self) -> usize {
+        self.scanner.held_len() + self.space.len()
     }
 
     pub fn push(&mut self, text: &str) -> Vec<Part> {

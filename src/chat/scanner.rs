@@ -34,6 +34,11 @@ impl Scanner {
         pieces
     }
 
+    /// Bytes held back.
+    pub(super) fn held_len(&self) -> usize {
+        self.held.len()
+    }
+
     /// What was held back, when no more text comes.
     pub(super) fn flush(&mut self) -> String {
         std::mem::take(&mut self.held)

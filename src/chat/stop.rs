@@ -38,6 +38,12 @@ impl StopMatcher {
 
     /// Takes a piece of text. After a match everything else is dropped.
     pub fn push(&mut self, text: &str) -> StopStep {
+        self.push_if(text, &mut |_| true)
+    }
+
+    /// [`Self::push`], where a stop string counts only if `ends` agrees, which is given the text before
+    /// it that has not been released.
+    pub fn push_if(&mut self, text: &str, ends: &mut dyn FnMut(&str) -> bool) -> StopStep {
         if self.done {
             return StopStep::default();
         }
@@ -55,6 +61,7 @@ impl StopMatcher {
             // Of several that end here the longest starts first.
             if let Some((len, index)) =
                 complete.max_by_key(|&(len, index)| (len, usize::MAX - index))
+                && ends(&self.held[..end + 1 - len])
             {
                 self.done = true;
                 let mut text = std::mem::take(&mut self.held);
@@ -66,6 +73,11 @@ impl StopMatcher {
         let safe = self.held.len() - hold;
         let rest = self.held.split_off(safe);
         StopStep { text: std::mem::replace(&mut self.held, rest), matched: None }
+    }
+
+    /// Bytes held back.
+    pub fn held_len(&self) -> usize {
+        self.held.len()
     }
 
     /// What was held back, when no more text comes.
@@ -105,6 +117,12 @@ impl Stop {
         if self.text[self.matched] == byte {
             self.matched += 1;
         }
-        (self.matched == self.text.len()).then_some(self.text.len())
+        let len = self.text.len();
+        if self.matched < len {
+            return None;
+        }
+        // Should this one not count, the next may begin within it.
+        self.matched = self.borders[len] as usize;
+        Some(len)
     }
 }

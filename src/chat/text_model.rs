@@ -1,10 +1,16 @@
 //! The text side of a model: its tokenizer and its chat template, which together make prompts.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::grammar::{GrammarCompiler, GrammarError};
 use super::{ChatInput, ChatTemplate, ReasoningTags, Rendered, Tokenizer, ToolFormat};
 use crate::error::Error;
 use crate::model::gguf::Metadata;
+
+/// Grammars that are compiled at the same time.
+const COMPILERS: usize = 2;
 
 /// Everything that turns conversations into tokens and tokens into text.
 pub struct TextModel {
@@ -16,6 +22,11 @@ pub struct TextModel {
     reasoning: Option<ReasoningTags>,
     tool_format: ToolFormat,
     shown: Arc<[u32]>,
+    /// Of `shown`, those that mark reasoning.
+    reasoning_shown: Arc<[u32]>,
+    /// Made for the first grammar.
+    grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
+    compilers: Arc<Semaphore>,
 }
 
 /// The prompt of a conversation.
@@ -36,16 +47,20 @@ impl TextModel {
         let guarded = guarded(&tokenizer, template.source());
         let reasoning = ReasoningTags::detect(template.source());
         let tool_format = ToolFormat::detect(template.tool_source());
-        let mut shown: Vec<u32> = (reasoning.iter().flat_map(ReasoningTags::markers))
-            .chain(tool_format.shown())
-            .filter_map(|text| tokenizer.special_id(text))
-            .filter(|id| tokenizer.is_control(*id) && !tokenizer.eog().contains(id))
-            .collect();
-        shown.sort_unstable();
-        shown.dedup();
-        let shown = shown.into();
-        let tokenizer = Arc::new(tokenizer);
-        Ok(Self { tokenizer, template, guarded, reasoning, tool_format, shown })
+        let mark_reasoning = || reasoning.iter().flat_map(ReasoningTags::markers);
+        let reasoning_shown = shown(&tokenizer, mark_reasoning());
+        let shown = shown(&tokenizer, mark_reasoning().chain(tool_format.shown()));
+        Ok(Self {
+            tokenizer: Arc::new(tokenizer),
+            template,
+            guarded,
+            reasoning,
+            tool_format,
+            shown,
+            reasoning_shown,
+            grammars: OnceLock::new(),
+            compilers: Arc::new(Semaphore::new(COMPILERS)),
+        })
     }
 
     /// How the model marks its reasoning, if it reasons.
@@ -61,6 +76,23 @@ impl TextModel {
     /// Control tokens that a reader of the output must see; for [`super::Detokenizer::showing`].
     pub fn shown_tokens(&self) -> Arc<[u32]> {
         Arc::clone(&self.shown)
+    }
+
+    /// Those that a reader must see who does not look for tool calls.
+    pub fn shown_reasoning_tokens(&self) -> Arc<[u32]> {
+        Arc::clone(&self.reasoning_shown)
+    }
+
+    /// The compiler of grammars for this vocabulary. Blocks when it is made, at the first call.
+    pub(super) fn grammars(&self) -> Result<&GrammarCompiler, GrammarError> {
+        let made = self.grammars.get_or_init(|| GrammarCompiler::new(Arc::clone(&self.tokenizer)));
+        made.as_ref().map_err(Clone::clone)
+    }
+
+    /// The right to compile a grammar, when it is one's turn.
+    pub(super) async fn grammar_permit(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        Arc::clone(&self.compilers).acquire_owned().await.ok()
     }
 
     /// What a person should know about this model's text side.
@@ -98,6 +130,17 @@ impl TextModel {
         let in_reasoning = self.reasoning.is_some_and(|tags| tags.open_at_end(&rendered.text));
         Ok(ChatPrompt { tokens, in_reasoning })
     }
+}
+
+/// Control tokens with these texts, ascending.
+fn shown<'a>(tokenizer: &Tokenizer, texts: impl Iterator<Item = &'a str>) -> Arc<[u32]> {
+    let mut ids: Vec<u32> = texts
+        .filter_map(|text| tokenizer.special_id(text))
+        .filter(|id| tokenizer.is_control(*id) && !tokenizer.eog().contains(id))
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into()
 }
 
 /// User-defined tokens in the text of the template. Some models mark the turns of a conversation with

@@ -213,7 +213,7 @@ impl ToolParser {
         let one = |call: Option<(String, String)>| Vec::from_iter(call);
         match self.format {
             ToolFormat::Hermes if body.starts_with("<function=") => one(self.read_xml(body)),
-            ToolFormat::QwenXml if body.starts_with('{') => read_json(body),
+            ToolFormat::QwenXml | ToolFormat::Glm if body.starts_with('{') => read_json(body),
             ToolFormat::Hermes | ToolFormat::Llama => read_json(body),
             ToolFormat::QwenXml => one(self.read_xml(body)),
             ToolFormat::Glm => one(self.read_pairs(body)),

@@ -140,6 +140,7 @@ impl Chat<'_> {
                 Output::Prefill { .. } => {}
                 Output::Delta(delta) => {
                     if !self.app.out.json {
+                        self.app.out.piece(&delta.reasoning)?;
                         self.app.out.piece(&delta.text)?;
                     }
                     answer.push_str(&delta.text);
@@ -157,6 +158,7 @@ impl Chat<'_> {
         }
         let reason = match finished.reason {
             FinishReason::Stop => "stop",
+            FinishReason::ToolCalls => "tool_calls",
             FinishReason::Length => "length",
         };
         self.app.out.json(&json!({

@@ -189,7 +189,12 @@ fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Error {
     let path = shorten(&path, MAX_TEXT);
     let named = |prefix: &str| {
         let name = text.strip_prefix(prefix)?.split('`').next()?.to_owned();
-        let parent = path.strip_suffix(&name).unwrap_or(&path).trim_end_matches('.');
+        // The path may end with the field's own name, but not with a part of another one.
+        let parent = match path.strip_suffix(&name) {
+            Some(parent) if parent.is_empty() || parent.ends_with('.') => parent,
+            _ => &path,
+        };
+        let parent = parent.trim_end_matches('.');
         Some(if parent.is_empty() { name } else { format!("{parent}.{name}") })
     };
     if let Some(field) = named("missing field `") {

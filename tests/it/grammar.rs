@@ -19,7 +19,7 @@ fn walk(
     grammar: &Grammar,
     seed: u64,
 ) -> Option<String> {
-    let mut constraint = compiler.compile(grammar).unwrap();
+    let mut constraint = compiler.compile(grammar).unwrap().constraint();
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut mask = vec![0; tokenizer.vocab_size().div_ceil(32)];
     let mut out = Vec::new();
@@ -75,7 +75,11 @@ fn random_walks_end_in_valid_documents() {
             complete += 1;
         }
         if let Some(text) = walk(&compiler, &tokenizer, &Grammar::JsonObject, seed) {
-            assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{text}");
+            match serde_json::from_str::<Value>(&text) {
+                Ok(value) => assert!(value.is_object(), "{text}"),
+                // JSON has numbers that no f64 holds.
+                Err(error) => assert!(error.to_string().contains("out of range"), "{text}"),
+            }
         }
     }
     assert!(complete > 20, "{complete} of 40 walks came to an end");

@@ -3,6 +3,7 @@
 Prints one line for each thing that was checked; any failure ends the program with an error.
 """
 
+import json
 import sys
 
 import openai
@@ -83,6 +84,69 @@ def models(client, model):
     check("model can be asked for", client.models.retrieve(model).id == model, model)
 
 
+def structured(client, model):
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "population": {"type": "integer", "minimum": 0, "maximum": 100000000},
+            "capital": {"type": "boolean"},
+        },
+        "required": ["name", "population", "capital"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
+    answer = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Describe Paris as JSON."}],
+        response_format=wanted,
+        temperature=0,
+        max_tokens=100,
+    )
+    city = json.loads(answer.choices[0].message.content)
+    check("a schema is followed", list(city) == schema["required"], answer)
+    check("its types too", isinstance(city["population"], int) and isinstance(city["capital"], bool), city)
+    check("a document ends", answer.choices[0].finish_reason == "stop", answer)
+
+
+def tools(client, model):
+    city = {"type": "string", "maxLength": 20}
+    definitions = [
+        {
+            "type": "function",
+            "function": {
+                "name": "get_weather",
+                "parameters": {"type": "object", "properties": {"city": city}, "required": ["city"],
+                               "additionalProperties": False},
+            },
+        },
+        {"type": "function", "function": {"name": "get_time"}},
+    ]
+    asked = dict(
+        model=model,
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=definitions,
+        tool_choice="required",
+        parallel_tool_calls=False,
+        temperature=0,
+        max_tokens=100,
+    )
+    choice = client.chat.completions.create(**asked).choices[0]
+    check("a required tool is called", choice.finish_reason == "tool_calls", choice)
+    call = choice.message.tool_calls[0]
+    names = {"get_weather": ["city"], "get_time": []}
+    check("arguments follow the schema", list(json.loads(call.function.arguments)) == names[call.function.name], call)
+    pieces = [c.choices[0].delta.tool_calls for c in client.chat.completions.create(**asked, stream=True) if c.choices]
+    pieces = [piece for calls in pieces for piece in calls or []]
+    check("the first piece has a name", pieces[0].function.name == call.function.name and pieces[0].id, pieces)
+    joined = "".join(piece.function.arguments or "" for piece in pieces)
+    check("streamed arguments are the same", joined == call.function.arguments, pieces)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    followed = asked["messages"] + [choice.message.model_dump(exclude_none=True), result]
+    answer = client.chat.completions.create(model=model, messages=followed, tools=definitions, max_tokens=5)
+    check("a result is taken", answer.usage.completion_tokens > 0, answer)
+
+
 def errors(client, base_url, model):
     messages = [{"role": "user", "content": "x"}]
     try:
@@ -114,6 +178,8 @@ def main():
     chat(client, model)
     stop_and_length(client, model)
     completions(client, model)
+    structured(client, model)
+    tools(client, model)
     errors(client, base_url, model)
     print("all ok")
 

@@ -1,12 +1,15 @@
-//! One choice on its way from tokens to text: detokenizer, stop strings, log-probabilities.
+//! One choice on its way from tokens to text: detokenizer, reasoning, stop strings, tool calls,
+//! log-probabilities.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::chat::{Detokenizer, StopMatcher, TextModel, Tokenizer};
+use crate::chat::grammar::GrammarChecker;
+use crate::chat::{Detokenizer, StopMatcher, TextModel, Tokenizer, ToolCall};
 use crate::engine::TokenLogprobs;
 
-use super::request::GenerationRequest;
+use super::reader::{Reader, Split};
+use super::request::{GenerationRequest, Prompt, PromptInput};
 
 /// Log-probability of a token and of its likeliest alternatives, with their text.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +66,10 @@ impl TextLogprobs {
 pub struct Delta {
     pub index: u32,
     pub text: String,
+    /// What the model thinks before it answers; chats only.
+    pub reasoning: String,
+    /// Calls that are complete now.
+    pub calls: Vec<ToolCall>,
     /// Tokens whose text begins in this delta or before and that were not in an earlier one.
     pub tokens: Vec<u32>,
     /// One for each of `tokens` if asked for, else empty.
@@ -71,7 +78,10 @@ pub struct Delta {
 
 impl Delta {
     fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.tokens.is_empty()
+        self.text.is_empty()
+            && self.reasoning.is_empty()
+            && self.calls.is_empty()
+            && self.tokens.is_empty()
     }
 }
 
@@ -79,8 +89,17 @@ impl Delta {
 pub(super) struct Progress {
     /// `None`: the text is held back, as more may come to complete a character or a stop string.
     pub(super) delta: Option<Delta>,
-    /// Index of the stop string that ends the choice here.
-    pub(super) stopped: Option<usize>,
+    /// Why the choice ends here.
+    pub(super) stopped: Option<Stopped>,
+}
+
+/// What ends a choice before the engine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Index of the stop string.
+    String(usize),
+    /// A stop token in a constrained output, or the only call that is wanted.
+    Here,
 }
 
 /// A token whose text has not been sent.
@@ -95,25 +114,49 @@ pub(super) struct Choice {
     pub(super) index: u32,
     pub(super) text_model: Arc<TextModel>,
     detokenizer: Detokenizer,
+    reader: Reader,
     matcher: StopMatcher,
     stops: Vec<String>,
     include_stop: bool,
     min_tokens: u32,
-    /// Tokens received.
+    /// Tokens received, and those of them that are reasoning.
     pub(super) num_tokens: u32,
+    pub(super) num_reasoning_tokens: u32,
     /// Sum of their log-probabilities, as far as known.
     pub(super) logprob_sum: f64,
     /// Bytes of text that the tokens amount to, and how many of them were sent.
     decoded: usize,
     sent: usize,
+    /// Of `decoded`, bytes that are no content: reasoning and marks around it.
+    diverted: usize,
     pending: VecDeque<Pending>,
     show_logprobs: bool,
+    document: Option<Document>,
+}
+
+/// The content of a constrained output, which ends only where it is complete.
+struct Document {
+    checker: GrammarChecker,
+    content: String,
+    /// Bytes that the checker has taken.
+    checked: usize,
+    stop_tokens: Vec<u32>,
+}
+
+impl Document {
+    /// Whether it may end before this byte.
+    fn may_end_at(&mut self, end: usize) -> bool {
+        let Some(text) = self.content.get(self.checked..end) else { return false };
+        self.checked = end;
+        self.checker.is_complete_after(text)
+    }
 }
 
 impl Choice {
     pub(super) fn new(
         index: u32,
         request: &GenerationRequest,
+        prompt: &Prompt,
         text_model: &Arc<TextModel>,
     ) -> Self {
         let tokenizer = Arc::clone(&text_model.tokenizer);
@@ -122,27 +165,53 @@ impl Choice {
         } else {
             Detokenizer::new(tokenizer)
         };
+        let detokenizer = match &request.prompt {
+            PromptInput::Chat(_) if request.tools().is_some() => {
+                detokenizer.showing(text_model.shown_tokens())
+            }
+            PromptInput::Chat(_) => detokenizer.showing(text_model.shown_reasoning_tokens()),
+            PromptInput::Text(_) | PromptInput::Tokens(_) => detokenizer,
+        };
+        let checker = prompt.compiled.as_ref().and_then(|compiled| compiled.checker());
+        let document = checker.map(|checker| Document {
+            checker,
+            content: String::new(),
+            checked: 0,
+            stop_tokens: request.stop_token_ids.clone(),
+        });
         Self {
             index,
             detokenizer,
+            reader: Reader::new(request, text_model, prompt.in_reasoning),
             text_model: Arc::clone(text_model),
             matcher: StopMatcher::new(request.stop.clone()),
             stops: request.stop.clone(),
             include_stop: request.include_stop,
             min_tokens: request.min_tokens,
             num_tokens: 0,
+            num_reasoning_tokens: 0,
             logprob_sum: 0.0,
             decoded: 0,
             sent: 0,
+            diverted: 0,
             pending: VecDeque::new(),
             show_logprobs: request.logprobs.is_some(),
+            document,
         }
+    }
+
+    /// Whether the answer is calls of tools.
+    pub(super) fn has_calls(&self) -> bool {
+        self.reader.has_calls()
     }
 
     /// Takes a generated token.
     pub(super) fn push(&mut self, id: u32, logprobs: Option<&TokenLogprobs>) -> Progress {
         self.num_tokens += 1;
         self.logprob_sum += logprobs.map_or(0.0, |logprobs| f64::from(logprobs.logprob));
+        if self.ends_with(id) {
+            return Progress { stopped: Some(Stopped::Here), ..self.finish() };
+        }
         let shown = logprobs.filter(|_| self.show_logprobs);
         self.pending.push_back(Pending {
             id,
@@ -151,46 +220,86 @@ impl Choice {
         });
         let text = self.detokenizer.push(id);
         self.decoded += text.len();
-        if self.num_tokens <= self.min_tokens {
-            return Progress { delta: self.send(text, false), stopped: None };
-        }
-        self.search(&text)
+        let was_reasoning = self.reader.in_reasoning();
+        let split = self.reader.split(text);
+        self.num_reasoning_tokens += u32::from(was_reasoning || self.reader.in_reasoning());
+        self.search(split)
     }
 
     /// The tokens are at their end: sends what was held back.
     pub(super) fn finish(&mut self) -> Progress {
         let text = self.detokenizer.flush();
         self.decoded += text.len();
-        let mut progress = self.search(&text);
+        let mut split = self.reader.split(text);
+        let rest = self.reader.split_rest();
+        split.reasoning.push_str(&rest.reasoning);
+        split.content.push_str(&rest.content);
+        let mut progress = self.search(split);
         if progress.stopped.is_none() {
-            let held = self.matcher.flush();
+            let content = self.matcher.flush();
+            let held = Split { reasoning: String::new(), content };
             let last = self.send(held, true);
             progress.delta = join(progress.delta, last);
         }
         progress
     }
 
-    fn search(&mut self, text: &str) -> Progress {
-        let step = self.matcher.push(text);
-        let mut safe = step.text;
+    /// Whether this token ends a constrained output. The engine is not told of such tokens, as it does
+    /// not know where the output is complete.
+    fn ends_with(&mut self, id: u32) -> bool {
+        let is_early = self.num_tokens <= self.min_tokens;
+        let Some(document) = &mut self.document else { return false };
+        let end = document.content.len();
+        !is_early && document.stop_tokens.contains(&id) && document.may_end_at(end)
+    }
+
+    fn search(&mut self, split: Split) -> Progress {
+        let Split { reasoning, content } = split;
+        if let Some(document) = &mut self.document {
+            document.content.push_str(&content);
+        }
+        // What neither was sent nor is held or content now went elsewhere.
+        let content_len = self.sent + self.matcher.held_len() + content.len();
+        self.diverted = self.decoded.saturating_sub(self.reader.held_len() + content_len);
+        if self.num_tokens <= self.min_tokens {
+            let delta = self.send(Split { reasoning, content }, false);
+            return Progress { delta, stopped: self.over() };
+        }
+        let (sent, document) = (self.sent, &mut self.document);
+        let step = self.matcher.push_if(&content, &mut |before| {
+            document.as_mut().is_none_or(|document| document.may_end_at(sent + before.len()))
+        });
+        let mut content = step.text;
         if let Some(stop) = step.matched.and_then(|matched| self.stops.get(matched))
             && self.include_stop
         {
-            safe.push_str(stop);
+            content.push_str(stop);
         }
-        let delta = self.send(safe, false);
-        if step.matched.is_some() {
-            // Their text is part of the stop string or behind it.
-            self.pending.clear();
-        }
-        Progress { delta, stopped: step.matched }
+        let Some(stop) = step.matched else {
+            let delta = self.send(Split { reasoning, content }, false);
+            return Progress { delta, stopped: self.over() };
+        };
+        let delta = self.send(Split { reasoning, content }, false);
+        let (text, calls) = self.reader.parse(String::new(), true);
+        let last = Delta { index: self.index, text, calls, ..Delta::default() };
+        // Their text is part of the stop string or behind it.
+        self.pending.clear();
+        let delta = join(delta, (!last.is_empty()).then_some(last));
+        Progress { delta, stopped: Some(Stopped::String(stop)) }
+    }
+
+    fn over(&self) -> Option<Stopped> {
+        self.reader.is_over().then_some(Stopped::Here)
     }
 
     /// Sends text with the tokens that begin in it, or with `all` that are left.
-    fn send(&mut self, text: String, all: bool) -> Option<Delta> {
-        self.sent += text.len();
-        let mut delta = Delta { index: self.index, text, ..Delta::default() };
-        while let Some(token) = self.pending.pop_front_if(|token| all || token.start < self.sent) {
+    fn send(&mut self, split: Split, all: bool) -> Option<Delta> {
+        self.sent += split.content.len();
+        let (text, calls) = self.reader.parse(split.content, all);
+        let reasoning = split.reasoning;
+        let mut delta = Delta { index: self.index, text, reasoning, calls, ..Delta::default() };
+        let end = self.sent + self.diverted;
+        while let Some(token) = self.pending.pop_front_if(|token| all || token.start < end) {
             delta.tokens.push(token.id);
             delta.logprobs.extend(token.logprobs);
         }
@@ -202,6 +311,8 @@ fn join(first: Option<Delta>, second: Option<Delta>) -> Option<Delta> {
     match (first, second) {
         (Some(mut first), Some(second)) => {
             first.text.push_str(&second.text);
+            first.reasoning.push_str(&second.reasoning);
+            first.calls.extend(second.calls);
             first.tokens.extend(second.tokens);
             first.logprobs.extend(second.logprobs);
             Some(first)

@@ -1,5 +1,6 @@
 //! The whole output at once, for replies that are not streamed.
 
+use crate::chat::ToolCall;
 use crate::engine::{Timings, Usage};
 use crate::error::Result;
 
@@ -14,6 +15,8 @@ pub struct Collected {
     pub choices: Vec<CollectedChoice>,
     /// Of all candidates, chosen or not.
     pub usage: Usage,
+    /// Of the completion tokens, those that are reasoning.
+    pub reasoning_tokens: u32,
     /// The longest of each kind among the candidates.
     pub timings: Timings,
 }
@@ -23,6 +26,8 @@ pub struct Collected {
 pub struct CollectedChoice {
     pub index: u32,
     pub text: String,
+    pub reasoning: String,
+    pub calls: Vec<ToolCall>,
     pub tokens: Vec<u32>,
     /// One for each of `tokens` if asked for, else empty.
     pub logprobs: Vec<TextLogprobs>,
@@ -39,6 +44,8 @@ impl Generation {
         let empty = CollectedChoice {
             index: 0,
             text: String::new(),
+            reasoning: String::new(),
+            calls: Vec::new(),
             tokens: Vec::new(),
             logprobs: Vec::new(),
             reason: FinishReason::Stop,
@@ -52,6 +59,8 @@ impl Generation {
                 Output::Delta(delta) => {
                     let Some(choice) = candidates.get_mut(delta.index as usize) else { continue };
                     choice.text.push_str(&delta.text);
+                    choice.reasoning.push_str(&delta.reasoning);
+                    choice.calls.extend(delta.calls);
                     choice.tokens.extend(delta.tokens);
                     choice.logprobs.extend(delta.logprobs);
                 }
@@ -66,12 +75,12 @@ impl Generation {
                 Output::Failed { error, .. } => return Err(error),
             }
         }
-        let usage = self.usage();
+        let (usage, reasoning_tokens) = (self.usage(), self.reasoning_tokens());
         let mut candidates: Vec<_> = candidates.into_iter().map(Some).collect();
         let chosen = self.groups.iter().flat_map(|group| self.best(group));
         let choices = chosen.filter_map(|at| candidates.get_mut(at)?.take()).enumerate();
         let choices = choices.map(|(at, choice)| CollectedChoice { index: at as u32, ..choice });
-        Ok(Collected { choices: choices.collect(), usage, timings })
+        Ok(Collected { choices: choices.collect(), usage, reasoning_tokens, timings })
     }
 
     /// The candidates of a request that are returned: the first of equals comes first.

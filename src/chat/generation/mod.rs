@@ -11,7 +11,9 @@
 
 mod choice;
 mod collect;
+mod reader;
 mod request;
+mod rules;
 mod running;
 
 use std::collections::VecDeque;
@@ -23,9 +25,10 @@ use futures_util::future::{FutureExt, select_all};
 pub use choice::{Delta, TextLogprobs, TokenText};
 pub use collect::{Collected, CollectedChoice};
 pub use request::{
-    ConstraintFactory, GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES,
-    MAX_STOP_TOKENS, MAX_STOPS, PromptInput,
+    GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS,
+    PromptInput,
 };
+pub use rules::{Callable, OutputRules, Shape, ToolUse};
 
 use crate::chat::TextModel;
 use crate::engine::{Engine, Event, Job, Timings, Usage};
@@ -77,6 +80,8 @@ pub struct Finished {
 pub enum FinishReason {
     /// A stop token, a stop string, or the grammar is complete.
     Stop,
+    /// The model calls tools.
+    ToolCalls,
     /// `max_tokens`.
     Length,
 }
@@ -132,6 +137,7 @@ pub async fn generate_all(
         request.validate(text, engine.spec())?;
     }
     let (model, spec) = (Arc::clone(text), engine.spec().clone());
+    let compiled = rules::compile_all(text, &requests).await?;
     // Templates and tokenizers take as long as the prompt is: not a matter for the async threads.
     let prepared = tokio::task::spawn_blocking(move || {
         let prompts = requests.iter().map(|request| prepare(request, &model, &spec));
@@ -147,8 +153,8 @@ pub async fn generate_all(
         groups: Vec::new(),
         turn: 0,
     };
-    for (request, prompt) in requests.iter().zip(prompts) {
-        generation.start(text, request, prompt)?;
+    for ((request, prompt), compiled) in requests.iter().zip(prompts).zip(compiled) {
+        generation.start(text, request, Prompt { compiled, ..prompt })?;
     }
     Ok(generation)
 }
@@ -169,7 +175,7 @@ impl Generation {
             prompt_tokens,
         });
         let shares = prompt.tokens.len() >= MIN_SHARED_TOKENS;
-        for (i, engine_request) in request.requests(&prompt, text)?.into_iter().enumerate() {
+        for (i, engine_request) in request.requests(&prompt, text).into_iter().enumerate() {
             let index = self.running.len() as u32;
             let (held, job) = if shares && i > 0 {
                 (Some(engine_request), None)
@@ -184,7 +190,7 @@ impl Generation {
             let mut running = Running {
                 held,
                 job,
-                choice: Choice::new(index, request, text),
+                choice: Choice::new(index, request, &prompt, text),
                 echo,
                 stops: request.stop.clone(),
                 discard: prompt.max_tokens == 0,
@@ -231,6 +237,12 @@ impl Generation {
             usage.completion_tokens += running.usage.completion_tokens;
         }
         usage
+    }
+
+    /// Of the completion tokens of all requests, those that are reasoning.
+    #[must_use]
+    pub fn reasoning_tokens(&self) -> u32 {
+        self.running.iter().map(|running| running.choice.num_reasoning_tokens).sum()
     }
 
     /// Tokens of the prompt of the first request.

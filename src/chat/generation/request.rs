@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::chat::{ChatInput, TextModel};
-use crate::engine::{Constraint, Request, Sampling};
+use crate::chat::{ChatInput, ChatPrompt, TextModel};
+use crate::engine::{Request, Sampling};
 use crate::error::{Error, Result};
 use crate::model::RunnerSpec;
+
+use super::rules::{Compiled, OutputRules, ToolUse};
 
 /// Most choices of one request, `best_of` included.
 pub const MAX_CHOICES: u32 = 128;
@@ -44,9 +46,6 @@ impl PromptInput {
     }
 }
 
-/// Makes a fresh constraint for each choice.
-pub type ConstraintFactory = Arc<dyn Fn() -> Result<Box<dyn Constraint>> + Send + Sync>;
-
 /// One prompt and how to go on from it.
 #[derive(Clone)]
 pub struct GenerationRequest {
@@ -80,7 +79,9 @@ pub struct GenerationRequest {
     pub echo: bool,
     /// Cached prefixes are shared only within one salt.
     pub cache_salt: Option<String>,
-    pub constraint: Option<ConstraintFactory>,
+    /// What each choice must look like. Stop strings and `stop_token_ids` end a constrained choice only
+    /// where it is complete.
+    pub rules: Option<Arc<OutputRules>>,
 }
 
 impl GenerationRequest {
@@ -103,8 +104,13 @@ impl GenerationRequest {
             logprobs: None,
             echo: false,
             cache_salt: None,
-            constraint: None,
+            rules: None,
         }
+    }
+
+    /// Tools that the choices may call.
+    pub(super) fn tools(&self) -> Option<&ToolUse> {
+        self.rules.as_ref()?.tools.as_ref()
     }
 
     /// Whether the output goes on where the prompt's text ends, so that a space at its beginning
@@ -158,13 +164,17 @@ impl GenerationRequest {
     }
 
     /// The engine's requests, one for each candidate.
-    pub(super) fn requests(&self, prompt: &Prompt, text: &TextModel) -> Result<Vec<Request>> {
-        let mut stop_tokens = self.stop_token_ids.clone();
+    pub(super) fn requests(&self, prompt: &Prompt, text: &TextModel) -> Vec<Request> {
+        // Those of a constrained choice are looked for where its text is known.
+        let is_document = prompt.compiled.as_ref().is_some_and(|rules| rules.is_whole());
+        let mut stop_tokens = if is_document { Vec::new() } else { self.stop_token_ids.clone() };
         if !self.ignore_eos {
             stop_tokens.extend_from_slice(text.tokenizer.eog());
         }
         stop_tokens.sort_unstable();
         stop_tokens.dedup();
+        let is_chat = matches!(self.prompt, PromptInput::Chat(_));
+        let in_reasoning = is_chat.then_some(prompt.in_reasoning);
         // Candidates are ranked by log-probabilities even if nobody asked to see them.
         let ranked = self.num_candidates() > self.n;
         let logprobs = self.logprobs.or(ranked.then_some(0));
@@ -175,7 +185,7 @@ impl GenerationRequest {
                 sampling.seed = seed.wrapping_add(u64::from(i));
                 // Zero is the narrowest nucleus: the likeliest token alone.
                 sampling.top_p = sampling.top_p.max(f32::MIN_POSITIVE);
-                Ok(Request {
+                Request {
                     prompt: prompt.tokens.clone(),
                     max_tokens: prompt.max_tokens.max(1),
                     min_tokens: self.min_tokens,
@@ -184,8 +194,11 @@ impl GenerationRequest {
                     logprobs,
                     prompt_logprobs: self.logprobs.filter(|_| self.echo),
                     cache_salt: self.cache_salt.as_ref().map_or(0, |s| xxh3_64(s.as_bytes())),
-                    constraint: self.constraint.as_ref().map(|make| make()).transpose()?,
-                })
+                    constraint: prompt
+                        .compiled
+                        .as_ref()
+                        .map(|rules| rules.constraint(text, in_reasoning)),
+                }
             })
             .collect()
     }
@@ -209,6 +222,10 @@ pub(super) struct Prompt {
     /// The prompt for `echo`, else empty.
     pub(super) text: String,
     pub(super) max_tokens: u32,
+    /// The model's reasoning is open at its end.
+    pub(super) in_reasoning: bool,
+    /// Rules of what follows.
+    pub(super) compiled: Option<Arc<Compiled>>,
 }
 
 /// Tokenizes the prompt and checks that it fits together with what is asked for. Blocks for as long as
@@ -219,10 +236,11 @@ pub(super) fn prepare(
     runner: &RunnerSpec,
 ) -> Result<Prompt> {
     let field = request.prompt.field();
-    let mut tokens = match &request.prompt {
-        PromptInput::Chat(input) => text.chat_prompt(input)?,
-        PromptInput::Text(prompt) => text.tokenizer.encode_prompt(prompt),
-        PromptInput::Tokens(tokens) => tokens.clone(),
+    let plain = |tokens| ChatPrompt { tokens, in_reasoning: false };
+    let ChatPrompt { mut tokens, in_reasoning } = match &request.prompt {
+        PromptInput::Chat(input) => text.prompt(input)?,
+        PromptInput::Text(prompt) => plain(text.tokenizer.encode_prompt(prompt)),
+        PromptInput::Tokens(tokens) => plain(tokens.clone()),
     };
     if tokens.is_empty() && !matches!(request.prompt, PromptInput::Tokens(_)) {
         tokens.extend(text.tokenizer.bos());
@@ -240,7 +258,7 @@ pub(super) fn prepare(
         PromptInput::Text(prompt) => prompt.clone(),
         PromptInput::Chat(_) | PromptInput::Tokens(_) => text.tokenizer.decode(&tokens),
     };
-    Ok(Prompt { tokens, text: echoed, max_tokens })
+    Ok(Prompt { tokens, text: echoed, max_tokens, in_reasoning, compiled: None })
 }
 
 /// How many tokens may be generated. Nothing is ever cut off to make a request fit.

@@ -7,7 +7,7 @@ use crate::engine::{
 };
 use crate::error::Error;
 
-use super::choice::{Choice, Delta, Progress, TextLogprobs};
+use super::choice::{Choice, Delta, Progress, Stopped, TextLogprobs};
 use super::{FinishReason, Finished, Output};
 
 /// One candidate.
@@ -91,17 +91,25 @@ impl Running {
         outputs
     }
 
-    /// A stop string ends the choice; the engine does not know yet.
-    fn stopped(&mut self, stop: usize) -> Output {
+    /// The choice ends; the engine does not know yet.
+    fn stopped(&mut self, stopped: Stopped) -> Output {
         // Dropping the job cancels it.
         self.job = None;
+        let stop_string = match stopped {
+            Stopped::String(stop) => self.stops.get(stop).cloned(),
+            Stopped::Here => None,
+        };
         Output::Finished(Finished {
             index: self.choice.index,
-            reason: FinishReason::Stop,
+            reason: self.stop_reason(),
             usage: self.usage,
             timings: self.watch.timings(),
-            stop_string: self.stops.get(stop).cloned(),
+            stop_string,
         })
+    }
+
+    fn stop_reason(&self) -> FinishReason {
+        if self.choice.has_calls() { FinishReason::ToolCalls } else { FinishReason::Stop }
     }
 
     fn finished(&mut self, outcome: &Outcome) -> Vec<Output> {
@@ -114,7 +122,7 @@ impl Running {
             return outputs;
         }
         let reason = match outcome.reason {
-            EngineReason::Stop if !self.discard => FinishReason::Stop,
+            EngineReason::Stop if !self.discard => self.stop_reason(),
             EngineReason::Stop | EngineReason::Length => FinishReason::Length,
             EngineReason::Cancelled => {
                 outputs.extend(self.failed(Error::unavailable("the request was cancelled", 1)));
@@ -146,6 +154,7 @@ impl Running {
             let rest = rest.iter().map(|logprobs| TextLogprobs::new(tokenizer, logprobs));
             first.into_iter().chain(rest).collect()
         });
-        Some(Output::Delta(Delta { index: self.choice.index, text, tokens, logprobs }))
+        let index = self.choice.index;
+        Some(Output::Delta(Delta { index, text, tokens, logprobs, ..Delta::default() }))
     }
 }

@@ -193,7 +193,7 @@ impl Answering {
                 Some(Output::Delta(delta)) => return Ok(Piece { text: delta.text, end: None }),
                 Some(Output::Finished(finished)) => {
                     let reason = match finished.reason {
-                        FinishReason::Stop => DoneReason::Stop,
+                        FinishReason::Stop | FinishReason::ToolCalls => DoneReason::Stop,
                         FinishReason::Length => DoneReason::Length,
                     };
                     let end = Some((reason, self.costs(&finished.timings)));

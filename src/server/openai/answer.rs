@@ -18,6 +18,8 @@ wire_enum! {
         Stop = "stop",
         /// As many tokens as were allowed.
         Length = "length",
+        /// The model calls tools.
+        ToolCalls = "tool_calls",
     }
 }
 
@@ -26,6 +28,7 @@ impl From<Reason> for FinishReason {
         match reason {
             Reason::Stop => Self::Stop,
             Reason::Length => Self::Length,
+            Reason::ToolCalls => Self::ToolCalls,
         }
     }
 }

@@ -9,12 +9,15 @@ use serde::Serialize;
 use super::{
     answer::{FinishReason, Head, Running},
     logprobs::ChatLogprobs,
-    message::Role,
+    message::{FunctionCall, Role, ToolCall, ToolKind},
     options::ServiceTier,
     usage::Usage,
 };
 use crate::{
-    chat::generation::{Collected, Output},
+    chat::{
+        self,
+        generation::{Collected, CollectedChoice, Delta, Output},
+    },
     error::Result,
     server::schema::wire_enum,
 };
@@ -69,6 +72,15 @@ pub(crate) struct ChatAnswer {
     pub refusal: Option<String>,
     /// Always empty: the model does not search.
     pub annotations: Vec<String>,
+    /// What the model thought before it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The same as `reasoning_content`, under its other name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// Functions that the model calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
 }
 
 /// One piece of a streamed chat answer.
@@ -108,6 +120,91 @@ pub(crate) struct ChatDelta {
     pub role: Option<Role>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// A piece of what the model thinks before it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The same as `reasoning_content`, under its other name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
+}
+
+/// A piece of a call: first its identity and its name, then its arguments.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ToolCallDelta {
+    /// Which of the answer's calls this belongs to.
+    pub index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<ToolKind>,
+    pub function: FunctionDelta,
+}
+
+/// A piece of a call's function.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Pieces put together are the arguments as JSON text.
+    pub arguments: String,
+}
+
+/// Bytes of arguments in one piece, about.
+const ARGUMENT_PIECE: usize = 64;
+
+impl ToolCallDelta {
+    /// A complete call in pieces.
+    fn of(call: chat::ToolCall) -> impl Iterator<Item = Self> {
+        let index = call.index;
+        let first = Self {
+            index,
+            id: Some(call.id),
+            r#type: Some(ToolKind::Function),
+            function: FunctionDelta { name: Some(call.name), arguments: String::new() },
+        };
+        let rest = pieces(&call.arguments).into_iter().map(move |arguments| Self {
+            index,
+            id: None,
+            r#type: None,
+            function: FunctionDelta { name: None, arguments },
+        });
+        std::iter::once(first).chain(rest)
+    }
+}
+
+fn pieces(text: &str) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for c in text.chars() {
+        match pieces.last_mut() {
+            Some(last) if last.len() < ARGUMENT_PIECE => last.push(c),
+            _ => pieces.push(c.to_string()),
+        }
+    }
+    pieces
+}
+
+impl ChatAnswer {
+    fn new(choice: CollectedChoice) -> Self {
+        let reasoning = (!choice.reasoning.is_empty()).then_some(choice.reasoning);
+        let calls = choice.calls.into_iter().map(|call| ToolCall {
+            id: call.id,
+            r#type: ToolKind::Function,
+            function: FunctionCall { name: call.name, arguments: call.arguments },
+        });
+        let tool_calls = Some(calls.collect::<Vec<_>>()).filter(|calls| !calls.is_empty());
+        let says_nothing = tool_calls.is_some() && choice.text.trim().is_empty();
+        Self {
+            role: Role::Assistant,
+            content: (!says_nothing).then_some(choice.text),
+            refusal: None,
+            annotations: Vec::new(),
+            reasoning_content: reasoning.clone(),
+            reasoning,
+            tool_calls,
+        }
+    }
 }
 
 impl ChatCompletion {
@@ -115,13 +212,8 @@ impl ChatCompletion {
         let choices = collected.choices.into_iter().map(|choice| ChatChoice {
             index: choice.index,
             logprobs: logprobs.then(|| ChatLogprobs::new(&choice.logprobs)),
-            message: ChatAnswer {
-                role: Role::Assistant,
-                content: Some(choice.text),
-                refusal: None,
-                annotations: Vec::new(),
-            },
             finish_reason: choice.reason.into(),
+            message: ChatAnswer::new(choice),
         });
         Self {
             id: head.id,
@@ -129,7 +221,7 @@ impl ChatCompletion {
             created: head.created,
             model: head.model,
             choices: choices.collect(),
-            usage: collected.usage.into(),
+            usage: Usage::new(collected.usage, collected.reasoning_tokens),
             service_tier: ServiceTier::Default,
             system_fingerprint: head.system_fingerprint,
         }
@@ -150,22 +242,23 @@ impl ChatStream {
     /// the end of each, and one with the token counts if asked for.
     pub(crate) fn chunks(self) -> impl Stream<Item = Result<ChatCompletionChunk>> + Send + 'static {
         let roles = (0..self.n).map(|index| {
-            let delta = ChatDelta { role: Some(Role::Assistant), content: Some(String::new()) };
-            self.chunk(index, delta)
+            let (role, content) = (Some(Role::Assistant), Some(String::new()));
+            self.chunk(index, ChatDelta { role, content, ..ChatDelta::default() })
         });
         let state = (roles.collect::<VecDeque<_>>(), Some(self));
-        futures_util::stream::unfold(state, |(mut roles, stream)| async move {
-            if let Some(chunk) = roles.pop_front() {
-                return Some((Ok(chunk), (roles, stream)));
+        futures_util::stream::unfold(state, |(mut ready, stream)| async move {
+            if let Some(chunk) = ready.pop_front() {
+                return Some((Ok(chunk), (ready, stream)));
             }
             let mut stream = stream?;
             loop {
                 match stream.running.generation.next().await {
-                    None => return stream.usage_chunk().map(|chunk| (Ok(chunk), (roles, None))),
-                    Some(Output::Failed { error, .. }) => return Some((Err(error), (roles, None))),
+                    None => return stream.usage_chunk().map(|chunk| (Ok(chunk), (ready, None))),
+                    Some(Output::Failed { error, .. }) => return Some((Err(error), (ready, None))),
                     Some(output) => {
-                        if let Some(chunk) = stream.translate(output) {
-                            return Some((Ok(chunk), (roles, Some(stream))));
+                        ready.extend(stream.translate(output));
+                        if let Some(chunk) = ready.pop_front() {
+                            return Some((Ok(chunk), (ready, Some(stream))));
                         }
                     }
                 }
@@ -173,27 +266,43 @@ impl ChatStream {
         })
     }
 
-    fn translate(&self, output: Output) -> Option<ChatCompletionChunk> {
+    fn translate(&self, output: Output) -> Vec<ChatCompletionChunk> {
         match output {
-            Output::Delta(delta) => {
-                let logprobs = (self.logprobs && !delta.logprobs.is_empty())
-                    .then(|| ChatLogprobs::new(&delta.logprobs));
-                if delta.text.is_empty() && logprobs.is_none() {
-                    return None;
-                }
-                let content = ChatDelta { role: None, content: Some(delta.text) };
-                let mut chunk = self.chunk(delta.index, content);
-                chunk.choices.iter_mut().for_each(|choice| choice.logprobs.clone_from(&logprobs));
-                Some(chunk)
-            }
+            Output::Delta(delta) => self.pieces(delta),
             Output::Finished(finished) => {
                 let mut chunk = self.chunk(finished.index, ChatDelta::default());
                 let reason = Some(finished.reason.into());
                 chunk.choices.iter_mut().for_each(|choice| choice.finish_reason = reason);
-                Some(chunk)
+                vec![chunk]
             }
-            Output::Prefill { .. } | Output::Failed { .. } => None,
+            Output::Prefill { .. } | Output::Failed { .. } => Vec::new(),
         }
+    }
+
+    /// Reasoning, text and calls one after the other; the log-probabilities come with the first.
+    fn pieces(&self, delta: Delta) -> Vec<ChatCompletionChunk> {
+        let logprobs = (self.logprobs && !delta.logprobs.is_empty())
+            .then(|| ChatLogprobs::new(&delta.logprobs));
+        let mut deltas = Vec::new();
+        if !delta.reasoning.is_empty() {
+            let reasoning = Some(delta.reasoning);
+            let reasoning_content = reasoning.clone();
+            deltas.push(ChatDelta { reasoning_content, reasoning, ..ChatDelta::default() });
+        }
+        let is_bare = deltas.is_empty() && delta.calls.is_empty() && logprobs.is_some();
+        if !delta.text.is_empty() || is_bare {
+            deltas.push(ChatDelta { content: Some(delta.text), ..ChatDelta::default() });
+        }
+        let calls = delta.calls.into_iter().flat_map(ToolCallDelta::of);
+        let calls = calls.map(|call| Some(vec![call]));
+        deltas.extend(calls.map(|tool_calls| ChatDelta { tool_calls, ..ChatDelta::default() }));
+        let mut chunks: Vec<_> =
+            deltas.into_iter().map(|piece| self.chunk(delta.index, piece)).collect();
+        let first = chunks.first_mut().and_then(|chunk| chunk.choices.first_mut());
+        if let Some(choice) = first {
+            choice.logprobs = logprobs;
+        }
+        chunks
     }
 
     fn chunk(&self, index: u32, delta: ChatDelta) -> ChatCompletionChunk {
@@ -203,7 +312,8 @@ impl ChatStream {
     }
 
     fn usage_chunk(&self) -> Option<ChatCompletionChunk> {
-        let usage = self.running.generation.usage().into();
+        let generation = &self.running.generation;
+        let usage = Usage::new(generation.usage(), generation.reasoning_tokens());
         self.include_usage.then(|| self.envelope(Vec::new(), Some(Some(usage))))
     }
 

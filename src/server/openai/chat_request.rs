@@ -1,6 +1,6 @@
 //! The wire request of `POST /v1/chat/completions` and its translation.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use poem_openapi::Object;
 use serde::Deserialize;
@@ -8,19 +8,18 @@ use serde_json::Value;
 
 use super::{
     message::{Message, normalise},
-    options::{
-        Modality, ResponseFormat, ServiceTier, StreamOptions, ToolChoice, check_metadata,
-        check_stream_options,
-    },
+    options::{Modality, ServiceTier, StreamOptions, check_metadata, check_stream_options},
     sampling::SamplingFields,
+    structured::{GrammarField, ResponseFormat, StructuredFields, StructuredOutputs},
+    tools::{Tool, ToolChoice, ToolFields},
 };
 use crate::{
     chat::{
         ChatInput,
-        generation::{GenerationRequest, MAX_LOGPROBS, PromptInput},
+        generation::{GenerationRequest, MAX_LOGPROBS, OutputRules, PromptInput},
     },
     error::{Error, Result},
-    server::schema::{FreeObject, TextOr, objects, optional_object, wire_enum},
+    server::schema::{FreeObject, TextOr, objects, optional_object, optional_objects, wire_enum},
 };
 
 wire_enum! {
@@ -123,10 +122,28 @@ pub(crate) struct ChatCompletionRequest {
     /// Also return so many of the likeliest alternatives per token; needs `logprobs`.
     #[oai(nullable, validator(maximum(value = "20")))]
     pub top_logprobs: Option<u32>,
-    /// Only text can be asked for so far.
+    /// The form of the answer. Only one of this and the following six fields may ask for one.
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
     pub response_format: Option<ResponseFormat>,
+    /// A grammar of the answer: GBNF (or Lark if it has no `::=`), or an object with type and value.
+    #[oai(nullable)]
+    pub grammar: Option<GrammarField>,
+    /// A JSON schema of the answer, or its text.
+    #[oai(nullable)]
+    pub guided_json: Option<Value>,
+    /// A regular expression of the whole answer.
+    #[oai(nullable)]
+    pub guided_regex: Option<String>,
+    /// The answer is one of these texts.
+    #[oai(nullable, validator(max_items = 10000))]
+    pub guided_choice: Option<Vec<String>>,
+    /// GBNF, or Lark if it has no `::=`.
+    #[oai(nullable)]
+    pub guided_grammar: Option<String>,
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub structured_outputs: Option<StructuredOutputs>,
     /// Only `text` can be asked for.
     #[oai(nullable)]
     pub modalities: Option<Vec<Modality>>,
@@ -144,13 +161,15 @@ pub(crate) struct ChatCompletionRequest {
     /// Requests share cached prefixes only with requests of the same salt.
     #[oai(nullable, validator(max_length = 1024))]
     pub cache_salt: Option<String>,
-    /// Tools that the model may call; not supported yet: must be absent, null or empty.
-    #[oai(nullable, validator(max_items = 0))]
-    pub tools: Option<Vec<FreeObject>>,
-    /// `none` or `auto`, as there are no tools.
+    /// Tools that the model may call.
+    #[oai(nullable, validator(max_items = 128))]
+    #[serde(default, deserialize_with = "optional_objects")]
+    pub tools: Option<Vec<Tool>>,
+    /// `auto`, also if absent: the model decides; `none`: it is not shown the tools; `required`, or one
+    /// function: the answer is a call whose arguments follow the schema.
     #[oai(nullable)]
     pub tool_choice: Option<ToolChoice>,
-    /// Of no effect as long as there are no tools.
+    /// Whether one answer may hold several calls; true if absent.
     #[oai(nullable)]
     pub parallel_tool_calls: Option<bool>,
     /// Answers are not stored: must be absent, null or false.
@@ -197,9 +216,25 @@ impl ChatCompletionRequest {
             let text = "continue_final_message: the last message must be the assistant's";
             return Err(Error::invalid("continue_final_message", text));
         }
+        let shape = StructuredFields {
+            response_format: self.response_format,
+            grammar: self.grammar,
+            guided_json: self.guided_json,
+            guided_regex: self.guided_regex,
+            guided_choice: self.guided_choice,
+            guided_grammar: self.guided_grammar,
+            structured_outputs: self.structured_outputs,
+        }
+        .into_shape()?;
+        let tools = ToolFields {
+            tools: self.tools,
+            tool_choice: self.tool_choice,
+            parallel_tool_calls: self.parallel_tool_calls,
+        }
+        .into_use()?;
         let input = ChatInput {
             messages,
-            tools: None,
+            tools: tools.as_ref().map(|tools| tools.definitions.clone()),
             add_generation_prompt,
             continue_final_message: continues,
             kwargs,
@@ -209,6 +244,7 @@ impl ChatCompletionRequest {
             min_tokens: self.min_tokens.unwrap_or(0),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             logprobs,
+            rules: Some(Arc::new(OutputRules { shape, tools })),
             ..GenerationRequest::new(PromptInput::Chat(input))
         };
         SamplingFields {
@@ -240,9 +276,6 @@ impl ChatCompletionRequest {
         let is_stream = self.stream.unwrap_or(false);
         check_stream_options(is_stream, self.stream_options.as_ref())?;
         check_metadata(self.metadata.as_ref())?;
-        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-            return Err(Error::invalid("tools", "tools: calling tools is not supported yet"));
-        }
         if self.store == Some(true) {
             return Err(Error::invalid("store", "store: answers cannot be stored"));
         }

@@ -64,7 +64,8 @@ impl Completion {
             text: choice.text,
             finish_reason: Some(choice.reason.into()),
         });
-        Self::envelope(&head, choices.collect(), Some(Some(collected.usage.into())))
+        let usage = Usage::new(collected.usage, collected.reasoning_tokens);
+        Self::envelope(&head, choices.collect(), Some(Some(usage)))
     }
 
     #[allow(clippy::option_option)]
@@ -137,7 +138,8 @@ impl CompletionStream {
     }
 
     fn usage_chunk(&self) -> Option<Completion> {
-        let usage = self.running.generation.usage().into();
+        let generation = &self.running.generation;
+        let usage = Usage::new(generation.usage(), generation.reasoning_tokens());
         self.include_usage.then(|| Completion::envelope(&self.head, Vec::new(), Some(Some(usage))))
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    sync::Arc,
 };
 
 use poem_openapi::{Object, registry::MetaSchema};
@@ -10,13 +11,15 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{SeqAccess, Visitor},
 };
+use serde_json::Value;
 
 use super::{
     options::{StreamOptions, check_stream_options},
     sampling::SamplingFields,
+    structured::{GrammarField, ResponseFormat, StructuredFields, StructuredOutputs},
 };
 use crate::{
-    chat::generation::{GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, PromptInput},
+    chat::generation::{GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, OutputRules, PromptInput},
     error::{Error, Result},
     server::schema::{TextOr, optional_object, wire_type},
 };
@@ -196,6 +199,28 @@ pub(crate) struct CompletionRequest {
     /// Go on after the model's end token, until `max_tokens`.
     #[oai(nullable)]
     pub ignore_eos: Option<bool>,
+    /// The form of the completion. Only one of this and the following six fields may ask for one.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub response_format: Option<ResponseFormat>,
+    /// A grammar of the completion: GBNF (or Lark if it has no `::=`), or an object with type and value.
+    #[oai(nullable)]
+    pub grammar: Option<GrammarField>,
+    /// A JSON schema of the completion, or its text.
+    #[oai(nullable)]
+    pub guided_json: Option<Value>,
+    /// A regular expression of the whole answer.
+    #[oai(nullable)]
+    pub guided_regex: Option<String>,
+    /// The completion is one of these texts.
+    #[oai(nullable, validator(max_items = 10000))]
+    pub guided_choice: Option<Vec<String>>,
+    /// GBNF, or Lark if it has no `::=`.
+    #[oai(nullable)]
+    pub guided_grammar: Option<String>,
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub structured_outputs: Option<StructuredOutputs>,
     /// Requests share cached prefixes only with requests of the same salt.
     #[oai(nullable, validator(max_length = 1024))]
     pub cache_salt: Option<String>,
@@ -216,6 +241,16 @@ impl CompletionRequest {
             let text = format!("logprobs must be from 0 to {MAX_LOGPROBS}, is {count}");
             return Err(Error::invalid("logprobs", text));
         }
+        let shape = StructuredFields {
+            response_format: self.response_format,
+            grammar: self.grammar,
+            guided_json: self.guided_json,
+            guided_regex: self.guided_regex,
+            guided_choice: self.guided_choice,
+            guided_grammar: self.guided_grammar,
+            structured_outputs: self.structured_outputs,
+        }
+        .into_shape()?;
         let mut inputs = self.prompt.into_inputs()?;
         let first = inputs
             .pop_front()
@@ -227,6 +262,7 @@ impl CompletionRequest {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             logprobs: self.logprobs,
             echo: self.echo.unwrap_or(false),
+            rules: Some(Arc::new(OutputRules { shape, tools: None })),
             ..GenerationRequest::new(first)
         };
         SamplingFields {

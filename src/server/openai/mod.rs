@@ -17,6 +17,8 @@ mod message;
 mod models;
 mod options;
 mod sampling;
+mod structured;
+mod tools;
 mod usage;
 
 pub(crate) use chat::ChatApi;

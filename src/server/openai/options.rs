@@ -21,32 +21,11 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// The form of an answer.
-    pub(crate) enum ResponseFormatKind {
-        Text = "text",
-    }
-}
-
-wire_enum! {
-    /// Which tools may be called, as long as there are none.
-    pub(crate) enum ToolChoice {
-        None = "none",
-        Auto = "auto",
-    }
-}
-
-wire_enum! {
     /// A class of service.
     pub(crate) enum ServiceTier {
         Auto = "auto",
         Default = "default",
     }
-}
-
-/// The form of the answer.
-#[derive(Clone, Debug, Deserialize, Object)]
-pub(crate) struct ResponseFormat {
-    pub r#type: ResponseFormatKind,
 }
 
 /// Options of a streamed answer; only with `stream`.

@@ -39,15 +39,18 @@ pub(crate) struct CompletionTokensDetails {
     pub rejected_prediction_tokens: u32,
 }
 
-impl From<engine::Usage> for Usage {
-    fn from(usage: engine::Usage) -> Self {
+impl Usage {
+    pub(crate) fn new(usage: engine::Usage, reasoning_tokens: u32) -> Self {
         let engine::Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
         Self {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
             prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
-            completion_tokens_details: CompletionTokensDetails::default(),
+            completion_tokens_details: CompletionTokensDetails {
+                reasoning_tokens,
+                ..Default::default()
+            },
         }
     }
 }

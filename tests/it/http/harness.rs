@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kolosal_server::{
-    registry::{EngineSpec, Registry, RegistryConfig, Status},
+    registry::{EngineSpec, Loader, Registry, RegistryConfig, Status},
     server::{App, AppState, Drain, Options},
 };
 use poem::{
@@ -13,7 +13,7 @@ use poem::{
 };
 use serde_json::Value;
 
-use super::model::AlphabetLoader;
+use super::{model::AlphabetLoader, script::ScriptLoader};
 
 /// The whole server, without a socket.
 pub(super) struct Server {
@@ -45,7 +45,16 @@ impl Server {
     }
 
     pub(super) fn with(options: Options, extend: impl FnOnce(App) -> App) -> Self {
-        let registry = Registry::new(Arc::new(AlphabetLoader), RegistryConfig::default());
+        Self::on(Arc::new(AlphabetLoader), options, extend)
+    }
+
+    /// A server of scripted models.
+    pub(super) fn scripted() -> Self {
+        Self::on(Arc::new(ScriptLoader), Options::default(), |app| app)
+    }
+
+    fn on(loader: Arc<dyn Loader>, options: Options, extend: impl FnOnce(App) -> App) -> Self {
+        let registry = Registry::new(loader, RegistryConfig::default());
         let state = Arc::new(AppState::new(Arc::clone(&registry), options));
         let drain = state.drain.clone();
         let endpoint = extend(App::new(state)).build().boxed();
@@ -60,6 +69,11 @@ impl Server {
     /// Registers and loads an engine.
     pub(super) async fn load(&self, id: &str) {
         self.registry.add(EngineSpec::new(id, "alphabet"), true).await.expect("loaded");
+    }
+
+    /// Registers and loads an engine of a reference.
+    pub(super) async fn load_from(&self, id: &str, reference: &str) {
+        self.registry.add(EngineSpec::new(id, reference), true).await.expect("loaded");
     }
 
     /// Waits until an engine is as wanted.

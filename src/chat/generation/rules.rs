@@ -1,0 +1,213 @@
+//! What an output must look like: a grammar for all of it, tools that it may call, or both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::chat::gate::{Gate, ReasoningStart, Wait};
+use crate::chat::grammar::{CompiledGrammar, Grammar, GrammarChecker, GrammarError};
+use crate::chat::{TextModel, ToolFormat, tool_grammar};
+use crate::engine::Constraint;
+use crate::error::{Error, Result};
+
+use super::GenerationRequest;
+
+/// How long a request waits for its grammar.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Rules of one request's output.
+#[derive(Clone, Debug, Default)]
+pub struct OutputRules {
+    /// What the text of the answer must look like.
+    pub shape: Option<Shape>,
+    pub tools: Option<ToolUse>,
+}
+
+/// A grammar and the request's field that brought it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    pub grammar: Grammar,
+    /// Path of the field, for errors.
+    pub field: String,
+}
+
+/// Tools of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolUse {
+    /// The definitions that the template gets.
+    pub definitions: Value,
+    /// Those that may be called now; not empty.
+    pub callable: Vec<Callable>,
+    /// The answer is a call and nothing else.
+    pub must_call: bool,
+    /// One answer may hold several calls.
+    pub parallel: bool,
+}
+
+/// A function that may be called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Callable {
+    /// Letters, digits, `_`, `-` and `.`.
+    pub name: String,
+    /// JSON schema of an object.
+    pub parameters: Value,
+    /// Arguments follow the schema even where the model is free to call or not.
+    pub strict: bool,
+    /// Path of the schema in the request, for errors.
+    pub field: String,
+}
+
+/// The rules of a request, compiled for one model.
+pub(super) struct Compiled {
+    grammar: CompiledGrammar,
+    scope: Scope,
+    /// The answer may be calls.
+    calls: bool,
+}
+
+/// What the grammar speaks of.
+enum Scope {
+    /// The whole answer.
+    Answer,
+    /// What follows each marker of a call.
+    Calls { wait: Wait, parallel: bool },
+}
+
+impl Compiled {
+    /// A constraint for one choice; `in_reasoning` is `None` for an output that is no chat's, in which
+    /// there is no reasoning.
+    pub(super) fn constraint(
+        &self,
+        text: &TextModel,
+        in_reasoning: Option<bool>,
+    ) -> Box<dyn Constraint> {
+        let tokenizer = &text.tokenizer;
+        let answer = match &self.scope {
+            Scope::Answer => self.grammar.constraint(),
+            Scope::Calls { wait, parallel } => {
+                let grammar = self.grammar.clone();
+                Box::new(Gate::to_calls(Arc::clone(tokenizer), wait.clone(), grammar, *parallel))
+            }
+        };
+        let is_call = matches!(self.scope, Scope::Calls { .. });
+        match text.reasoning().zip(in_reasoning) {
+            // Harmony's markers of calls do not stand in its reasoning.
+            Some(_) if is_call && text.tool_format() == ToolFormat::Harmony => answer,
+            Some((tags, in_reasoning)) => {
+                let start = ReasoningStart { in_reasoning, calls: self.calls };
+                Box::new(Gate::after_reasoning(tokenizer, tags, start, answer))
+            }
+            None => answer,
+        }
+    }
+
+    /// Whether the answer as a whole has a form, so that it may not end anywhere.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.scope, Scope::Answer)
+    }
+
+    /// Tells whether an answer so far is complete, if that is asked.
+    pub(super) fn checker(&self) -> Option<GrammarChecker> {
+        self.is_whole().then(|| self.grammar.checker())
+    }
+}
+
+/// Compiles the rules of all requests; those that share their rules share the result.
+pub(super) async fn compile_all(
+    text: &Arc<TextModel>,
+    requests: &[GenerationRequest],
+) -> Result<Vec<Option<Arc<Compiled>>>> {
+    let mut all: Vec<Option<Arc<Compiled>>> = Vec::with_capacity(requests.len());
+    let mut last: Option<&Arc<OutputRules>> = None;
+    for request in requests {
+        let compiled = match (&request.rules, last) {
+            (None, _) => None,
+            (Some(rules), Some(last)) if Arc::ptr_eq(rules, last) => all.last().cloned().flatten(),
+            (Some(rules), _) => compile(text, rules).await?,
+        };
+        last = request.rules.as_ref();
+        all.push(compiled);
+    }
+    Ok(all)
+}
+
+async fn compile(text: &Arc<TextModel>, rules: &Arc<OutputRules>) -> Result<Option<Arc<Compiled>>> {
+    if rules.shape.is_none() && !rules.tools.as_ref().is_some_and(ToolUse::is_constrained) {
+        return Ok(None);
+    }
+    let compiling = async {
+        let permit = text.grammar_permit().await;
+        let (text, rules) = (Arc::clone(text), Arc::clone(rules));
+        let task = tokio::task::spawn_blocking(move || {
+            let compiled = compile_now(&text, &rules);
+            // A compilation that is given up goes on, and makes the next ones wait.
+            drop(permit);
+            compiled
+        });
+        let failed = |e| Error::internal(format!("the grammar was not compiled: {e}"));
+        task.await.map_err(failed)?
+    };
+    let Ok(compiled) = tokio::time::timeout(COMPILE_TIMEOUT, compiling).await else {
+        let seconds = COMPILE_TIMEOUT.as_secs();
+        let field = rules.shape.as_ref().map_or("tools", |shape| shape.field.as_str());
+        let text = format!("{field}: compiling it takes more than {seconds} s");
+        return Err(Error::invalid(field, text));
+    };
+    compiled.map(|compiled| Some(Arc::new(compiled)))
+}
+
+fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
+    let compiler = text.grammars().map_err(|error| refused("grammar", &error))?;
+    let (tools, shape) = match (&rules.tools, &rules.shape) {
+        (Some(tools), shape) => (tools, shape),
+        (None, Some(shape)) => {
+            let grammar = compiler.compile(&shape.grammar);
+            let grammar = grammar.map_err(|error| refused(&shape.field, &error))?;
+            return Ok(Compiled { grammar, scope: Scope::Answer, calls: false });
+        }
+        (None, None) => return Err(Error::internal("there is nothing to compile")),
+    };
+    let calls = tool_grammar::Calls {
+        format: text.tool_format(),
+        tokenizer: &text.tokenizer,
+        tools: &tools.callable,
+        parallel: tools.parallel,
+    };
+    let (source, scope) = match shape {
+        _ if tools.must_call => (calls.answer(None), Scope::Answer),
+        Some(shape) => {
+            let content = tool_grammar::content(&shape.grammar).ok_or_else(|| {
+                let text = "a grammar of this kind cannot be combined with tools";
+                Error::invalid(&shape.field, format!("{}: {text}", shape.field))
+            })?;
+            (calls.answer(Some(&content)), Scope::Answer)
+        }
+        None => {
+            (calls.after_marker(), Scope::Calls { wait: calls.wait(), parallel: tools.parallel })
+        }
+    };
+    let grammar = compiler.compile(&Grammar::Lark(source)).map_err(|error| {
+        // The whole does not tell which part is at fault.
+        let schemas = tools.callable.iter().map(|tool| {
+            (&tool.field, Grammar::JsonSchema(tool_grammar::parameters(&tool.parameters)))
+        });
+        let shapes = shape.iter().map(|shape| (&shape.field, shape.grammar.clone()));
+        let mut parts = schemas.chain(shapes);
+        parts
+            .find_map(|(field, part)| Some(refused(field, &compiler.compile(&part).err()?)))
+            .unwrap_or_else(|| refused("tools", &error))
+    })?;
+    Ok(Compiled { grammar, scope, calls: true })
+}
+
+fn refused(field: &str, error: &GrammarError) -> Error {
+    Error::invalid(field, format!("{field}: {error}"))
+}
+
+impl ToolUse {
+    /// Whether the output is constrained on behalf of the tools.
+    fn is_constrained(&self) -> bool {
+        self.must_call || self.callable.iter().any(|tool| tool.strict)
+    }
+}

@@ -1,0 +1,142 @@
+//! Models that say what a test tells them to, as far as a constraint lets them, and a tiny real one.
+
+use std::sync::Arc;
+
+use kolosal_server::{
+    chat::{Special, TextModel},
+    engine::{Engine, EngineConfig},
+    error::Result,
+    model::{
+        Batch, Logits, Pooling, Runner, RunnerError, RunnerOptions, RunnerSpec,
+        gguf::{Array, Metadata, Value},
+        load_runner,
+    },
+    registry::{EngineSpec, Loaded, Loader, ModelInfo},
+};
+
+use crate::tiny::Tiny;
+
+/// Tokens beside the bytes, all of them control tokens.
+const CONTROLS: &[&str] = &[
+    "<|im_end|>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "[TOOL_CALLS]",
+    "<|python_tag|>",
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁calls▁end｜>",
+    "<|tool_calls_section_begin|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    "<|tool_calls_section_end|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|constrain|>",
+    "<|start|>",
+    "<|end|>",
+];
+const VOCABULARY: usize = 256 + CONTROLS.len();
+const END: u32 = 256;
+const CONTEXT: usize = 4096;
+
+fn text_model(template: &str) -> Arc<TextModel> {
+    let is_printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 0x100..;
+    let mut tokens: Vec<Box<[u8]>> = (0..=255_u8)
+        .map(|byte| if is_printable(byte) { u32::from(byte) } else { others.next().unwrap_or(0) })
+        .map(|code| char::from_u32(code).expect("a character").to_string().into_bytes().into())
+        .collect();
+    tokens.extend(CONTROLS.iter().map(|text| text.as_bytes().into()));
+    let mut kinds = vec![1; 256];
+    kinds.extend(vec![3; CONTROLS.len()]);
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", "llama");
+    metadata.set("tokenizer.ggml.model", "gpt2");
+    metadata.set("tokenizer.ggml.pre", "gpt-2");
+    metadata.set("tokenizer.ggml.tokens", Array::String(tokens));
+    metadata.set("tokenizer.ggml.token_type", Array::I32(kinds));
+    metadata.set("tokenizer.ggml.merges", Array::String(Vec::new()));
+    metadata.set("tokenizer.ggml.eos_token_id", END);
+    metadata.set("tokenizer.ggml.add_bos_token", false);
+    metadata.set("tokenizer.chat_template", template);
+    Arc::new(TextModel::from_gguf(&metadata).expect("a text model"))
+}
+
+/// Knows a document by heart and says it after a prompt of a known length.
+struct Recital {
+    spec: RunnerSpec,
+    prompt_len: usize,
+    document: Vec<u32>,
+}
+
+impl Runner for Recital {
+    fn spec(&self) -> &RunnerSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError> {
+        let mut data = vec![0.0; batch.logit_rows.len() * VOCABULARY];
+        for (row, logits) in batch.logit_rows.iter().zip(data.chunks_exact_mut(VOCABULARY)) {
+            let at = (batch.positions[*row as usize] as usize + 1).checked_sub(self.prompt_len);
+            let next = at.and_then(|at| self.document.get(at)).copied().unwrap_or(END);
+            logits[next as usize] = 20.0;
+        }
+        Ok(Logits { data: data.into(), vocab_size: VOCABULARY })
+    }
+
+    fn copy_block(&mut self, _: u32, _: u32) -> Result<(), RunnerError> {
+        Ok(())
+    }
+}
+
+/// Loads `TEMPLATE => ANSWER`, where the template writes the same whatever it is given, or `tiny`.
+pub(super) struct ScriptLoader;
+
+impl Loader for ScriptLoader {
+    fn estimate(&self, _: &EngineSpec) -> Result<u64> {
+        Ok(1)
+    }
+
+    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
+        let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
+        let info = ModelInfo { context_len: CONTEXT, ..ModelInfo::default() };
+        let Some((template, answer)) = spec.reference.split_once(" => ") else {
+            let tiny = Tiny { context: 1024, ..Tiny::default() };
+            let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+            let extra = vec![("tokenizer.chat_template", Value::from(template))];
+            let gguf = Tiny { extra, ..tiny }.gguf();
+            let text = Arc::new(TextModel::from_gguf(gguf.metadata())?);
+            let options = RunnerOptions { n_ctx: 1024, ..RunnerOptions::default() };
+            let engine = Engine::start(load_runner(&gguf, &options)?, config)?;
+            return Ok(Loaded { engine, text, info });
+        };
+        let text = text_model(template);
+        let prompt = text.chat_prompt(&kolosal_server::chat::ChatInput {
+            messages: vec![serde_json::json!({"role": "user", "content": "x"})],
+            ..Default::default()
+        })?;
+        let runner = Recital {
+            spec: RunnerSpec {
+                vocab_size: VOCABULARY,
+                context_len: CONTEXT,
+                num_blocks: 1024,
+                max_rows: 512,
+                kv_bytes_per_block: 1,
+                weight_bytes: 1,
+                hidden: 0,
+                pooling: Pooling::Mean,
+                device: "cpu".to_owned(),
+            },
+            prompt_len: prompt.len(),
+            document: text.tokenizer.encode(answer, Special::Parse),
+        };
+        let engine = Engine::start(Box::new(runner), config)?;
+        Ok(Loaded { engine, text, info })
+    }
+}
