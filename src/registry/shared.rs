@@ -157,7 +157,13 @@ impl Shared {
                 if matches!(admission, Admission::Wait)
                     && (now >= deadline || !table.is_wanted(id, load_id))
                 {
-                    return Err(table.no_room(id, need));
+                    let error = table.no_room(id, need);
+                    // Ended under the same lock: a request that comes now starts a load of its own
+                    // instead of sharing the end of one that nobody waited for.
+                    let effects = table.finish_load((id, load_id), Err(error.clone()), now);
+                    drop(table);
+                    self.deliver(effects);
+                    return Err(error);
                 }
                 admission
             };
