@@ -147,7 +147,8 @@ fn measure(runner: &mut dyn Runner, test: Test, depth: usize) -> Outcome<Timing>
                 for lane in 0..width {
                     lanes.push(&mut batch, lane, &tokens.take(1), Want::Last);
                 }
-                forward(runner, &batch)?;
+                let logits = forward(runner, &batch)?;
+                runner.recycle(logits);
             }
             let seconds = start.elapsed().as_secs_f64();
             Ok(Timing { seconds, tokens: steps * width, steps, logit_rows: steps * width })
