@@ -7,6 +7,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapMut;
 
@@ -24,7 +25,7 @@ pub(crate) struct Buffer {
     start: NonNull<u8>,
     len: usize,
     /// Where the bytes lie; absent for small buffers, which are allocated.
-    mapping: Option<MmapMut>,
+    mapping: Option<Arc<MmapMut>>,
 }
 
 // SAFETY: bytes owned by the buffer.
@@ -61,7 +62,7 @@ impl Buffer {
         let mut mapping = MmapMut::map_anon(len.checked_add(HUGE_PAGE)?).ok()?;
         let skip = mapping.as_ptr().align_offset(HUGE_PAGE);
         let start = NonNull::from(mapping.get_mut(skip..)?).cast();
-        Some(Buffer { start, len, mapping: Some(mapping) })
+        Some(Buffer { start, len, mapping: Some(Arc::new(mapping)) })
     }
 
     /// Makes it at least `len` bytes. What it held is lost if it has to grow.
@@ -95,6 +96,60 @@ impl Drop for Buffer {
             // SAFETY: allocated in `sparse` with the same layout.
             unsafe { dealloc(self.start.as_ptr(), Buffer::layout(self.len)) }
         }
+    }
+}
+
+/// Memory for many buffers that are used together, such as a model's weights: one after the other in
+/// huge pages, so that a pass over all of them seldom walks the page table. It goes back to the
+/// system when the last buffer of a chunk is dropped.
+#[derive(Default)]
+pub struct Arena {
+    chunk: Mutex<Option<Chunk>>,
+}
+
+/// What is left of a mapping.
+struct Chunk {
+    mapping: Arc<MmapMut>,
+    next: NonNull<u8>,
+    left: usize,
+}
+
+// SAFETY: what is left belongs to the chunk alone, and is handed out once.
+unsafe impl Send for Chunk {}
+
+/// Bytes that are mapped at once for small buffers. Those never used take no memory.
+const CHUNK: usize = 32 << 20;
+
+impl Arena {
+    /// As [`Buffer::new`].
+    pub(crate) fn buffer(&self, len: usize) -> Buffer {
+        let size = len.next_multiple_of(CACHE_LINE);
+        if size > CHUNK / 4 {
+            return Buffer::new(len);
+        }
+        let mut chunk = self.chunk.lock().unwrap_or_else(PoisonError::into_inner);
+        if chunk.as_ref().is_none_or(|chunk| chunk.left < size) {
+            *chunk = Chunk::new();
+        }
+        let Some(chunk) = chunk.as_mut() else { return Buffer::new(len) };
+        let start = chunk.next;
+        // SAFETY: at most one past the end, as `size` is at most what is left.
+        chunk.next = unsafe { start.add(size) };
+        chunk.left -= size;
+        Buffer { start, len, mapping: Some(Arc::clone(&chunk.mapping)) }
+    }
+}
+
+impl Chunk {
+    fn new() -> Option<Chunk> {
+        let Buffer { start, len, ref mapping } = Buffer::new(CHUNK);
+        Some(Chunk { mapping: Arc::clone(mapping.as_ref()?), next: start, left: len })
+    }
+}
+
+impl std::fmt::Debug for Arena {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Arena")
     }
 }
 
@@ -282,6 +337,30 @@ mod tests {
                 bytes.fill(7);
                 assert_eq!(buffer.len(), len);
             }
+        }
+    }
+
+    #[test]
+    fn buffers_of_an_arena_do_not_overlap_and_outlive_it() {
+        let arena = Arena::default();
+        let sizes = [1, 64, 100_000, CHUNK / 4, CHUNK / 4, CHUNK / 4, CHUNK / 4, CHUNK, 7];
+        let mut buffers: Vec<Buffer> = sizes.iter().map(|&len| arena.buffer(len)).collect();
+        drop(arena);
+        let fill = |buffer: &mut Buffer, value: u8| {
+            // SAFETY: the buffer has so many initialised bytes.
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.len()) };
+            let before = (bytes.first().copied(), bytes.last().copied());
+            bytes.fill(value);
+            before
+        };
+        for (value, buffer) in buffers.iter_mut().enumerate() {
+            assert_eq!(buffer.as_ptr().align_offset(CACHE_LINE), 0);
+            assert_eq!(fill(buffer, value as u8 + 1), (Some(0), Some(0)));
+        }
+        for (value, buffer) in buffers.iter_mut().enumerate() {
+            let own = Some(value as u8 + 1);
+            assert_eq!(fill(buffer, 0), (own, own), "buffer {value}");
         }
     }
 

@@ -7,7 +7,7 @@ use crate::rows::Rows;
 use crate::simd::{Kernel, LANES, Level, Simd, dispatch};
 
 /// Fewer values than this are written by the caller alone.
-const SERIAL_BELOW: usize = 16 * 1024;
+const SERIAL_BELOW: usize = 4 * 1024;
 
 /// The pools of one layer, to be written.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ pub(super) const BLOCK_BYTES: usize = 48;
 /// Columns of a full tile.
 pub(super) const TILE: usize = 8;
 /// Fewer values than this are quantised by the caller alone: a parallel region would cost more.
-const MIN_PARALLEL: usize = 16384;
+const MIN_PARALLEL: usize = 6144;
 
 /// Activations of some rows, ready to be multiplied. The memory is reused from one `set` to the
 /// next.

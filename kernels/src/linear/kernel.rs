@@ -39,6 +39,8 @@ pub(super) struct Tile {
     pub stride: usize,
     /// Rows of the panel that exist.
     pub num_rows: usize,
+    /// Bytes from a step to one that will be wanted soon, which is fetched meanwhile; 0 = none.
+    pub ahead: usize,
     /// 16 floats a column that hold sums from one part of a panel's columns to the next, from the
     /// first wanted column on; never followed if both of the below are true.
     pub sums: *mut f32,
@@ -178,6 +180,9 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             part: 4 * t.width,
         };
         for _ in 0..t.num_steps {
+            if C > 2 && t.ahead != 0 {
+                prefetch(w.wrapping_add(t.ahead), T::BYTES);
+            }
             for j in 0..T::SUB_BLOCKS {
                 if T::HAS_HALVES {
                     halves::<D, T, C>(d, w, j, block, table, &mut sums);
@@ -196,6 +201,19 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             }
         }
     }
+}
+
+/// Asks for bytes, which need not exist.
+#[inline(always)]
+pub(super) fn prefetch(start: *const u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..len).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, len);
 }
 
 /// A sub-block with one scale.

@@ -198,6 +198,8 @@ struct Part {
     is_last: bool,
     /// Weights that will be wanted next: fetched meanwhile.
     next: (*const u8, usize),
+    /// The same for weights that follow at this distance, while the last tile is multiplied.
+    ahead: usize,
 }
 
 impl Part {
@@ -210,6 +212,7 @@ impl Part {
             is_first: true,
             is_last: true,
             next: (std::ptr::null(), 0),
+            ahead: 0,
         }
     }
 }
@@ -225,8 +228,10 @@ impl Task<'_> {
                 self.expanded::<T>(weights, num_steps, scratch);
             });
         } else {
+            // One tile alone streams its weights, which the processor's own prefetcher does best.
+            let ahead = if self.tiles.len() > 1 { num_steps * T::BYTES } else { 0 };
             // SAFETY: the caller's promise.
-            unsafe { self.multiply::<T>(&Part::whole(weights, num_steps)) };
+            unsafe { self.multiply::<T>(&Part { ahead, ..Part::whole(weights, num_steps) }) };
         }
     }
 
@@ -255,6 +260,7 @@ impl Task<'_> {
                     is_first: start == 0,
                     is_last: start + len == num_steps,
                     next: (weights.wrapping_add(len * T::BYTES), len * T::BYTES),
+                    ahead: 0,
                 });
             }
         }
@@ -272,7 +278,13 @@ impl Task<'_> {
         for index in self.tiles.clone() {
             let tile = self.acts.tile(index);
             let nth = index - self.tiles.start;
-            prefetch(part.next, nth, self.tiles.len());
+            // The last tiles find their weights in the innermost cache: time to fetch the next.
+            let (next, next_len) = part.next;
+            let shares = self.tiles.len();
+            let share = next_len * nth / shares..next_len * (nth + 1) / shares;
+            kernel::prefetch(next.wrapping_add(share.start), share.len());
+            let is_last = nth + 1 == shares;
+            let ahead = if is_last { part.ahead } else { 0 };
             let blocks_before = part.first_block * tile.width * BLOCK_BYTES;
             for first in (0..tile.width).step_by(self.columns) {
                 let columns = self.columns.min(tile.width - first);
@@ -282,6 +294,7 @@ impl Task<'_> {
                 let tile = Tile {
                     weights: part.weights,
                     num_steps: part.num_steps,
+                    ahead,
                     table: self.table,
                     quants: tile.quants.wrapping_add(blocks_before),
                     floats: tile.floats,
@@ -298,19 +311,6 @@ impl Task<'_> {
             }
         }
     }
-}
-
-/// Asks for share `nth` of `shares` of some bytes, which need not exist.
-#[inline]
-fn prefetch((start, len): (*const u8, usize), nth: usize, shares: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (len * nth / shares..len * (nth + 1) / shares).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which does not fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (start, len, nth, shares);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::format::{self, Format};
 use super::pack::{Codebook, pack_panel};
 use super::tiers::{Work, dispatch};
 use crate::detect;
-use crate::memory::Buffer;
+use crate::memory::{Arena, Buffer};
 use crate::pool::Pool;
 use crate::quant::GgmlType;
 use crate::simd::Simd;
@@ -164,6 +164,29 @@ impl Packed {
         bytes: &[u8],
         pool: &Pool,
     ) -> Result<Packed, PackError> {
+        Packed::pack_with(ty, n, k, bytes, pool, Buffer::new)
+    }
+
+    /// As [`Packed::pack`], next to the other matrices of `arena`.
+    pub fn pack_in(
+        arena: &Arena,
+        ty: GgmlType,
+        n: usize,
+        k: usize,
+        bytes: &[u8],
+        pool: &Pool,
+    ) -> Result<Packed, PackError> {
+        Packed::pack_with(ty, n, k, bytes, pool, |len| arena.buffer(len))
+    }
+
+    fn pack_with(
+        ty: GgmlType,
+        n: usize,
+        k: usize,
+        bytes: &[u8],
+        pool: &Pool,
+        buffer: impl FnOnce(usize) -> Buffer,
+    ) -> Result<Packed, PackError> {
         let packing = Packing::of(ty).ok_or(PackError::Unsupported(ty))?;
         let shape = PackError::Shape { ty, n, k };
         let row_bytes = ty.row_bytes(k).ok_or(shape)?;
@@ -178,7 +201,7 @@ impl Packed {
         if total > isize::MAX as usize / 2 {
             return Err(shape);
         }
-        let mut panels = Buffer::new(total);
+        let mut panels = buffer(total);
         let codebook = Codebook::of(ty);
         let out = SharedBytes(panels.as_mut_ptr());
         pool.for_each(num_panels, |_, panel| {

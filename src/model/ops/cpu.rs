@@ -10,7 +10,7 @@ use kolosal_kernels::attention::{
 };
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed};
-use kolosal_kernels::memory::{Floats, HalfPool};
+use kolosal_kernels::memory::{Arena, Floats, HalfPool};
 use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{self, GgmlType};
@@ -25,6 +25,8 @@ use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle};
 /// Weights, KV pool and scratch on the host.
 pub struct CpuOps {
     pool: Arc<Pool>,
+    /// Where packed weights lie.
+    arena: Arena,
     buffers: Buffers,
     kv: Vec<LayerKv>,
     positions: Vec<u32>,
@@ -144,6 +146,7 @@ impl CpuOps {
     pub fn new(pool: Arc<Pool>) -> Self {
         Self {
             pool,
+            arena: Arena::default(),
             buffers: Buffers::default(),
             kv: Vec::new(),
             positions: Vec::new(),
@@ -156,7 +159,8 @@ impl CpuOps {
     }
 
     fn pack(&mut self, source: &WeightSource<'_>) -> Result<Arc<Packed>, ModelError> {
-        let packed = Packed::pack(source.ty, source.n, source.k, source.bytes, &self.pool);
+        let (ty, n, k) = (source.ty, source.n, source.k);
+        let packed = Packed::pack_in(&self.arena, ty, n, k, source.bytes, &self.pool);
         let packed = packed.map_err(|error| ModelError::BadTensor {
             name: source.name.to_owned(),
             ty: source.ty.name(),
