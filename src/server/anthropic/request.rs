@@ -39,6 +39,13 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// Whether thoughts are shown: they are, as the model wrote them.
+    pub(crate) enum ThinkingDisplay {
+        Summarized = "summarized",
+    }
+}
+
+wire_enum! {
     /// How much a reasoning model thinks. Handed to the chat template, which may know it.
     pub(crate) enum ThinkingEffort {
         Low = "low",
@@ -73,6 +80,8 @@ pub(crate) struct Thinking {
     /// Must be below `max_tokens`, which bounds thinking and answer together; not a bound of its own.
     #[oai(nullable, validator(minimum(value = "1")))]
     pub budget_tokens: Option<u32>,
+    #[oai(nullable)]
+    pub display: Option<ThinkingDisplay>,
 }
 
 /// Who asks.

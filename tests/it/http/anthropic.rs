@@ -173,7 +173,7 @@ async fn a_message_is_answered_at_once_or_in_events() {
     // Without the prefix, and with all that has no effect.
     let fields = json!({
         "metadata": {"user_id": "u"}, "service_tier": "auto", "cache_control": {"type": "ephemeral"},
-        "thinking": {"type": "enabled", "budget_tokens": 100}, "tools": null, "max_tokens": 101,
+        "thinking": {"type": "enabled", "budget_tokens": 100, "display": "summarized"}, "tools": null, "max_tokens": 101,
         "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
     });
     let headers = [("anthropic-version", "2023-06-01")];
@@ -317,6 +317,7 @@ async fn failures_have_anthropics_form() {
             400,
             "thinking.budget_tokens",
         ),
+        (json!({"thinking": {"type": "adaptive", "display": "omitted"}}), 400, "thinking.display"),
         (json!({"mcp_servers": []}), 400, "mcp_servers"),
         (json!({"max_tokens": 100_000}), 400, "100000"),
         (json!({"model": "f"}), 404, "f"),
