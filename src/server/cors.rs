@@ -6,8 +6,9 @@ use poem::{
 };
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
-const HEADERS: HeaderValue =
-    HeaderValue::from_static("Authorization, Content-Type, X-API-Key, X-Request-Id");
+const HEADERS: HeaderValue = HeaderValue::from_static(
+    "Authorization, Content-Type, X-API-Key, X-Request-Id, Anthropic-Version",
+);
 const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, Retry-After, Location");
 
 /// Origins whose pages may call this server.

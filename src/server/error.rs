@@ -135,27 +135,57 @@ pub enum Dialect {
     OpenAi,
     /// `{"error": message}`
     Ollama,
+    /// `{"type": "error", "error": {type, message}}`
+    Anthropic,
 }
 
 impl Dialect {
     /// The dialect of a request path.
     #[must_use]
     pub fn of_path(path: &str) -> Self {
-        if path.starts_with("/api/") { Self::Ollama } else { Self::OpenAi }
+        let below_v1 = path.strip_prefix("/v1").unwrap_or(path);
+        if path.starts_with("/api/") {
+            Self::Ollama
+        } else if below_v1 == "/messages" || below_v1.starts_with("/messages/") {
+            Self::Anthropic
+        } else {
+            Self::OpenAi
+        }
     }
 
     /// Writes a failure in this dialect's shape.
     #[must_use]
     pub fn render(self, failure: Failure) -> Response {
-        match self {
-            Self::OpenAi => failure.into_response(),
-            Self::Ollama => {
-                let body = serde_json::json!({ "error": failure.error.message });
-                let mut response = failure.into_response();
-                response.set_body(body.to_string());
-                response
-            }
-        }
+        let body = match self {
+            Self::OpenAi => return failure.into_response(),
+            Self::Ollama => serde_json::json!({ "error": failure.error.message }),
+            Self::Anthropic => Self::anthropic_body(&failure),
+        };
+        let mut response = failure.into_response();
+        response.set_body(body.to_string());
+        response
+    }
+
+    /// The body of a failure in Anthropic's shape; its types are fewer than ours.
+    #[must_use]
+    pub fn anthropic_body(failure: &Failure) -> Value {
+        let kind = match failure.error.kind {
+            Kind::Invalid
+            | Kind::MethodNotAllowed
+            | Kind::Conflict
+            | Kind::UnsupportedMedia
+            | Kind::ModelLoading
+            | Kind::ModelDownload => "invalid_request_error",
+            Kind::Unauthorized => "authentication_error",
+            Kind::NotFound => "not_found_error",
+            Kind::TooLarge => "request_too_large",
+            Kind::RateLimited => "rate_limit_error",
+            Kind::Internal => "api_error",
+            Kind::Unavailable => "overloaded_error",
+            Kind::Timeout => "timeout_error",
+        };
+        let message = &failure.error.message;
+        serde_json::json!({ "type": "error", "error": { "type": kind, "message": message } })
     }
 }
 

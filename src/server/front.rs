@@ -19,10 +19,11 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 9] = [
+const V1_SEGMENTS: [&str; 10] = [
     "chat",
     "completions",
     "embeddings",
+    "messages",
     "models",
     "engines",
     "health",

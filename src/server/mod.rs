@@ -3,6 +3,7 @@
 //! [`App`] is the whole server as one endpoint, testable without sockets; [`run`] serves it on a
 //! listener until a signal, then drains. Every route is in the generated document ([`openapi_json`]).
 
+mod anthropic;
 mod auth;
 mod body;
 mod cors;

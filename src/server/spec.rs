@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AppState, Options,
+    anthropic::AnthropicApi,
     native::{EngineApi, HealthApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
@@ -22,7 +23,8 @@ use crate::{
 
 const DESCRIPTION: &str = "\
 LLM inference with OpenAI's API. Every failure has the body `{\"error\": {message, type, param, code}}`, \
-below `/api/` the body `{\"error\": message}`. \
+below `/api/` the body `{\"error\": message}`, and below `/v1/messages` the body \
+`{\"type\": \"error\", \"error\": {type, message}}`. \
 Every answer has the header `X-Request-Id`, taken over from the request if it has one. A parameter is \
 implemented or refused by name with status 400, never ignored.";
 
@@ -42,21 +44,33 @@ const BARE_PATHS: [&str; 8] = [
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 15] = [
+const STRICT_REQUESTS: [&str; 27] = [
+    "AnthropicBlock",
+    "AnthropicMessage",
+    "AnthropicText",
+    "AnthropicTool",
+    "AnthropicToolChoice",
     "ApplyTemplateRequest",
+    "CacheControl",
     "ChatCompletionRequest",
     "CompletionRequest",
+    "CountTokensRequest",
     "CreateEngineRequest",
     "DetokenizeRequest",
     "EmbedOptions",
     "EmbeddingRequest",
     "LoadingParameters",
+    "MessagesMetadata",
+    "MessagesRequest",
     "OllamaChatRequest",
     "OllamaEmbedRequest",
     "OllamaGenerateRequest",
     "OllamaOptions",
     "OllamaShowRequest",
+    "OutputConfig",
+    "OutputFormat",
     "StreamOptions",
+    "Thinking",
     "TokenizeRequest",
 ];
 
@@ -73,7 +87,10 @@ const LENIENT_REQUESTS: [&str; 8] = [
 ];
 
 /// Fields of answers that may be absent.
-const SKIPPED: [(&str, &str); 19] = [
+const SKIPPED: [(&str, &str); 22] = [
+    ("OllamaAnswerMessage", "thinking"),
+    ("OllamaAnswerMessage", "tool_calls"),
+    ("OllamaGenerateAnswer", "thinking"),
     ("OllamaChatAnswer", "done_reason"),
     ("OllamaChatAnswer", "total_duration"),
     ("OllamaChatAnswer", "load_duration"),
@@ -96,10 +113,12 @@ const SKIPPED: [(&str, &str); 19] = [
 ];
 
 /// All routes of the document.
-type Apis = (OpenAiApis, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApi, OllamaModelApi);
+type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect.
 type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi);
+/// Routes of Ollama's dialect.
+type OllamaApis = (OllamaApi, OllamaModelApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
@@ -110,12 +129,12 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
         ),
+        AnthropicApi(Arc::clone(state)),
         TokenApi(Arc::clone(state)),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
-        OllamaApi(Arc::clone(state)),
-        OllamaModelApi(Arc::clone(state)),
+        (OllamaApi(Arc::clone(state)), OllamaModelApi(Arc::clone(state))),
     );
     described(apis)
 }
@@ -194,6 +213,7 @@ fn finish(mut document: Value) -> Value {
         "type": "object",
         "properties": { "error": { "type": "string", "description": "A sentence for a person." } },
     });
+    document["components"]["schemas"]["AnthropicErrorBody"] = anthropic_error();
     document["tags"] = tags();
     document["components"]["securitySchemes"] = json!({
         "bearer": { "type": "http", "scheme": "bearer" },
@@ -206,6 +226,22 @@ fn finish(mut document: Value) -> Value {
         schemas.iter_mut().for_each(|(name, schema)| tighten(name, schema));
     }
     document
+}
+
+fn anthropic_error() -> Value {
+    let kind = json!({ "type": "string", "description": "Such as `invalid_request_error`." });
+    let message = json!({ "type": "string", "description": "A sentence for a person." });
+    json!({
+        "type": "object",
+        "properties": {
+            "type": { "type": "string", "enum": ["error"] },
+            "error": {
+                "type": "object",
+                "properties": { "type": kind, "message": message },
+                "required": ["type", "message"],
+            },
+        },
+    })
 }
 
 /// Says what serde does: requests have no other fields, answers have all of theirs.
@@ -227,6 +263,7 @@ fn tags() -> Value {
         { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
         { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
         { "name": "Embeddings", "description": "Texts as vectors, compatible with OpenAI's API" },
+        { "name": "Messages", "description": "Conversations, compatible with Anthropic's API" },
         { "name": "Models", "description": "What can be asked" },
         { "name": "Tokens", "description": "Text to tokens and back, and conversations to text" },
         { "name": "Ollama", "description": "Ollama's own API; failures are `{\"error\": \"…\"}`" },
@@ -249,6 +286,14 @@ fn add_examples(document: &mut Value) {
         (
             "/completions",
             json!({ "model": "my-model", "prompt": "Once upon a time", "max_tokens": 32 }),
+        ),
+        (
+            "/messages",
+            json!({
+                "model": "my-model",
+                "max_tokens": 32,
+                "messages": [{ "role": "user", "content": "Say hello." }],
+            }),
         ),
         (
             "/embeddings",
@@ -278,7 +323,9 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
     let mut aliases = Map::new();
     for (path, mut operations) in paths {
         if path.starts_with("/api/") {
-            speak_ollama(&mut operations);
+            fail_with(&mut operations, "OllamaErrorBody");
+        } else if path.starts_with("/messages") {
+            fail_with(&mut operations, "AnthropicErrorBody");
         }
         let prefixed = format!("/v1{path}");
         let (main, others) = if LONE_PATHS.contains(&path.as_str()) || path.starts_with("/api/") {
@@ -299,13 +346,13 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
     all
 }
 
-/// Failures of Ollama's routes have Ollama's body.
-fn speak_ollama(operations: &mut Value) {
+/// Failures of a dialect's routes have the dialect's body.
+fn fail_with(operations: &mut Value, body: &str) {
     for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
         let responses = operation["responses"].as_object_mut().into_iter().flatten();
         for (_, response) in responses.filter(|(status, _)| !status.starts_with('2')) {
             response["content"]["application/json"]["schema"] =
-                json!({ "$ref": "#/components/schemas/OllamaErrorBody" });
+                json!({ "$ref": format!("#/components/schemas/{body}") });
         }
     }
 }

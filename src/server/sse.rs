@@ -1,5 +1,5 @@
-//! Server-sent events: chunks as `data:` lines, comments while nothing comes, an error event when it
-//! goes wrong midway, `[DONE]` at the end.
+//! Server-sent events: chunks as `data:` lines, a sign of life while nothing comes, an error event when
+//! it goes wrong midway, and what the dialect ends with.
 //!
 //! The stream owns what it streams from: a client that goes away drops the response, the response drops
 //! the stream, and the stream's generation ends with it.
@@ -19,10 +19,27 @@ use serde::Serialize;
 use super::{drain::Drain, error::Failure};
 use crate::error::Error;
 
-/// A comment is sent when nothing else was for so long; proxies give up on silent connections.
+/// A sign of life is sent when nothing else was for so long; proxies give up on silent connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// A stream of chunks; its end becomes `[DONE]`, an error becomes an error event and the end.
+/// What a dialect's events look like; OpenAI's by default, which have no names.
+pub(crate) trait Event: Serialize + Send + 'static {
+    /// Sent when nothing else was for a while.
+    const PATIENCE: &'static [u8] = b": keep-alive\n\n";
+    /// Sent after the last event; may be empty.
+    const END: &'static [u8] = b"data: [DONE]\n\n";
+
+    fn name(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The event of a failure midway.
+    fn failure(error: Error) -> Vec<u8> {
+        frame(None, &Failure::from(error).body()).unwrap_or_default()
+    }
+}
+
+/// A stream of chunks; an error becomes an error event and the end.
 pub(crate) struct Events<C> {
     chunks: BoxStream<'static, Result<C, Error>>,
     drain: Drain,
@@ -50,7 +67,7 @@ impl<C: Type> Payload for Events<C> {
     }
 }
 
-impl<C: Serialize + Send + 'static> IntoResponse for Events<C> {
+impl<C: Event> IntoResponse for Events<C> {
     fn into_response(self) -> Response {
         let frames = futures_util::stream::unfold(Some(self), |events| async {
             let (frame, events) = events?.next_frame().await;
@@ -65,7 +82,7 @@ impl<C: Serialize + Send + 'static> IntoResponse for Events<C> {
     }
 }
 
-impl<C: Serialize + Send + 'static> Events<C> {
+impl<C: Event> Events<C> {
     /// The next bytes, and the stream unless these were the last.
     async fn next_frame(mut self) -> (Bytes, Option<Self>) {
         let chunk = tokio::select! {
@@ -75,29 +92,30 @@ impl<C: Serialize + Send + 'static> Events<C> {
             }
             () = self.drain.expired() => Some(Err(Drain::error())),
             () = tokio::time::sleep(KEEP_ALIVE) => {
-                return (Bytes::from_static(b": keep-alive\n\n"), Some(self));
+                return (Bytes::from_static(C::PATIENCE), Some(self));
             }
         };
         match chunk {
-            Some(Ok(chunk)) => match frame(&chunk) {
+            Some(Ok(chunk)) => match frame(chunk.name(), &chunk) {
                 Ok(bytes) => (bytes.into(), Some(self)),
-                Err(error) => (last_error(Error::internal(error.to_string())), None),
+                Err(error) => (last_error::<C>(Error::internal(error.to_string())), None),
             },
-            Some(Err(error)) => (last_error(error), None),
-            None => (Bytes::from_static(b"data: [DONE]\n\n"), None),
+            Some(Err(error)) => (last_error::<C>(error), None),
+            None => (Bytes::from_static(C::END), None),
         }
     }
 }
 
-fn frame(data: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut bytes = b"data: ".to_vec();
+fn frame(name: Option<&str>, data: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = name.map(|name| format!("event: {name}\n")).unwrap_or_default().into_bytes();
+    bytes.extend_from_slice(b"data: ");
     serde_json::to_writer(&mut bytes, data)?;
     bytes.extend_from_slice(b"\n\n");
     Ok(bytes)
 }
 
-fn last_error(error: Error) -> Bytes {
-    let mut bytes = frame(&Failure::from(error).body()).unwrap_or_default();
-    bytes.extend_from_slice(b"data: [DONE]\n\n");
+fn last_error<C: Event>(error: Error) -> Bytes {
+    let mut bytes = C::failure(error);
+    bytes.extend_from_slice(C::END);
     bytes.into()
 }

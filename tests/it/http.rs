@@ -1,6 +1,8 @@
 //! The HTTP server, through poem's test client and over real sockets.
 
+mod anthropic;
 mod bad_input;
+mod compatibility;
 mod document;
 mod embeddings;
 mod front;

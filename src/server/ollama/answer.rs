@@ -8,11 +8,14 @@ use serde::Serialize;
 
 use super::{request::Speaker, time};
 use crate::{
-    chat::generation::{FinishReason, Generation, Output},
+    chat::{
+        ToolCall,
+        generation::{Delta, FinishReason, Generation, Output},
+    },
     engine::Timings,
     error::{Error, Result},
     registry::Lease,
-    server::schema::wire_enum,
+    server::schema::{FreeObject, wire_enum},
 };
 
 wire_enum! {
@@ -34,6 +37,36 @@ wire_enum! {
 pub(crate) struct OllamaAnswerMessage {
     pub role: Speaker,
     pub content: String,
+    /// What the model thinks before it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
+    /// Functions that the model calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<OllamaAnswerCall>>,
+}
+
+/// A function that the model calls.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaAnswerCall {
+    pub id: String,
+    pub function: OllamaAnswerFunction,
+}
+
+/// Name and arguments of a called function.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaAnswerFunction {
+    /// Position among the calls of the answer.
+    pub index: u32,
+    pub name: String,
+    pub arguments: FreeObject,
+}
+
+impl OllamaAnswerCall {
+    fn new(call: ToolCall) -> Self {
+        let arguments = serde_json::from_str(&call.arguments).unwrap_or_default();
+        let function = OllamaAnswerFunction { index: call.index, name: call.name, arguments };
+        Self { id: call.id, function }
+    }
 }
 
 /// What an answer took; absent before its end. Durations are in nanoseconds.
@@ -78,6 +111,9 @@ pub(crate) struct OllamaGenerateAnswer {
     pub model: String,
     pub created_at: String,
     pub response: String,
+    /// What the model thinks before it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
     /// This line is the last.
     pub done: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +137,8 @@ pub(crate) struct OllamaGenerateAnswer {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Piece {
     pub(super) text: String,
+    pub(super) thinking: String,
+    pub(super) calls: Vec<ToolCall>,
     /// At the end.
     pub(super) end: Option<(DoneReason, Costs)>,
 }
@@ -113,10 +151,17 @@ pub(super) trait Dress: Send + 'static {
 impl Dress for OllamaChatAnswer {
     fn dress(model: &str, piece: Piece) -> Self {
         let (reason, costs) = piece.end.unzip();
+        let calls: Vec<_> = piece.calls.into_iter().map(OllamaAnswerCall::new).collect();
+        let message = OllamaAnswerMessage {
+            role: Speaker::Assistant,
+            content: piece.text,
+            thinking: given(piece.thinking),
+            tool_calls: (!calls.is_empty()).then_some(calls),
+        };
         Self {
             model: model.to_owned(),
             created_at: time::now(),
-            message: OllamaAnswerMessage { role: Speaker::Assistant, content: piece.text },
+            message,
             done: reason.is_some(),
             done_reason: reason,
             total_duration: costs.map(|costs| costs.total_duration),
@@ -136,6 +181,7 @@ impl Dress for OllamaGenerateAnswer {
             model: model.to_owned(),
             created_at: time::now(),
             response: piece.text,
+            thinking: given(piece.thinking),
             done: reason.is_some(),
             done_reason: reason,
             total_duration: costs.map(|costs| costs.total_duration),
@@ -146,6 +192,10 @@ impl Dress for OllamaGenerateAnswer {
             eval_duration: costs.map(|costs| costs.eval_duration),
         }
     }
+}
+
+fn given(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// A generation under way for one request.
@@ -175,12 +225,18 @@ impl Answering {
 
     /// All of it at once.
     pub(super) async fn collect<T: Dress>(mut self) -> Result<T> {
-        let mut text = String::new();
+        let mut whole = Piece::default();
         loop {
             let piece = self.next().await?;
-            text.push_str(&piece.text);
+            whole.text.push_str(&piece.text);
+            whole.thinking.push_str(&piece.thinking);
+            whole.calls.extend(piece.calls);
             if piece.end.is_some() {
-                return Ok(T::dress(&self.model, Piece { text, end: piece.end }));
+                // Blanks before a call are no text.
+                if !whole.calls.is_empty() && whole.text.trim().is_empty() {
+                    whole.text.clear();
+                }
+                return Ok(T::dress(&self.model, Piece { end: piece.end, ..whole }));
             }
         }
     }
@@ -189,15 +245,19 @@ impl Answering {
         loop {
             match self.running.0.next().await {
                 Some(Output::Prefill { .. }) => {}
-                Some(Output::Delta(delta)) if delta.text.is_empty() => {}
-                Some(Output::Delta(delta)) => return Ok(Piece { text: delta.text, end: None }),
+                Some(Output::Delta(delta)) => {
+                    let Delta { text, reasoning: thinking, calls, .. } = delta;
+                    if !(text.is_empty() && thinking.is_empty() && calls.is_empty()) {
+                        return Ok(Piece { text, thinking, calls, end: None });
+                    }
+                }
                 Some(Output::Finished(finished)) => {
                     let reason = match finished.reason {
                         FinishReason::Stop | FinishReason::ToolCalls => DoneReason::Stop,
                         FinishReason::Length => DoneReason::Length,
                     };
                     let end = Some((reason, self.costs(&finished.timings)));
-                    return Ok(Piece { text: String::new(), end });
+                    return Ok(Piece { end, ..Piece::default() });
                 }
                 Some(Output::Failed { error, .. }) => return Err(error),
                 None => return Err(Error::internal("the answer broke off")),
@@ -224,7 +284,7 @@ pub(super) fn nothing<T: Dress>(model: &str, unloads: bool, began: Instant) -> T
     let reason = if unloads { DoneReason::Unload } else { DoneReason::Load };
     let load_duration = elapsed(began);
     let costs = Costs { total_duration: load_duration, load_duration, ..Costs::default() };
-    T::dress(model, Piece { text: String::new(), end: Some((reason, costs)) })
+    T::dress(model, Piece { end: Some((reason, costs)), ..Piece::default() })
 }
 
 /// Nanoseconds.

@@ -1,8 +1,11 @@
 //! Ollama's requests and their translation.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use poem_openapi::{Object, registry::MetaSchema};
+use poem_openapi::{
+    Object,
+    registry::{MetaSchema, MetaSchemaRef},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -10,13 +13,19 @@ use crate::{
     chat::{
         ChatInput,
         embedding::EmbedInput,
-        generation::{GenerationRequest, MAX_STOP_BYTES, MAX_STOPS, PromptInput},
+        generation::{
+            GenerationRequest, MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape, ToolUse,
+        },
+        grammar::Grammar,
     },
     engine::Sampling,
     error::{Error, Result},
     registry::KeepAlive,
-    server::schema::{
-        FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
+    server::{
+        openai::{Tool, ToolFields},
+        schema::{
+            FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
+        },
     },
 };
 
@@ -89,6 +98,36 @@ wire_type!(Think, "think", {
     MetaSchema { one_of, ..MetaSchema::ANY }
 });
 
+/// The form of an answer: `json` for any object, or a JSON schema; an empty text asks for none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"json\" or a JSON schema")]
+pub(crate) enum Format {
+    Name(String),
+    Schema(FreeObject),
+}
+
+wire_type!(Format, "format", {
+    let names =
+        MetaSchema { enum_items: vec!["json".into(), "".into()], ..MetaSchema::new("string") };
+    let one_of = vec![MetaSchemaRef::Inline(Box::new(names)), FreeObject::schema_ref()];
+    MetaSchema { one_of, ..MetaSchema::ANY }
+});
+
+impl Format {
+    fn into_shape(self) -> Result<Option<Shape>> {
+        let grammar = match self {
+            Self::Name(name) if name.is_empty() => return Ok(None),
+            Self::Name(name) if name == "json" => Grammar::JsonObject,
+            Self::Name(_) => {
+                let text = "format: \"json\" or a JSON schema is expected";
+                return Err(Error::invalid("format", text));
+            }
+            Self::Schema(schema) => Grammar::JsonSchema(Value::Object(schema.0)),
+        };
+        Ok(Some(Shape { grammar, field: "format".to_owned() }))
+    }
+}
+
 wire_enum! {
     /// How much a reasoning model thinks.
     pub(crate) enum Effort {
@@ -118,6 +157,9 @@ pub(crate) struct OllamaFunction {
 /// A call of a function in an earlier turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
 pub(crate) struct OllamaToolCall {
+    /// As the answer had it.
+    #[oai(nullable)]
+    pub id: Option<String>,
     #[serde(deserialize_with = "object")]
     pub function: OllamaFunction,
 }
@@ -141,6 +183,9 @@ pub(crate) struct OllamaMessage {
     /// Of which function this `tool` message is the result.
     #[oai(nullable)]
     pub tool_name: Option<String>,
+    /// Of which call this `tool` message is the result.
+    #[oai(nullable)]
+    pub tool_call_id: Option<String>,
 }
 
 /// How tokens are chosen. An option that is not listed here is refused by name.
@@ -192,7 +237,7 @@ impl OllamaOptions {
         }
     }
 
-    fn into_generation(self, prompt: PromptInput) -> Result<GenerationRequest> {
+    fn into_generation(self, prompt: PromptInput, rules: OutputRules) -> Result<GenerationRequest> {
         let stop = match self.stop {
             None => Vec::new(),
             Some(TextOr::Text(text)) => vec![text],
@@ -214,6 +259,7 @@ impl OllamaOptions {
         Ok(GenerationRequest {
             max_tokens,
             stop,
+            rules: Some(Arc::new(rules)),
             seed: self.seed.filter(|seed| *seed >= 0).map(i64::cast_unsigned),
             sampling: Sampling {
                 temperature: self.temperature.unwrap_or(0.8),
@@ -252,12 +298,12 @@ pub(crate) struct OllamaChatRequest {
     pub keep_alive: Option<Span>,
     #[oai(nullable)]
     pub think: Option<Think>,
-    /// Not supported on this route: must be absent, null or empty.
-    #[oai(nullable, validator(max_items = 0))]
-    pub tools: Option<Vec<FreeObject>>,
-    /// Not supported on this route: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
-    pub format: Option<String>,
+    /// Tools that the model may call; the model decides.
+    #[oai(nullable, validator(max_items = 128))]
+    #[serde(default, deserialize_with = "optional_objects")]
+    pub tools: Option<Vec<Tool>>,
+    #[oai(nullable)]
+    pub format: Option<Format>,
 }
 
 /// What to do for a request.
@@ -272,15 +318,16 @@ pub(super) struct Asked {
 
 impl OllamaChatRequest {
     pub(super) fn into_asked(self) -> Result<Asked> {
-        refuse("tools", self.tools.as_ref().is_some_and(|tools| !tools.is_empty()))?;
-        refuse("format", self.format.as_ref().is_some_and(|format| !format.is_empty()))?;
+        let shape = self.format.map_or(Ok(None), Format::into_shape)?;
+        let tools = ToolFields { tools: self.tools, ..ToolFields::default() }.into_use()?;
         let options = self.options.unwrap_or_default();
         let messages = self.messages.unwrap_or_default();
         let generation = if messages.is_empty() {
             None
         } else {
-            let input = conversation(messages, self.think)?;
-            Some(options.clone().into_generation(PromptInput::Chat(input))?)
+            let input = conversation(messages, self.think, tools.as_ref())?;
+            let rules = OutputRules { shape, tools };
+            Some(options.clone().into_generation(PromptInput::Chat(input), rules)?)
         };
         Ok(Asked {
             model: self.model,
@@ -331,9 +378,8 @@ pub(crate) struct OllamaGenerateRequest {
     /// Not supported: must be absent, null or empty. Send the conversation to `/api/chat`.
     #[oai(nullable, validator(max_items = 0))]
     pub context: Option<Vec<u32>>,
-    /// Not supported on this route: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
-    pub format: Option<String>,
+    #[oai(nullable)]
+    pub format: Option<Format>,
 }
 
 impl OllamaGenerateRequest {
@@ -341,7 +387,6 @@ impl OllamaGenerateRequest {
         let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         refuse("suffix", has(&self.suffix))?;
         refuse("template", has(&self.template))?;
-        refuse("format", has(&self.format))?;
         refuse("images", self.images.as_ref().is_some_and(|images| !images.is_empty()))?;
         refuse("context", self.context.as_ref().is_some_and(|context| !context.is_empty()))?;
         let raw = self.raw.unwrap_or(false);
@@ -352,12 +397,14 @@ impl OllamaGenerateRequest {
                 format!("{name} needs the template, which raw leaves out"),
             ));
         }
+        let shape = self.format.map_or(Ok(None), Format::into_shape)?;
+        let rules = OutputRules { shape, tools: None };
         let options = self.options.unwrap_or_default();
         let prompt = self.prompt.unwrap_or_default();
         let generation = if prompt.is_empty() {
             None
         } else if raw {
-            Some(options.clone().into_generation(PromptInput::Text(prompt))?)
+            Some(options.clone().into_generation(PromptInput::Text(prompt), rules)?)
         } else {
             let message = |role, content| OllamaMessage {
                 role,
@@ -366,13 +413,14 @@ impl OllamaGenerateRequest {
                 images: None,
                 tool_calls: None,
                 tool_name: None,
+                tool_call_id: None,
             };
             let system = self.system.filter(|system| !system.is_empty());
             let mut messages: Vec<_> =
                 system.map(|system| message(Speaker::System, system)).into_iter().collect();
             messages.push(message(Speaker::User, prompt));
-            let input = conversation(messages, self.think)?;
-            Some(options.clone().into_generation(PromptInput::Chat(input))?)
+            let input = conversation(messages, self.think, None)?;
+            Some(options.clone().into_generation(PromptInput::Chat(input), rules)?)
         };
         Ok(Asked {
             model: self.model,
@@ -392,7 +440,11 @@ fn refuse(name: &str, is_given: bool) -> Result<()> {
 }
 
 /// Messages in the form that templates read.
-fn conversation(messages: Vec<OllamaMessage>, think: Option<Think>) -> Result<ChatInput> {
+fn conversation(
+    messages: Vec<OllamaMessage>,
+    think: Option<Think>,
+    tools: Option<&ToolUse>,
+) -> Result<ChatInput> {
     if messages.len() > MAX_MESSAGES {
         let text = format!("messages: {} messages, limit {MAX_MESSAGES}", messages.len());
         return Err(Error::invalid("messages", text));
@@ -417,18 +469,26 @@ fn conversation(messages: Vec<OllamaMessage>, think: Option<Think>) -> Result<Ch
         if let Some(name) = message.tool_name {
             object["name"] = name.into();
         }
+        if let Some(id) = message.tool_call_id {
+            object["tool_call_id"] = id.into();
+        }
         if let Some(calls) = message.tool_calls.filter(|calls| !calls.is_empty()) {
             let call = |(n, call): (usize, OllamaToolCall)| {
                 let OllamaFunction { name, arguments } = call.function;
                 let function = json!({ "name": name, "arguments": arguments.0 });
-                json!({ "id": format!("call_{i}_{n}"), "type": "function", "function": function })
+                let id = call.id.unwrap_or_else(|| format!("call_{i}_{n}"));
+                json!({ "id": id, "type": "function", "function": function })
             };
             object["tool_calls"] = calls.into_iter().enumerate().map(call).collect();
         }
         normal.push(object);
     }
-    let mut input =
-        ChatInput { messages: normal, add_generation_prompt: true, ..ChatInput::default() };
+    let mut input = ChatInput {
+        messages: normal,
+        tools: tools.map(|tools| tools.definitions.clone()),
+        add_generation_prompt: true,
+        ..ChatInput::default()
+    };
     let mut set = |name: &str, value: Value| drop(input.kwargs.insert(name.to_owned(), value));
     match think {
         None => {}

@@ -19,7 +19,7 @@ use crate::{
         generation::{Collected, CollectedChoice, Delta, Output},
     },
     error::Result,
-    server::schema::wire_enum,
+    server::{schema::wire_enum, sse::Event},
 };
 
 wire_enum! {
@@ -101,6 +101,8 @@ pub(crate) struct ChatCompletionChunk {
     pub usage: Option<Option<Usage>>,
 }
 
+impl Event for ChatCompletionChunk {}
+
 /// One answer's part of a chunk.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct ChatChunkChoice {
@@ -164,7 +166,7 @@ impl ToolCallDelta {
             r#type: Some(ToolKind::Function),
             function: FunctionDelta { name: Some(call.name), arguments: String::new() },
         };
-        let rest = pieces(&call.arguments).into_iter().map(move |arguments| Self {
+        let rest = argument_pieces(&call.arguments).into_iter().map(move |arguments| Self {
             index,
             id: None,
             r#type: None,
@@ -174,7 +176,8 @@ impl ToolCallDelta {
     }
 }
 
-fn pieces(text: &str) -> Vec<String> {
+/// JSON text of arguments in pieces.
+pub(crate) fn argument_pieces(text: &str) -> Vec<String> {
     let mut pieces = vec![String::new()];
     for c in text.chars() {
         match pieces.last_mut() {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     chat::generation::{Collected, Delta, Output},
     error::Result,
-    server::schema::wire_enum,
+    server::{schema::wire_enum, sse::Event},
 };
 
 wire_enum! {
@@ -43,6 +43,8 @@ pub(crate) struct Completion {
     /// Changes when the program or the model's files change.
     pub system_fingerprint: String,
 }
+
+impl Event for Completion {}
 
 /// One completion: the `i`-th of prompt `p` has the index `p * n + i`.
 #[derive(Clone, Debug, Serialize, Object)]

@@ -27,8 +27,12 @@ pub(crate) use embeddings::EmbeddingApi;
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
-pub(crate) use answer::{random_id, unix_time_s};
-pub(crate) use message::{Message, normalise};
+pub(crate) use answer::{Running, random_id, unix_time_s};
+pub(crate) use chat_answer::argument_pieces;
+pub(crate) use message::{MAX_MESSAGES, Message, normalise};
+pub(crate) use sampling::within;
+pub(crate) use structured::check_name;
+pub(crate) use tools::{MAX_TOOLS, Tool, ToolFields};
 
 use super::reply::Outcomes;
 

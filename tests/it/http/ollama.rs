@@ -133,6 +133,77 @@ async fn texts_are_embedded() {
 }
 
 #[tokio::test]
+async fn thoughts_and_calls_come_apart_from_the_answer() {
+    let call =
+        "<tool_call>\n{\"name\": \"clock\", \"arguments\": {\"zone\": \"Rome\"}}\n</tool_call>";
+    let server = Server::scripted();
+    let reference = format!("{{# <tool_call> <think> #}}P => <think>Hm</think>Sure.{call}{call}");
+    server.load_from("m", &reference).await;
+    let tools = json!([{"type": "function", "function": {"name": "clock", "description": "d",
+        "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}}]);
+    let mut request = json!({
+        "model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools,
+        "options": {"temperature": 0}, "stream": false,
+    });
+    let answer = one(&server, "/api/chat", &request).await;
+    let message = &answer["message"];
+    assert_eq!((&message["thinking"], &message["content"]), (&json!("Hm"), &json!("Sure.")));
+    let calls = message["tool_calls"].as_array().expect("calls");
+    for (i, call) in calls.iter().enumerate() {
+        assert!(call["id"].is_string());
+        let expected = json!({"index": i, "name": "clock", "arguments": {"zone": "Rome"}});
+        assert_eq!(call["function"], expected);
+    }
+    assert_eq!((calls.len(), &answer["done_reason"]), (2, &json!("stop")));
+    // Calls and their results go back as they came.
+    request["messages"] = json!([
+        {"role": "user", "content": "x"}, message,
+        {"role": "tool", "content": "12", "tool_name": "clock", "tool_call_id": calls[0]["id"]},
+    ]);
+    request["stream"] = true.into();
+    let parts = lines(&server, "/api/chat", &request).await;
+    let joined = |field: &str| -> String {
+        parts.iter().filter_map(|part| part["message"][field].as_str()).collect()
+    };
+    assert_eq!((joined("thinking").as_str(), joined("content").as_str()), ("Hm", "Sure."));
+    let calls = parts.iter().filter_map(|part| part["message"]["tool_calls"].as_array()).flatten();
+    assert_eq!(calls.count(), 2);
+    let prompt = json!({"model": "m", "prompt": "x", "options": {"num_predict": 30}});
+    let parts = lines(&server, "/api/generate", &prompt).await;
+    let thinking: String = parts.iter().filter_map(|part| part["thinking"].as_str()).collect();
+    let response: String = parts.iter().filter_map(|part| part["response"].as_str()).collect();
+    assert_eq!(thinking, "Hm");
+    assert!(response.starts_with("Sure."), "{response}");
+}
+
+#[tokio::test]
+async fn answers_take_the_form_that_is_asked_for() {
+    let server = Server::scripted();
+    server.load_from("m", "P => I would rather talk.").await;
+    let schema = json!({"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"],
+        "additionalProperties": false});
+    let user = json!([{"role": "user", "content": "x"}]);
+    let mut request = json!({"model": "m", "messages": user, "format": schema, "stream": false});
+    let answer = one(&server, "/api/chat", &request).await;
+    let said = |text: &Value| serde_json::from_str::<Value>(text.as_str().unwrap()).unwrap();
+    assert_eq!(said(&answer["message"]["content"]), json!({"a": 1}));
+    for raw in [false, true] {
+        let prompt =
+            json!({"model": "m", "prompt": "P", "raw": raw, "format": schema, "stream": false});
+        let answer = one(&server, "/api/generate", &prompt).await;
+        assert_eq!(said(&answer["response"]), json!({"a": 1}), "{raw}");
+    }
+    request["format"] = "json".into();
+    request["options"] = json!({"temperature": 0, "num_predict": 1});
+    let answer = one(&server, "/api/chat", &request).await;
+    assert!(answer["message"]["content"].as_str().unwrap().starts_with('{'), "{answer}");
+    request["format"] = "".into();
+    request["options"] = json!({"temperature": 0});
+    let answer = one(&server, "/api/chat", &request).await;
+    assert_eq!(answer["message"]["content"], "I would rather talk.");
+}
+
+#[tokio::test]
 async fn failures_are_a_sentence() {
     let server = Server::new();
     server.load("e").await;
@@ -140,8 +211,15 @@ async fn failures_are_a_sentence() {
     let cases = [
         ("/api/chat", json!({"model": "f", "messages": user}), 404, "f"),
         ("/api/chat", json!({"messages": user}), 400, "model"),
-        ("/api/chat", json!({"model": "e", "messages": user, "format": "json"}), 400, "format"),
+        ("/api/chat", json!({"model": "e", "messages": user, "format": "yaml"}), 400, "format"),
+        ("/api/chat", json!({"model": "e", "messages": user, "format": 5}), 400, "format"),
         ("/api/chat", json!({"model": "e", "messages": user, "tools": [{}]}), 400, "tools"),
+        (
+            "/api/generate",
+            json!({"model": "e", "prompt": "a", "format": {"type": "nothing"}}),
+            400,
+            "format",
+        ),
         (
             "/api/chat",
             json!({"model": "e", "messages": user, "keep_alive": "soon"}),

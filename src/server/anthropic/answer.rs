@@ -1,0 +1,222 @@
+//! The wire answers of `/v1/messages`: one object, and the parts that a stream shares with it.
+
+use poem_openapi::{Object, Union};
+use serde::Serialize;
+
+use super::content::{Speaker, TextKind};
+use crate::{
+    chat::{
+        self,
+        generation::{Collected, CollectedChoice, FinishReason},
+    },
+    engine,
+    server::schema::{FreeObject, wire_enum},
+};
+
+wire_enum! {
+    /// What kind of object this is.
+    pub(crate) enum MessageKind {
+        Message = "message",
+    }
+}
+
+wire_enum! {
+    /// What kind of block this is.
+    pub(crate) enum ThinkingBlockKind {
+        Thinking = "thinking",
+    }
+}
+
+wire_enum! {
+    /// What kind of block this is.
+    pub(crate) enum ToolUseKind {
+        ToolUse = "tool_use",
+    }
+}
+
+wire_enum! {
+    /// Why an answer ends.
+    pub(crate) enum StopReason {
+        EndTurn = "end_turn",
+        MaxTokens = "max_tokens",
+        StopSequence = "stop_sequence",
+        ToolUse = "tool_use",
+    }
+}
+
+wire_enum! {
+    /// The class of service; there is one.
+    pub(crate) enum UsedTier {
+        Standard = "standard",
+    }
+}
+
+/// A text of the answer.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct TextBlock {
+    pub r#type: TextKind,
+    pub text: String,
+    /// Always null.
+    #[oai(nullable)]
+    pub citations: Option<Vec<FreeObject>>,
+}
+
+/// What the model thought before it answered.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ThinkingBlock {
+    pub r#type: ThinkingBlockKind,
+    pub thinking: String,
+    /// Always empty: thoughts are not signed.
+    pub signature: String,
+}
+
+/// A tool that the model calls.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ToolUseBlock {
+    pub r#type: ToolUseKind,
+    pub id: String,
+    pub name: String,
+    /// The arguments.
+    pub input: FreeObject,
+}
+
+/// One block of the answer.
+#[derive(Clone, Debug, Serialize, Union)]
+#[serde(untagged)]
+#[oai(one_of)]
+pub(crate) enum AnswerBlock {
+    Text(TextBlock),
+    Thinking(ThinkingBlock),
+    ToolUse(ToolUseBlock),
+}
+
+/// Tokens that were written to the prefix cache at a price; there is none.
+#[derive(Clone, Copy, Debug, Default, Serialize, Object)]
+pub(crate) struct CacheCreation {
+    /// Always 0.
+    pub ephemeral_5m_input_tokens: u32,
+    /// Always 0.
+    pub ephemeral_1h_input_tokens: u32,
+}
+
+/// Tokens that a request took.
+#[derive(Clone, Copy, Debug, Serialize, Object)]
+pub(crate) struct MessageUsage {
+    /// Tokens of the prompt that were computed.
+    pub input_tokens: u32,
+    /// Generated tokens, thinking included.
+    pub output_tokens: u32,
+    /// Tokens of the prompt that were taken from the prefix cache.
+    pub cache_read_input_tokens: u32,
+    /// Always 0.
+    pub cache_creation_input_tokens: u32,
+    pub cache_creation: CacheCreation,
+    pub service_tier: UsedTier,
+}
+
+impl MessageUsage {
+    pub(super) fn new(usage: engine::Usage) -> Self {
+        Self {
+            input_tokens: usage.prompt_tokens.saturating_sub(usage.cached_tokens),
+            output_tokens: usage.completion_tokens,
+            cache_read_input_tokens: usage.cached_tokens,
+            cache_creation_input_tokens: 0,
+            cache_creation: CacheCreation::default(),
+            service_tier: UsedTier::Standard,
+        }
+    }
+}
+
+/// The assistant's message.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct AnthropicAnswer {
+    /// `msg_` and 24 letters and digits.
+    pub id: String,
+    pub r#type: MessageKind,
+    pub role: Speaker,
+    pub model: String,
+    pub content: Vec<AnswerBlock>,
+    /// Null at the beginning of a stream.
+    #[oai(nullable)]
+    pub stop_reason: Option<StopReason>,
+    /// The string of `stop_sequences` that ended the answer.
+    #[oai(nullable)]
+    pub stop_sequence: Option<String>,
+    pub usage: MessageUsage,
+}
+
+/// A number of tokens.
+#[derive(Clone, Copy, Debug, Serialize, Object)]
+pub(crate) struct TokenCount {
+    /// Tokens of the prompt that the request makes.
+    pub input_tokens: usize,
+}
+
+impl AnthropicAnswer {
+    /// A message without content yet.
+    pub(super) fn begin(id: &str, model: &str, usage: engine::Usage) -> Self {
+        Self {
+            id: id.to_owned(),
+            r#type: MessageKind::Message,
+            role: Speaker::Assistant,
+            model: model.to_owned(),
+            content: Vec::new(),
+            stop_reason: None,
+            stop_sequence: None,
+            usage: MessageUsage::new(usage),
+        }
+    }
+
+    pub(super) fn new(id: &str, model: &str, collected: Collected) -> Self {
+        let mut answer = Self::begin(id, model, collected.usage);
+        if let Some(choice) = collected.choices.into_iter().next() {
+            answer.stop_reason = Some(stop_reason(choice.reason, choice.stop_string.is_some()));
+            answer.stop_sequence.clone_from(&choice.stop_string);
+            answer.content = blocks(choice);
+        }
+        answer
+    }
+}
+
+pub(super) fn stop_reason(reason: FinishReason, by_string: bool) -> StopReason {
+    match reason {
+        FinishReason::Stop if by_string => StopReason::StopSequence,
+        FinishReason::Stop => StopReason::EndTurn,
+        FinishReason::Length => StopReason::MaxTokens,
+        FinishReason::ToolCalls => StopReason::ToolUse,
+    }
+}
+
+fn blocks(choice: CollectedChoice) -> Vec<AnswerBlock> {
+    let mut blocks = Vec::new();
+    if !choice.reasoning.is_empty() {
+        blocks.push(AnswerBlock::thinking(choice.reasoning));
+    }
+    // Blanks before a call are no text.
+    let says_nothing = choice.text.is_empty()
+        || (!choice.calls.is_empty() && choice.text.chars().all(char::is_whitespace));
+    if !says_nothing {
+        blocks.push(AnswerBlock::text(choice.text));
+    }
+    blocks.extend(choice.calls.into_iter().map(|call| {
+        let input = serde_json::from_str(&call.arguments).unwrap_or_default();
+        AnswerBlock::tool_use(call, input)
+    }));
+    blocks
+}
+
+impl AnswerBlock {
+    pub(super) fn text(text: String) -> Self {
+        Self::Text(TextBlock { r#type: TextKind::Text, text, citations: None })
+    }
+
+    pub(super) fn thinking(thinking: String) -> Self {
+        let signature = String::new();
+        Self::Thinking(ThinkingBlock { r#type: ThinkingBlockKind::Thinking, thinking, signature })
+    }
+
+    pub(super) fn tool_use(call: chat::ToolCall, input: FreeObject) -> Self {
+        let (id, name) = (call.id, call.name);
+        Self::ToolUse(ToolUseBlock { r#type: ToolUseKind::ToolUse, id, name, input })
+    }
+}

@@ -1,0 +1,389 @@
+//! Messages and their content blocks on the wire, and their normal form for templates.
+
+use std::collections::HashMap;
+
+use poem_openapi::Object;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    error::{Error, Result},
+    server::{
+        openai::MAX_MESSAGES,
+        schema::{FreeObject, TextOr, text_or_objects, wire_enum},
+    },
+};
+
+wire_enum! {
+    /// Who speaks.
+    pub(crate) enum Speaker {
+        User = "user",
+        Assistant = "assistant",
+    }
+}
+
+wire_enum! {
+    /// What a text is called.
+    pub(crate) enum TextKind {
+        Text = "text",
+    }
+}
+
+wire_enum! {
+    /// What a block holds. Images, documents and results of search are not supported.
+    pub(crate) enum BlockKind {
+        Text = "text",
+        Thinking = "thinking",
+        ToolUse = "tool_use",
+        ToolResult = "tool_result",
+    }
+}
+
+wire_enum! {
+    /// How a cached prefix ends.
+    pub(crate) enum CacheKind {
+        Ephemeral = "ephemeral",
+    }
+}
+
+wire_enum! {
+    /// How long a cached prefix is kept.
+    pub(crate) enum CacheSpan {
+        Minutes = "5m",
+        Hour = "1h",
+    }
+}
+
+/// A hint what to cache; this server finds every cached prefix without.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct CacheControl {
+    pub r#type: CacheKind,
+    #[oai(nullable)]
+    pub ttl: Option<CacheSpan>,
+}
+
+/// A text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct AnthropicText {
+    pub r#type: TextKind,
+    pub text: String,
+    #[oai(nullable)]
+    pub cache_control: Option<CacheControl>,
+    /// Not supported: must be absent, null or empty.
+    #[oai(nullable, validator(max_items = 0))]
+    pub citations: Option<Vec<FreeObject>>,
+}
+
+/// One block of a message's content; which fields it has depends on its type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct AnthropicBlock {
+    pub r#type: BlockKind,
+    /// Of a `text`.
+    #[oai(nullable)]
+    pub text: Option<String>,
+    /// Of a `text`; not supported: must be absent, null or empty.
+    #[oai(nullable, validator(max_items = 0))]
+    pub citations: Option<Vec<FreeObject>>,
+    /// Of `thinking`: what the assistant thought; templates decide whether it shows.
+    #[oai(nullable)]
+    pub thinking: Option<String>,
+    /// Of `thinking`; this server does not sign what models think, and checks nothing.
+    #[oai(nullable)]
+    pub signature: Option<String>,
+    /// Of a `tool_use`.
+    #[oai(nullable)]
+    pub id: Option<String>,
+    /// Of a `tool_use`: the tool.
+    #[oai(nullable)]
+    pub name: Option<String>,
+    /// Of a `tool_use`: the arguments.
+    #[oai(nullable)]
+    pub input: Option<FreeObject>,
+    /// Of a `tool_result`: which call it answers.
+    #[oai(nullable)]
+    pub tool_use_id: Option<String>,
+    /// Of a `tool_result`: text, or a list of texts.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "text_or_objects")]
+    pub content: Option<TextOr<AnthropicText>>,
+    /// Of a `tool_result`: the model reads it behind the word `Error:`.
+    #[oai(nullable)]
+    pub is_error: Option<bool>,
+    #[oai(nullable)]
+    pub cache_control: Option<CacheControl>,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct AnthropicMessage {
+    pub role: Speaker,
+    /// Text, or a list of blocks.
+    #[serde(default, deserialize_with = "text_or_objects")]
+    pub content: Option<TextOr<AnthropicBlock>>,
+}
+
+/// A conversation in the form that templates read.
+pub(super) struct Conversation {
+    pub(super) messages: Vec<Value>,
+    /// The last message is the assistant's and is to be continued.
+    pub(super) continues: bool,
+}
+
+/// Checks a conversation and brings it into the form that templates read.
+pub(super) fn conversation(
+    system: Option<TextOr<AnthropicText>>,
+    messages: Vec<AnthropicMessage>,
+) -> Result<Conversation> {
+    if messages.is_empty() {
+        return Err(Error::invalid("messages", "messages: at least one message is required"));
+    }
+    if messages.len() > MAX_MESSAGES {
+        let text = format!("messages: {} messages, limit {MAX_MESSAGES}", messages.len());
+        return Err(Error::invalid("messages", text));
+    }
+    let mut normal = Vec::with_capacity(messages.len() + 1);
+    let system = system.map(|system| texts(system, "system")).transpose()?.unwrap_or_default();
+    if !system.is_empty() {
+        normal.push(json!({ "role": "system", "content": system }));
+    }
+    let mut names = HashMap::new();
+    let mut continues = false;
+    for (i, message) in messages.into_iter().enumerate() {
+        let path = format!("messages[{i}].content");
+        let blocks = message.blocks(&path)?;
+        continues = message.role == Speaker::Assistant;
+        match message.role {
+            Speaker::User => normal.extend(user(blocks, &path, &names)?),
+            Speaker::Assistant => normal.push(assistant(blocks, &path, &mut names)?),
+        }
+    }
+    if continues && normal.last().is_some_and(|last| last.get("tool_calls").is_some()) {
+        let text = "messages: a message with a tool_use must be followed by its tool_result";
+        return Err(Error::invalid("messages", text));
+    }
+    Ok(Conversation { messages: normal, continues })
+}
+
+impl AnthropicMessage {
+    fn blocks(&self, path: &str) -> Result<Vec<AnthropicBlock>> {
+        match &self.content {
+            Some(TextOr::Text(text)) => Ok(vec![AnthropicBlock::of_text(text.clone())]),
+            Some(TextOr::Items(blocks)) if !blocks.is_empty() => Ok(blocks.clone()),
+            Some(TextOr::Items(_)) => {
+                Err(Error::invalid(path, format!("{path}: at least one block is required")))
+            }
+            None => Err(missing(path)),
+        }
+    }
+}
+
+impl AnthropicBlock {
+    fn of_text(text: String) -> Self {
+        Self {
+            r#type: BlockKind::Text,
+            text: Some(text),
+            citations: None,
+            thinking: None,
+            signature: None,
+            id: None,
+            name: None,
+            input: None,
+            tool_use_id: None,
+            content: None,
+            is_error: None,
+            cache_control: None,
+        }
+    }
+
+    /// A field that belongs to another type of block is a mistake.
+    fn check(&self, path: &str) -> Result<()> {
+        use BlockKind::{Text, Thinking, ToolResult, ToolUse};
+
+        no_citations(self.citations.as_ref(), path)?;
+        let fields = [
+            ("text", self.text.is_some(), Text),
+            ("citations", self.citations.is_some(), Text),
+            ("thinking", self.thinking.is_some(), Thinking),
+            ("signature", self.signature.is_some(), Thinking),
+            ("id", self.id.is_some(), ToolUse),
+            ("name", self.name.is_some(), ToolUse),
+            ("input", self.input.is_some(), ToolUse),
+            ("tool_use_id", self.tool_use_id.is_some(), ToolResult),
+            ("content", self.content.is_some(), ToolResult),
+            ("is_error", self.is_error.is_some(), ToolResult),
+        ];
+        match fields.iter().find(|(_, given, owner)| *given && *owner != self.r#type) {
+            Some((name, ..)) => {
+                let field = format!("{path}.{name}");
+                let text = format!("{field}: a block of this type has no such field");
+                Err(Error::invalid(field, text))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Texts and results in their order; neighbouring texts are one message.
+fn user(
+    blocks: Vec<AnthropicBlock>,
+    path: &str,
+    names: &HashMap<String, String>,
+) -> Result<Vec<Value>> {
+    let mut messages = Vec::new();
+    let mut spoken: Vec<String> = Vec::new();
+    let flush = |spoken: &mut Vec<String>, messages: &mut Vec<Value>| {
+        if !spoken.is_empty() {
+            let text = std::mem::take(spoken).join("\n");
+            messages.push(json!({ "role": "user", "content": text }));
+        }
+    };
+    for (i, block) in blocks.into_iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        block.check(&path)?;
+        match block.r#type {
+            BlockKind::Text => spoken.push(required(block.text, &path, "text")?),
+            BlockKind::ToolResult => {
+                flush(&mut spoken, &mut messages);
+                let id = required(block.tool_use_id, &path, "tool_use_id")?;
+                let field = format!("{path}.content");
+                let text = block.content.map(|content| texts(content, &field)).transpose()?;
+                let mut text = text.unwrap_or_default();
+                if block.is_error == Some(true) {
+                    text = format!("Error: {text}");
+                }
+                let mut message = json!({ "role": "tool", "tool_call_id": id, "content": text });
+                if let Some(name) = names.get(&id) {
+                    message["name"] = name.as_str().into();
+                }
+                messages.push(message);
+            }
+            BlockKind::Thinking | BlockKind::ToolUse => return Err(misplaced(&path, "assistant")),
+        }
+    }
+    flush(&mut spoken, &mut messages);
+    Ok(messages)
+}
+
+/// One message of text, reasoning and calls. `names` learns which call is of which tool.
+fn assistant(
+    blocks: Vec<AnthropicBlock>,
+    path: &str,
+    names: &mut HashMap<String, String>,
+) -> Result<Value> {
+    let (mut spoken, mut thought, mut calls) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, block) in blocks.into_iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        block.check(&path)?;
+        match block.r#type {
+            BlockKind::Text => spoken.push(required(block.text, &path, "text")?),
+            BlockKind::Thinking => thought.push(required(block.thinking, &path, "thinking")?),
+            BlockKind::ToolUse => {
+                let id = required(block.id, &path, "id")?;
+                let name = required(block.name, &path, "name")?;
+                let input = required(block.input, &path, "input")?.0;
+                let function = json!({ "name": name, "arguments": input });
+                calls.push(json!({ "id": id, "type": "function", "function": function }));
+                names.insert(id, name);
+            }
+            BlockKind::ToolResult => return Err(misplaced(&path, "user")),
+        }
+    }
+    let mut message = json!({ "role": "assistant", "content": spoken.join("\n") });
+    if !thought.is_empty() {
+        message["reasoning_content"] = thought.join("\n").into();
+    }
+    if !calls.is_empty() {
+        if spoken.is_empty() {
+            message["content"] = Value::Null;
+        }
+        message["tool_calls"] = calls.into();
+    }
+    Ok(message)
+}
+
+/// A text, or texts joined by line breaks.
+fn texts(content: TextOr<AnthropicText>, path: &str) -> Result<String> {
+    match content {
+        TextOr::Text(text) => Ok(text),
+        TextOr::Items(items) => {
+            let mut texts = Vec::with_capacity(items.len());
+            for (i, item) in items.into_iter().enumerate() {
+                no_citations(item.citations.as_ref(), &format!("{path}[{i}]"))?;
+                texts.push(item.text);
+            }
+            Ok(texts.join("\n"))
+        }
+    }
+}
+
+fn no_citations(citations: Option<&Vec<FreeObject>>, path: &str) -> Result<()> {
+    if citations.is_some_and(|citations| !citations.is_empty()) {
+        let field = format!("{path}.citations");
+        let text = format!("{field}: citations are not supported");
+        return Err(Error::invalid(field, text));
+    }
+    Ok(())
+}
+
+fn required<T>(value: Option<T>, path: &str, name: &str) -> Result<T> {
+    value.ok_or_else(|| missing(&format!("{path}.{name}")))
+}
+
+fn missing(field: &str) -> Error {
+    let text = format!("{field}: this required field is missing");
+    Error::invalid(field, text).with_code("missing_required_parameter")
+}
+
+fn misplaced(path: &str, role: &str) -> Error {
+    let field = format!("{path}.type");
+    let text = format!("{field}: only a message of the {role} has blocks of this type");
+    Error::invalid(field, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(value: Value) -> Vec<AnthropicMessage> {
+        serde_json::from_value(value).expect("messages")
+    }
+
+    #[test]
+    fn blocks_become_what_templates_read() {
+        let wire = json!([
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "hm", "signature": ""},
+                {"type": "tool_use", "id": "t1", "name": "f", "input": {"x": 1}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "2"}]},
+                {"type": "tool_result", "tool_use_id": "t2", "content": "3", "is_error": true},
+                {"type": "text", "text": "c"},
+            ]},
+            {"role": "assistant", "content": "so"},
+        ]);
+        let system = Some(TextOr::Text("s".to_owned()));
+        let normal = conversation(system, messages(wire)).expect("valid");
+        let expected = json!([
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "a\nb"},
+            {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [
+                {"id": "t1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+            ]},
+            {"role": "tool", "tool_call_id": "t1", "name": "f", "content": "2"},
+            {"role": "tool", "tool_call_id": "t2", "content": "Error: 3"},
+            {"role": "user", "content": "c"},
+            {"role": "assistant", "content": "so"},
+        ]);
+        assert_eq!((Value::Array(normal.messages), normal.continues), (expected, true));
+    }
+}

@@ -1,0 +1,86 @@
+//! `docs/compatibility.md` against the generated document and the running server.
+
+use std::{collections::BTreeSet, path::Path};
+
+use kolosal_server::server::openapi_json;
+use serde_json::{Value, json};
+
+use super::harness::Server;
+
+/// Path, parameter, status, remark.
+fn table() -> Vec<[String; 4]> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/compatibility.md");
+    let text = std::fs::read_to_string(file).expect("the table");
+    let mut path = String::new();
+    let mut rows = Vec::new();
+    for line in text.lines() {
+        if let Some(heading) = line.strip_prefix("## POST ") {
+            heading.clone_into(&mut path);
+        }
+        let Some(row) = line.strip_prefix("| `") else { continue };
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let name = cells[0].trim_end_matches('`').to_owned();
+        rows.push([path.clone(), name, cells[1].to_owned(), cells[2].to_owned()]);
+    }
+    rows
+}
+
+#[test]
+fn every_parameter_is_in_the_table() {
+    let document: Value = serde_json::from_str(openapi_json()).expect("JSON");
+    let rows = table();
+    let paths: BTreeSet<_> = rows.iter().map(|[path, ..]| path.as_str()).collect();
+    let expected = [
+        "/api/chat",
+        "/api/generate",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+    ];
+    assert_eq!(paths, BTreeSet::from(expected));
+    for path in paths {
+        let body = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"];
+        let name = body["schema"]["$ref"].as_str().and_then(|name| name.rsplit('/').next());
+        let schema = &document["components"]["schemas"][name.expect("a reference")];
+        let known: BTreeSet<_> =
+            schema["properties"].as_object().expect("fields").keys().map(String::as_str).collect();
+        let mut listed = BTreeSet::new();
+        for [_, name, status, remark] in rows.iter().filter(|row| row[0] == path) {
+            assert!(listed.insert(name.as_str()), "{path} {name} is listed twice");
+            match status.as_str() {
+                "implemented" => assert!(known.contains(name.as_str()), "{path} {name}"),
+                "no effect" => {
+                    assert!(known.contains(name.as_str()) && !remark.is_empty(), "{path} {name}");
+                }
+                status => assert!(status == "refused" && !remark.is_empty(), "{path} {name}"),
+            }
+        }
+        let missing: Vec<_> = known.difference(&listed).collect();
+        assert!(missing.is_empty(), "{path}: {missing:?} are not in docs/compatibility.md");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_refused_by_name() {
+    let server = Server::new();
+    server.load("e").await;
+    for [path, name, ..] in table().into_iter().filter(|row| row[2] == "refused") {
+        let mut body = match path.as_str() {
+            "/v1/completions" | "/api/generate" => json!({"model": "e", "prompt": "a"}),
+            _ => json!({"model": "e", "messages": [{"role": "user", "content": "a"}]}),
+        };
+        if path == "/v1/messages" {
+            body["max_tokens"] = 1.into();
+        }
+        // A value of the type that the parameter has, where this server knows it.
+        body[&name] = match name.as_str() {
+            "store" => true.into(),
+            "images" => json!(["x"]),
+            "context" => json!([1]),
+            _ => "x".into(),
+        };
+        let reply = server.post(&path, body.to_string()).await;
+        assert!(reply.status == 400 && reply.text.contains(&name), "{path} {name}: {}", reply.text);
+    }
+}
