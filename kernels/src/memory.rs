@@ -257,7 +257,7 @@ impl Clone for Floats {
 
 impl std::fmt::Debug for Floats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Floats").field("len", &self.len).finish()
+        write!(f, "Floats({})", self.len)
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! All of it is plain loops in a fixed order, without fused operations: the same bits on every tier.
 #![allow(clippy::inline_always, reason = "loops are compiled once for each tier")]
+#![allow(
+    clippy::needless_bitwise_bool,
+    reason = "a loop without an exit becomes vector operations"
+)]
 
 use crate::simd::{Kernel, Level, Simd, dispatch};
 
