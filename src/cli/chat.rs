@@ -44,6 +44,12 @@ pub(super) fn run(app: &App, args: &RunArgs) -> Outcome {
     }
 }
 
+/// A slash and one word of letters, or a question mark.
+fn is_command(line: &str) -> bool {
+    let letters = |word: &str| word.chars().all(|c| c.is_ascii_alphabetic() || c == '?');
+    line.strip_prefix('/').is_some_and(letters)
+}
+
 /// The prompt to answer once: the arguments, or what is piped in; both together when both are there.
 fn one_prompt(args: &RunArgs) -> Outcome<Option<String>> {
     let mut prompt = args.prompt.join(" ");
@@ -95,7 +101,8 @@ impl Chat<'_> {
     fn dialogue(&self, mut messages: Vec<Value>) -> Outcome {
         let system = messages.clone();
         let mut editor = rustyline::DefaultEditor::new().map_err(Failure::failed)?;
-        self.app.out.note(format!("{} — {CLEAR} forgets, {} ends", self.args.model, GOODBYE[0]));
+        let commands = format!("{CLEAR} forgets, {} ends", GOODBYE[0]);
+        self.app.out.note(format!("{} — {commands}", self.args.model));
         loop {
             let line = match editor.readline(">>> ") {
                 Ok(line) => line,
@@ -106,6 +113,8 @@ impl Chat<'_> {
                 "" => {}
                 CLEAR => messages.clone_from(&system),
                 word if GOODBYE.contains(&word) => return Ok(()),
+                // A mistyped command is no question to the model; a path such as /etc/hosts may be.
+                word if is_command(word) => self.app.out.note(format!("no {word}: {commands}")),
                 prompt => {
                     let _full_history = editor.add_history_entry(prompt);
                     match self.answer(&mut messages, prompt) {
