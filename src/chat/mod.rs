@@ -19,6 +19,7 @@ mod tools;
 pub use detokenizer::Detokenizer;
 pub use reasoning::{Part, ReasoningSplitter, ReasoningTags};
 pub use stop::{StopMatcher, StopStep};
+pub(crate) use template::strftime;
 pub use template::{ChatInput, ChatTemplate, Rendered, TemplateOrigin};
 pub use text_model::{ChatPrompt, TextModel};
 pub use tokenizer::{Special, Tokenizer, TokenizerError};

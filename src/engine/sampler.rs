@@ -105,7 +105,8 @@ impl Sampler {
         row: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<Sampled, SampleError> {
-        if sample::scan(row).has_nan {
+        let unedited = sample::scan(row);
+        if unedited.has_nan {
             return Err(SampleError::NotFinite);
         }
         logits::add_bias(row, &self.sampling.logit_bias);
@@ -120,10 +121,19 @@ impl Sampler {
             constraint.mask(&mut scratch.mask).map_err(SampleError::Constraint)?;
             logits::apply_mask(row, &scratch.mask);
         }
-        let token = self.choose(row, scratch)?;
+        let max = if self.edits() { sample::scan(row).max } else { unedited.max };
+        let token = self.choose(row, max, scratch)?;
         let logprobs = report.map(|report| report.of(token, row));
         self.accept(token)?;
         Ok(Sampled { token, logprobs })
+    }
+
+    /// Whether a row is changed before the choice.
+    fn edits(&self) -> bool {
+        self.seen.is_some()
+            || self.constraint.is_some()
+            || self.num_sampled < self.min_tokens
+            || !self.sampling.logit_bias.is_empty()
     }
 
     fn accept(&mut self, token: u32) -> Result<(), SampleError> {
@@ -156,8 +166,8 @@ impl Sampler {
         }
     }
 
-    fn choose(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
-        let max = sample::scan(row).max;
+    /// `max` is the largest logit of the row.
+    fn choose(&mut self, row: &[f32], max: f32, scratch: &mut Scratch) -> Result<u32, SampleError> {
         if max == f32::NEG_INFINITY {
             return Err(SampleError::AllBanned);
         }

@@ -22,6 +22,7 @@ mod reply;
 mod schema;
 mod spec;
 mod sse;
+mod streaming;
 
 use std::{
     io,

@@ -1,14 +1,11 @@
 //! Server-sent events: chunks as `data:` lines, a sign of life while nothing comes, an error event when
 //! it goes wrong midway, and what the dialect ends with.
-//!
-//! The stream owns what it streams from: a client that goes away drops the response, the response drops
-//! the stream, and the stream's generation ends with it.
 
-use std::{io, panic::AssertUnwindSafe, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
-use poem::{Body, IntoResponse, Response};
+use futures_util::Stream;
+use poem::{IntoResponse, Response};
 use poem_openapi::{
     payload::Payload,
     registry::{MetaSchemaRef, Registry},
@@ -16,8 +13,14 @@ use poem_openapi::{
 };
 use serde::Serialize;
 
-use super::{drain::Drain, error::Failure};
+use super::{
+    drain::Drain,
+    error::Failure,
+    streaming::{Source, response},
+};
 use crate::error::Error;
+
+const CONTENT_TYPE: &str = "text/event-stream";
 
 /// A sign of life is sent when nothing else was for so long; proxies give up on silent connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -40,22 +43,19 @@ pub(crate) trait Event: Serialize + Send + 'static {
 }
 
 /// A stream of chunks; an error becomes an error event and the end.
-pub(crate) struct Events<C> {
-    chunks: BoxStream<'static, Result<C, Error>>,
-    drain: Drain,
-}
+pub(crate) struct Events<C>(Source<C>);
 
 impl<C> Events<C> {
     pub(crate) fn new(
         chunks: impl Stream<Item = Result<C, Error>> + Send + 'static,
         drain: Drain,
     ) -> Self {
-        Self { chunks: chunks.boxed(), drain }
+        Self(Source::new(chunks, drain))
     }
 }
 
 impl<C: Type> Payload for Events<C> {
-    const CONTENT_TYPE: &'static str = "text/event-stream";
+    const CONTENT_TYPE: &'static str = CONTENT_TYPE;
 
     // The schema of one event's data; OpenAI's own document does it the same way.
     fn schema_ref() -> MetaSchemaRef {
@@ -70,30 +70,17 @@ impl<C: Type> Payload for Events<C> {
 impl<C: Event> IntoResponse for Events<C> {
     fn into_response(self) -> Response {
         let frames = futures_util::stream::unfold(Some(self), |events| async {
-            let (frame, events) = events?.next_frame().await;
-            Some((Ok::<_, io::Error>(frame), events))
+            Some(events?.next_frame().await)
         });
-        Response::builder()
-            .content_type("text/event-stream")
-            .header("Cache-Control", "no-cache")
-            // nginx would otherwise collect events before it passes them on.
-            .header("X-Accel-Buffering", "no")
-            .body(Body::from_bytes_stream(frames))
+        response(CONTENT_TYPE, frames)
     }
 }
 
 impl<C: Event> Events<C> {
     /// The next bytes, and the stream unless these were the last.
     async fn next_frame(mut self) -> (Bytes, Option<Self>) {
-        let chunk = tokio::select! {
-            biased;
-            chunk = AssertUnwindSafe(self.chunks.next()).catch_unwind() => {
-                chunk.unwrap_or_else(|_| Some(Err(Error::internal("internal server error"))))
-            }
-            () = self.drain.expired() => Some(Err(Drain::error())),
-            () = tokio::time::sleep(KEEP_ALIVE) => {
-                return (Bytes::from_static(C::PATIENCE), Some(self));
-            }
+        let Ok(chunk) = tokio::time::timeout(KEEP_ALIVE, self.0.next()).await else {
+            return (Bytes::from_static(C::PATIENCE), Some(self));
         };
         match chunk {
             Some(Ok(chunk)) => match frame(chunk.name(), &chunk) {

@@ -2,7 +2,6 @@
 //!
 //! SmolLM2 is found as in [`crate::sdk`]; where it is missing outside continuous integration, the
 //! tests say so and do nothing.
-#![allow(clippy::print_stdout, reason = "what a test says about itself")]
 
 use kolosal_kernels::quant::{GgmlType, dequantize, quantize};
 use kolosal_server::chat::TextModel;
@@ -13,16 +12,8 @@ use kolosal_server::model::{DeviceChoice, RunnerOptions, load_runner};
 use crate::engine::request;
 use crate::parity::assert_invariant;
 
-/// The model, or None with a word why not.
 fn smollm2() -> Option<Gguf> {
-    match crate::sdk::model() {
-        Ok(path) => Some(Gguf::open(&path).unwrap()),
-        Err(reason) => {
-            assert!(std::env::var_os("CI").is_none(), "{reason}");
-            println!("skipped: {reason}");
-            None
-        }
-    }
+    crate::sdk::or_skip(crate::sdk::model()).map(|path| Gguf::open(&path).unwrap())
 }
 
 fn engine(gguf: &Gguf, config: EngineConfig) -> Engine {

@@ -11,14 +11,7 @@ use crate::program::Serving;
 
 #[test]
 fn the_official_client_is_content() {
-    let (python, model) = match (python(), model()) {
-        (Ok(python), Ok(model)) => (python, model),
-        (Err(reason), _) | (_, Err(reason)) => {
-            assert!(std::env::var_os("CI").is_none(), "{reason}");
-            println!("skipped: {reason}");
-            return;
-        }
-    };
+    let (Some(python), Some(model)) = (or_skip(python()), or_skip(model())) else { return };
     let home = tempfile::tempdir().unwrap();
     let engine = format!("smollm2={}", model.display());
     let serving = Serving::start(home.path(), &[&engine, "--n-ctx", "1024", "--n-parallel", "4"]);
@@ -32,6 +25,17 @@ fn the_official_client_is_content() {
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.ends_with("all ok\n"), "{out}\n{err}");
+}
+
+/// What a test needs; where it is missing outside continuous integration, a word why the test does
+/// nothing.
+#[allow(clippy::print_stdout, reason = "what a test says about itself")]
+pub(crate) fn or_skip<T>(found: Result<T, String>) -> Option<T> {
+    if let Err(reason) = &found {
+        assert!(std::env::var_os("CI").is_none(), "{reason}");
+        println!("skipped: {reason}");
+    }
+    found.ok()
 }
 
 /// A Python that can import the client.

@@ -1,8 +1,11 @@
 //! Tiny random models of any architecture, made in the test: real files in memory.
 
+use std::sync::Arc;
+
 use kolosal_kernels::quant::{self, GgmlType};
+use kolosal_server::chat::TextModel;
 use kolosal_server::model::arch;
-use kolosal_server::model::gguf::{Array, Gguf, Value, Writer};
+use kolosal_server::model::gguf::{Array, Gguf, Metadata, Value, Writer};
 use kolosal_server::model::spec::{AttnSpec, FfnSpec, ModelSpec, NormKind, QkNorm};
 
 /// What a tiny model is made of.
@@ -57,6 +60,32 @@ fn byte_alphabet() -> Vec<char> {
         .collect()
 }
 
+/// A tokenizer with a token for each byte and for each of `controls`, without merges.
+pub(crate) fn byte_vocabulary(controls: &[&str]) -> Metadata {
+    let bytes = byte_alphabet().into_iter().map(|c| c.to_string());
+    let texts = bytes.chain(controls.iter().map(|&text| text.to_owned()));
+    let tokens: Vec<Box<[u8]>> = texts.map(|text| text.into_bytes().into()).collect();
+    let mut kinds = vec![1; 256];
+    kinds.resize(tokens.len(), 3);
+    let mut metadata = Metadata::new();
+    metadata.set("tokenizer.ggml.model", "gpt2");
+    metadata.set("tokenizer.ggml.pre", "gpt-2");
+    metadata.set("tokenizer.ggml.tokens", Array::String(tokens));
+    metadata.set("tokenizer.ggml.token_type", Array::I32(kinds));
+    metadata.set("tokenizer.ggml.merges", Array::String(Vec::new()));
+    metadata
+}
+
+/// The text side of a model with the tokens of [`byte_vocabulary`]; `end` ends an answer.
+pub(crate) fn byte_text_model(controls: &[&str], end: u32, template: &str) -> Arc<TextModel> {
+    let mut metadata = byte_vocabulary(controls);
+    metadata.set("general.architecture", "llama");
+    metadata.set("tokenizer.ggml.eos_token_id", end);
+    metadata.set("tokenizer.ggml.add_bos_token", false);
+    metadata.set("tokenizer.chat_template", template);
+    Arc::new(TextModel::from_gguf(&metadata).expect("a text model"))
+}
+
 impl Tiny {
     /// The file in memory.
     pub fn gguf(&self) -> Gguf {
@@ -95,18 +124,9 @@ impl Tiny {
         writer.set(key("attention.layer_norm_rms_epsilon"), 1e-5f32);
         writer.set(key("attention.layer_norm_epsilon"), 1e-5f32);
         let specials = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"];
-        let mut tokens: Vec<Box<[u8]>> = byte_alphabet()
-            .into_iter()
-            .map(|c| c.to_string().into_bytes().into_boxed_slice())
-            .collect();
-        tokens.extend(specials.map(|text| text.as_bytes().into()));
-        let mut types = vec![1i32; 256];
-        types.extend([3; 3]);
-        writer.set("tokenizer.ggml.model", "gpt2");
-        writer.set("tokenizer.ggml.pre", "gpt-2");
-        writer.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
-        writer.set("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
-        writer.set("tokenizer.ggml.merges", Value::Array(Array::String(Vec::new())));
+        for (key, value) in byte_vocabulary(&specials).iter() {
+            writer.set(key, value.clone());
+        }
         writer.set("tokenizer.ggml.bos_token_id", 258u32);
         writer.set("tokenizer.ggml.eos_token_id", 257u32);
         for (name, value) in &self.extra {

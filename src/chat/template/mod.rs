@@ -12,6 +12,8 @@ mod messages;
 mod protect;
 mod time;
 
+pub(crate) use time::strftime;
+
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 

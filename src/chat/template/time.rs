@@ -60,7 +60,7 @@ impl Moment {
 
 /// Formats seconds since 1970 as C and Python do. `%-d` drops a leading zero; an unknown letter
 /// stands as it is.
-pub(super) fn strftime(unix_s: i64, format: &str) -> String {
+pub(crate) fn strftime(unix_s: i64, format: &str) -> String {
     let moment = Moment::new(unix_s);
     let mut out = String::with_capacity(format.len() * 2);
     let mut chars = format.chars();

@@ -8,7 +8,7 @@ use crate::{
     chat::{ChatInput, Special},
     error::{Error, Result},
     server::{
-        openai::{Message, normalise},
+        openai::{Message, conversation},
         schema::{FreeObject, TextOr, objects, optional_objects, wire_type},
     },
 };
@@ -229,27 +229,13 @@ struct Chat {
 
 impl Chat {
     fn into_input(self, messages: Vec<Message>) -> Result<ChatInput> {
-        let continues = self.continue_final_message.unwrap_or(false);
-        let add_generation_prompt = self.add_generation_prompt.unwrap_or(!continues);
-        if continues && add_generation_prompt {
-            let text = "add_generation_prompt and continue_final_message exclude each other";
-            return Err(Error::invalid("continue_final_message", text));
-        }
-        let messages = normalise(messages)?;
-        if continues && messages.last().is_none_or(|last| last["role"] != "assistant") {
-            let text = "continue_final_message: the last message must be the assistant's";
-            return Err(Error::invalid("continue_final_message", text));
-        }
+        let input =
+            conversation(messages, self.add_generation_prompt, self.continue_final_message)?;
         let tools = self.tools.filter(|tools| !tools.is_empty());
         let tools =
             tools.map(|tools| tools.into_iter().map(|tool| Value::Object(tool.0)).collect());
-        Ok(ChatInput {
-            messages,
-            tools,
-            add_generation_prompt,
-            continue_final_message: continues,
-            kwargs: self.chat_template_kwargs.unwrap_or_default().0,
-        })
+        let kwargs = self.chat_template_kwargs.unwrap_or_default().0;
+        Ok(ChatInput { tools, kwargs, ..input })
     }
 
     fn refuse_without_messages(&self) -> Result<()> {

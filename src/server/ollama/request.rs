@@ -22,15 +22,12 @@ use crate::{
     error::{Error, Result},
     registry::KeepAlive,
     server::{
-        openai::{Tool, ToolFields},
+        openai::{MAX_MESSAGES, Tool, ToolFields},
         schema::{
             FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
         },
     },
 };
-
-/// More messages than this are refused.
-const MAX_MESSAGES: usize = 8192;
 
 /// How long a model stays loaded: seconds, or a text such as `5m`; negative: for ever.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    message::{Message, normalise},
+    message::{Message, conversation},
     options::{Modality, ServiceTier, StreamOptions, check_metadata, check_stream_options},
     sampling::SamplingFields,
     structured::{GrammarField, ResponseFormat, StructuredFields, StructuredOutputs},
@@ -198,12 +198,6 @@ impl ChatCompletionRequest {
         self.refuse_unsupported()?;
         let logprobs = self.logprobs_wanted()?;
         let max_tokens = self.max_tokens()?;
-        let continues = self.continue_final_message.unwrap_or(false);
-        let add_generation_prompt = self.add_generation_prompt.unwrap_or(!continues);
-        if continues && add_generation_prompt {
-            let text = "add_generation_prompt and continue_final_message exclude each other";
-            return Err(Error::invalid("continue_final_message", text));
-        }
         let mut kwargs = self.chat_template_kwargs.unwrap_or_default().0;
         if let Some(effort) = self.reasoning_effort {
             kwargs.entry("reasoning_effort").or_insert_with(|| effort.text().into());
@@ -211,11 +205,8 @@ impl ChatCompletionRequest {
                 kwargs.entry("enable_thinking").or_insert(Value::Bool(false));
             }
         }
-        let messages = normalise(self.messages)?;
-        if continues && messages.last().is_none_or(|last| last["role"] != "assistant") {
-            let text = "continue_final_message: the last message must be the assistant's";
-            return Err(Error::invalid("continue_final_message", text));
-        }
+        let input =
+            conversation(self.messages, self.add_generation_prompt, self.continue_final_message)?;
         let shape = StructuredFields {
             response_format: self.response_format,
             grammar: self.grammar,
@@ -232,13 +223,8 @@ impl ChatCompletionRequest {
             parallel_tool_calls: self.parallel_tool_calls,
         }
         .into_use()?;
-        let input = ChatInput {
-            messages,
-            tools: tools.as_ref().map(|tools| tools.definitions.clone()),
-            add_generation_prompt,
-            continue_final_message: continues,
-            kwargs,
-        };
+        let tools_shown = tools.as_ref().map(|tools| tools.definitions.clone());
+        let input = ChatInput { tools: tools_shown, kwargs, ..input };
         let mut request = GenerationRequest {
             max_tokens,
             min_tokens: self.min_tokens.unwrap_or(0),

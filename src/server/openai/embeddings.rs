@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use poem_openapi::{Object, OpenApi, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Embeds, OpenAiTag, base64, completion_request::Prompt, models::ListKind};
+use super::{Embeds, OpenAiTag, completion_request::Prompt, models::ListKind};
 use crate::{
     chat::embedding::{EmbedInput, MAX_INPUTS, embed},
     error::{Error, Result},
@@ -92,7 +93,7 @@ impl Vector {
             EncodingFormat::Float => Self::Floats(values),
             EncodingFormat::Base64 => {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                Self::Base64(base64::encode(&bytes))
+                Self::Base64(STANDARD.encode(&bytes))
             }
         }
     }
@@ -165,5 +166,27 @@ impl EmbeddingApi {
             model,
             usage: EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens },
         })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_examples_of_the_rfc() {
+        let cases = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(STANDARD.encode(bytes.as_bytes()), text);
+        }
+        assert_eq!(STANDARD.encode([0xff, 0xfe, 0xfb]), "//77");
     }
 }

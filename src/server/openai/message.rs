@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    chat::ChatInput,
     error::{Error, Result},
     server::schema::{FreeObject, TextOr, object, optional_objects, text_or_objects, wire_enum},
 };
@@ -105,9 +106,35 @@ pub(crate) struct Message {
     pub audio: Option<FreeObject>,
 }
 
+/// A conversation for the chat template, as requests of several routes bring it: either the
+/// assistant's next turn begins, or its last message goes on.
+pub(crate) fn conversation(
+    messages: Vec<Message>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+) -> Result<ChatInput> {
+    let continues = continue_final_message.unwrap_or(false);
+    let add_generation_prompt = add_generation_prompt.unwrap_or(!continues);
+    if continues && add_generation_prompt {
+        let text = "add_generation_prompt and continue_final_message exclude each other";
+        return Err(Error::invalid("continue_final_message", text));
+    }
+    let messages = normalise(messages)?;
+    if continues && messages.last().is_none_or(|last| last["role"] != "assistant") {
+        let text = "continue_final_message: the last message must be the assistant's";
+        return Err(Error::invalid("continue_final_message", text));
+    }
+    Ok(ChatInput {
+        messages,
+        add_generation_prompt,
+        continue_final_message: continues,
+        ..ChatInput::default()
+    })
+}
+
 /// Checks a conversation and brings it into the form that templates read: plain text contents,
 /// `system` for `developer`, parsed tool arguments.
-pub(crate) fn normalise(messages: Vec<Message>) -> Result<Vec<Value>> {
+fn normalise(messages: Vec<Message>) -> Result<Vec<Value>> {
     if messages.is_empty() {
         return Err(Error::invalid("messages", "messages: at least one message is required"));
     }

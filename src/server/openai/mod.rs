@@ -4,7 +4,6 @@
 //! `chat::generation`; what comes back is translated again. Nothing is decided here.
 
 mod answer;
-mod base64;
 mod chat;
 mod chat_answer;
 mod chat_request;
@@ -29,7 +28,7 @@ use poem_openapi::Tags;
 
 pub(crate) use answer::{Running, random_id, unix_time_s};
 pub(crate) use chat_answer::argument_pieces;
-pub(crate) use message::{MAX_MESSAGES, Message, normalise};
+pub(crate) use message::{MAX_MESSAGES, Message, conversation};
 pub(crate) use sampling::within;
 pub(crate) use structured::check_name;
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolFields};

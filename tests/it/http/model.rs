@@ -7,19 +7,16 @@ use kolosal_server::{
     chat::TextModel,
     engine::{Engine, EngineConfig},
     error::{Error, Kind, Result},
-    model::{
-        Batch, Logits, Pooling, Runner, RunnerError, RunnerSpec,
-        gguf::{Array, Metadata},
-    },
+    model::{Batch, Logits, Pooling, Runner, RunnerError, RunnerSpec},
     registry::{EngineSpec, Loaded, Loader, ModelInfo},
 };
+
+use crate::tiny::byte_text_model;
 
 /// One token for each byte, then the control tokens.
 const VOCABULARY: usize = 258;
 /// `<|im_end|>`, which ends an answer.
 pub(super) const END: u32 = 256;
-/// `<|im_start|>`.
-const START: u32 = 257;
 /// Values of a hidden state: one for each letter.
 pub(super) const HIDDEN: usize = 26;
 /// Tokens of a sequence.
@@ -122,31 +119,8 @@ impl Runner for Alphabet {
     }
 }
 
-/// Byte-level BPE without merges, in the unfamiliar letters that stand for bytes there.
 fn text_model() -> Arc<TextModel> {
-    let is_printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let mut others = 0x100..;
-    let mut tokens: Vec<Box<[u8]>> = (0..=255_u8)
-        .map(|byte| if is_printable(byte) { u32::from(byte) } else { others.next().unwrap_or(0) })
-        .map(|code| char::from_u32(code).expect("a character").to_string().into_bytes().into())
-        .collect();
-    for control in ["<|im_end|>", "<|im_start|>"] {
-        tokens.push(control.as_bytes().into());
-    }
-    let mut kinds = vec![1; VOCABULARY];
-    kinds[END as usize] = 3;
-    kinds[START as usize] = 3;
-    let mut metadata = Metadata::new();
-    metadata.set("general.architecture", "llama");
-    metadata.set("tokenizer.ggml.model", "gpt2");
-    metadata.set("tokenizer.ggml.pre", "gpt-2");
-    metadata.set("tokenizer.ggml.tokens", Array::String(tokens));
-    metadata.set("tokenizer.ggml.token_type", Array::I32(kinds));
-    metadata.set("tokenizer.ggml.merges", Array::String(Vec::new()));
-    metadata.set("tokenizer.ggml.eos_token_id", END);
-    metadata.set("tokenizer.ggml.add_bos_token", false);
-    metadata.set("tokenizer.chat_template", TEMPLATE);
-    Arc::new(TextModel::from_gguf(&metadata).expect("a text model"))
+    byte_text_model(&["<|im_end|>", "<|im_start|>"], END, TEMPLATE)
 }
 
 /// Loads the alphabet for the path `alphabet`, and nothing else.

@@ -7,14 +7,13 @@ use kolosal_server::{
     engine::{Engine, EngineConfig},
     error::Result,
     model::{
-        Batch, Logits, Pooling, Runner, RunnerError, RunnerOptions, RunnerSpec,
-        gguf::{Array, Metadata, Value},
+        Batch, Logits, Pooling, Runner, RunnerError, RunnerOptions, RunnerSpec, gguf::Value,
         load_runner,
     },
     registry::{EngineSpec, Loaded, Loader, ModelInfo},
 };
 
-use crate::tiny::Tiny;
+use crate::tiny::{Tiny, byte_text_model};
 
 /// Tokens beside the bytes, all of them control tokens.
 const CONTROLS: &[&str] = &[
@@ -44,29 +43,6 @@ const CONTROLS: &[&str] = &[
 const VOCABULARY: usize = 256 + CONTROLS.len();
 const END: u32 = 256;
 const CONTEXT: usize = 4096;
-
-fn text_model(template: &str) -> Arc<TextModel> {
-    let is_printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let mut others = 0x100..;
-    let mut tokens: Vec<Box<[u8]>> = (0..=255_u8)
-        .map(|byte| if is_printable(byte) { u32::from(byte) } else { others.next().unwrap_or(0) })
-        .map(|code| char::from_u32(code).expect("a character").to_string().into_bytes().into())
-        .collect();
-    tokens.extend(CONTROLS.iter().map(|text| text.as_bytes().into()));
-    let mut kinds = vec![1; 256];
-    kinds.extend(vec![3; CONTROLS.len()]);
-    let mut metadata = Metadata::new();
-    metadata.set("general.architecture", "llama");
-    metadata.set("tokenizer.ggml.model", "gpt2");
-    metadata.set("tokenizer.ggml.pre", "gpt-2");
-    metadata.set("tokenizer.ggml.tokens", Array::String(tokens));
-    metadata.set("tokenizer.ggml.token_type", Array::I32(kinds));
-    metadata.set("tokenizer.ggml.merges", Array::String(Vec::new()));
-    metadata.set("tokenizer.ggml.eos_token_id", END);
-    metadata.set("tokenizer.ggml.add_bos_token", false);
-    metadata.set("tokenizer.chat_template", template);
-    Arc::new(TextModel::from_gguf(&metadata).expect("a text model"))
-}
 
 /// Knows a document by heart and says it after a prompt of a known length.
 struct Recital {
@@ -116,7 +92,7 @@ impl Loader for ScriptLoader {
             let engine = Engine::start(load_runner(&gguf, &options)?, config)?;
             return Ok(Loaded { engine, text, info });
         };
-        let text = text_model(template);
+        let text = byte_text_model(CONTROLS, END, template);
         let prompt = text.chat_prompt(&kolosal_server::chat::ChatInput {
             messages: vec![serde_json::json!({"role": "user", "content": "x"})],
             ..Default::default()
