@@ -11,7 +11,7 @@ use super::failure::{Failure, Outcome};
 use crate::config::{Config, LogFormat, ModelConfig, Secret};
 use crate::hub::{DEFAULT_MODEL, Reference};
 use crate::registry::{EngineSpec, Registry};
-use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options};
+use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options, ResponseLimits};
 use crate::shutdown;
 
 pub(super) fn run(app: &App, args: &ServeArgs) -> Outcome {
@@ -112,6 +112,11 @@ fn options(config: &Config) -> Options {
         keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
         cors: Cors::new(config.cors.allowed_origins.clone()),
         engine: assembly::load_params(&config.engine),
+        responses: ResponseLimits {
+            max_count: config.responses.max_count,
+            max_bytes: config.responses.max_bytes,
+            max_age: Duration::from_secs(config.responses.max_age_s),
+        },
     }
 }
 

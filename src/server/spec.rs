@@ -14,7 +14,7 @@ use super::{
     anthropic::AnthropicApi,
     native::{EngineApi, HealthApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi},
-    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
+    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
 };
 use crate::{
     error::{Error, Result},
@@ -116,7 +116,7 @@ const SKIPPED: [(&str, &str); 22] = [
 type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect.
-type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi);
+type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi);
 
@@ -125,6 +125,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
         (
             ChatApi(Arc::clone(state)),
+            ResponseApi(Arc::clone(state)),
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
