@@ -40,7 +40,10 @@ use poem::{Endpoint, IntoEndpoint, Response, Route, Server, get};
 pub use spec::openapi_json;
 use tokio::net::TcpListener;
 
-use crate::registry::{LoadParams, Registry};
+use crate::{
+    hub::Hub,
+    registry::{LoadParams, Registry},
+};
 
 /// How the server behaves. The defaults are open to everyone who can reach the listener, and to no
 /// page of another origin.
@@ -53,6 +56,8 @@ pub struct Options {
     pub engine: LoadParams,
     /// What is kept of OpenAI's Responses.
     pub responses: ResponseLimits,
+    /// Where models are fetched into; without one, clients cannot fetch any.
+    pub hub: Option<Arc<Hub>>,
 }
 
 /// What all routes share.

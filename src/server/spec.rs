@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use super::{
     AppState, Options,
     anthropic::AnthropicApi,
-    native::{EngineApi, HealthApi, ProbeApi, TokenApi},
-    ollama::{OllamaApi, OllamaModelApi},
+    native::{EngineApi, HealthApi, InferenceApi, ProbeApi, TokenApi},
+    ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
 };
 use crate::{
@@ -113,12 +113,13 @@ const SKIPPED: [(&str, &str); 22] = [
 ];
 
 /// All routes of the document.
-type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+type Apis =
+    (OpenAiApis, AnthropicApi, InferenceApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect.
 type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi);
 /// Routes of Ollama's dialect.
-type OllamaApis = (OllamaApi, OllamaModelApi);
+type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
@@ -131,11 +132,16 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
             ModelApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
+        InferenceApi(Arc::clone(state)),
         TokenApi(Arc::clone(state)),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
-        (OllamaApi(Arc::clone(state)), OllamaModelApi(Arc::clone(state))),
+        (
+            OllamaApi(Arc::clone(state)),
+            OllamaModelApi(Arc::clone(state)),
+            OllamaStoreApi(Arc::clone(state)),
+        ),
     );
     described(apis)
 }

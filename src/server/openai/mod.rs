@@ -29,12 +29,12 @@ use poem_openapi::Tags;
 
 pub(crate) use answer::{Running, random_id, unix_time_s};
 pub(crate) use chat_answer::argument_pieces;
-pub(crate) use message::{MAX_MESSAGES, Message, conversation};
+pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
 pub use responses::ResponseLimits;
 pub(crate) use responses::{Caller, InputTokens, ResponseApi, ResponseStore};
 pub(crate) use sampling::within;
-pub(crate) use structured::check_name;
-pub(crate) use tools::{MAX_TOOLS, Tool, ToolFields};
+pub(crate) use structured::{ResponseFormat, StructuredFields, check_name};
+pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
 
 use super::{AppState, lease::lease, reply::Outcomes};
 use crate::{
