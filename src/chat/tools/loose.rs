@@ -288,26 +288,28 @@ impl<'a> Literal<'a> {
 
 /// Takes what stands behind a backslash; unknown escapes stand for themselves, as in Python.
 fn escape(chars: &mut std::str::Chars<'_>, text: &mut String) -> Result<(), Malformed> {
-    let hex_len = match chars.next().ok_or(Malformed)? {
-        'n' => return push(text, '\n'),
-        't' => return push(text, '\t'),
-        'r' => return push(text, '\r'),
-        c @ ('\\' | '\'' | '"') => return push(text, c),
+    let c = chars.next().ok_or(Malformed)?;
+    let hex_len = match c {
         'x' => 2,
         'u' => 4,
         'U' => 8,
+        _ => 0,
+    };
+    text.push(match c {
+        'n' => '\n',
+        't' => '\t',
+        'r' => '\r',
+        '\\' | '\'' | '"' => c,
+        _ if hex_len > 0 => {
+            let digits: String = chars.by_ref().take(hex_len).collect();
+            let code = u32::from_str_radix(&digits, 16).map_err(|_| Malformed)?;
+            char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
         c => {
             text.push('\\');
-            return push(text, c);
+            c
         }
-    };
-    let digits: String = chars.by_ref().take(hex_len).collect();
-    let code = u32::from_str_radix(&digits, 16).map_err(|_| Malformed)?;
-    push(text, char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER))
-}
-
-fn push(text: &mut String, c: char) -> Result<(), Malformed> {
-    text.push(c);
+    });
     Ok(())
 }
 
