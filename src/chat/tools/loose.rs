@@ -295,7 +295,7 @@ fn escape(chars: &mut std::str::Chars<'_>, text: &mut String) -> Result<(), Malf
         'U' => 8,
         _ => 0,
     };
-    text.push(match c {
+    let c = match c {
         'n' => '\n',
         't' => '\t',
         'r' => '\r',
@@ -309,7 +309,8 @@ fn escape(chars: &mut std::str::Chars<'_>, text: &mut String) -> Result<(), Malf
             text.push('\\');
             c
         }
-    });
+    };
+    text.push(c);
     Ok(())
 }
 
