@@ -162,6 +162,24 @@ impl Tokenizer {
         tokens
     }
 
+    /// Two texts as one input of a model that compares them, and where the second begins if the
+    /// model tells them apart: `[CLS] a [SEP] b [SEP]` for BERT, `<s> a </s></s> b </s>` elsewhere.
+    pub fn pair(&self, first: &[u32], second: &[u32]) -> (Vec<u32>, Option<u32>) {
+        let mut tokens = Vec::with_capacity(first.len() + second.len() + 4);
+        tokens.extend(self.bos().filter(|_| self.add_bos));
+        tokens.extend_from_slice(first);
+        let is_bert = matches!(self.model, Model::Wpm(_));
+        let sep = self.roles.sep.or(self.roles.eos);
+        if !is_bert {
+            tokens.extend(self.roles.eos);
+        }
+        tokens.extend(sep);
+        let second_from = is_bert.then_some(tokens.len() as u32);
+        tokens.extend_from_slice(second);
+        tokens.extend(if is_bert { sep } else { self.roles.eos });
+        (tokens, second_from)
+    }
+
     /// Puts BOS in front if the model wants it and it is not there yet.
     pub fn add_bos_to(&self, tokens: &mut Vec<u32>) {
         if let Some(bos) = self.bos().filter(|bos| self.add_bos && tokens.first() != Some(bos)) {
