@@ -59,11 +59,7 @@ impl Ranking {
 /// # Errors
 /// 400 with the field for texts that are empty or longer than the context, and for models whose
 /// classifier has several scores; the engine's failures.
-pub async fn rank(
-    text: &Arc<TextModel>,
-    engine: &Engine,
-    request: RankRequest,
-) -> Result<Ranking> {
+pub async fn rank(text: &Arc<TextModel>, engine: &Engine, request: RankRequest) -> Result<Ranking> {
     let (count, field) = (request.documents.len(), request.field);
     if count == 0 || count > MAX_DOCUMENTS {
         let problem = format!("{field}: from 1 to {MAX_DOCUMENTS} documents, are {count}");
@@ -105,14 +101,14 @@ async fn by_classifier(
         }
         let documents = request.documents.iter().map(|document| {
             let document = tokenizer.encode(document, Special::Plain);
-            let (prompt, second_from) = tokenizer.pair(&query, cut(&request, &document, context - empty));
+            let (prompt, second_from) =
+                tokenizer.pair(&query, cut(&request, &document, context - empty));
             EmbedRequest { prompt, second_from, ..EmbedRequest::default() }
         });
         Ok(documents.collect::<Vec<_>>())
     });
     let pairs = pairs.await?;
-    let (vectors, prompt_tokens) =
-        compute(engine, pairs, &|i| format!("{field}[{i}]")).await?;
+    let (vectors, prompt_tokens) = compute(engine, pairs, &|i| format!("{field}[{i}]")).await?;
     let scores = vectors.iter().filter_map(|scores| scores.first().copied()).collect();
     Ok(Ranking { scores, scale: Scale::Logit, prompt_tokens })
 }
@@ -134,7 +130,8 @@ async fn by_cosine(
         Ok(all.map(EmbedInput::Tokens).collect::<Vec<_>>())
     });
     let inputs = inputs.await?;
-    let embeddings = embed(text, engine, inputs, None).await.map_err(|error| renamed(error, field))?;
+    let embeddings =
+        embed(text, engine, inputs, None).await.map_err(|error| renamed(error, field))?;
     let Some((query, documents)) = embeddings.vectors.split_first() else {
         return Err(Error::internal("no embedding of the query"));
     };
@@ -160,9 +157,10 @@ fn cut<'a>(request: &RankRequest, document: &'a [u32], room: usize) -> &'a [u32]
 
 /// The inputs of an embedding are the query and then the documents.
 fn renamed(error: Error, field: &str) -> Error {
-    let at = error.param.as_deref().and_then(|param| {
-        param.strip_prefix("input[")?.strip_suffix(']')?.parse::<usize>().ok()
-    });
+    let at = error
+        .param
+        .as_deref()
+        .and_then(|param| param.strip_prefix("input[")?.strip_suffix(']')?.parse::<usize>().ok());
     let Some(at) = at else { return error };
     let name = match at.checked_sub(1) {
         None => "query".to_owned(),

@@ -12,6 +12,7 @@ mod moe;
 pub mod ops;
 mod rope;
 pub mod runner;
+pub mod safetensors;
 pub mod spec;
 pub mod weights;
 

@@ -56,7 +56,9 @@ fn head(keys: &Keys<'_>) -> Result<HeadSpec, ModelError> {
     let Some(out) = keys.gguf.tensor("cls.output.weight") else { return Ok(HeadSpec::None) };
     let scores = if out.shape.len() == 1 { 1 } else { out.shape[0] };
     if scores > MAX_SCORES {
-        return Err(ModelError::Limit(format!("classifier has {scores} scores, limit {MAX_SCORES}")));
+        return Err(ModelError::Limit(format!(
+            "classifier has {scores} scores, limit {MAX_SCORES}"
+        )));
     }
     Ok(HeadSpec::Classifier { inner: keys.has("cls.weight"), scores })
 }

@@ -16,8 +16,8 @@ use super::error::ModelError;
 use super::gguf::{Gguf, Metadata};
 use super::runner::Pooling;
 use super::spec::{
-    ActSpec, AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind, NormSpec, Norms,
-    QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
+    ActSpec, AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind,
+    NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
 };
 
 /// A family that the decoder can run.
