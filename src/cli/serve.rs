@@ -83,7 +83,7 @@ async fn serve(
             tokio::spawn(load(Arc::clone(&registry), id));
         }
     }
-    let state = AppState::new(Arc::clone(&registry), options(&config));
+    let state = AppState::new(Arc::clone(&registry), options(&config)?);
     let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
     let http = server::App::new(Arc::new(state));
@@ -103,16 +103,16 @@ fn announce(app: &App, config: &Config, text: &str) {
 }
 
 /// How the server is to behave.
-fn options(config: &Config) -> Options {
-    Options {
+fn options(config: &Config) -> Outcome<Options> {
+    Ok(Options {
         body: BodyLimits {
             max_bytes: config.limits.max_body_bytes,
             read_timeout: Duration::from_secs(config.limits.body_timeout_s),
         },
         keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
         cors: Cors::new(config.cors.allowed_origins.clone()),
-        engine: assembly::load_params(&config.engine),
-    }
+        engine: assembly::load_params(&config.engine).map_err(Failure::usage)?,
+    })
 }
 
 /// Loads an engine in the background. A failure is logged, shown in the engine's status and told to

@@ -105,6 +105,8 @@ pub struct EngineDefaults {
     pub target_step_ms: u32,
     /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
     pub max_draft_tokens: usize,
+    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
+    pub quantize: Option<String>,
 }
 
 impl Default for EngineDefaults {
@@ -120,6 +122,7 @@ impl Default for EngineDefaults {
             prefix_cache: true,
             target_step_ms: 100,
             max_draft_tokens: 0,
+            quantize: None,
         }
     }
 }
@@ -223,6 +226,7 @@ pub struct ModelConfig {
     pub use_mlock: Option<bool>,
     pub cont_batching: Option<bool>,
     pub warmup: Option<bool>,
+    pub quantize: Option<String>,
 }
 
 impl Default for ModelConfig {
@@ -244,6 +248,7 @@ impl Default for ModelConfig {
             use_mlock: None,
             cont_batching: None,
             warmup: None,
+            quantize: None,
         }
     }
 }
