@@ -3,6 +3,7 @@
 //! Every operation computes a row from that row alone, in an order that does not depend on batch,
 //! chunking or threads, so logits are bitwise the same whoever else is served.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use kolosal_kernels::attention::{
@@ -343,6 +344,9 @@ impl Ops for CpuOps {
         act: ActSpec,
     ) -> Result<CpuAct, ModelError> {
         match activation(act) {
+            None if act != ActSpec::OaiSwiglu => {
+                Err(ModelError::Limit("xIELU has no gated form".to_owned()))
+            }
             Some(act) => {
                 Ok(self.prepared(|acts| acts.set_glu(gate.view(), up.view(), act, &self.pool)))
             }
@@ -355,6 +359,11 @@ impl Ops for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
+        if let ActSpec::Xielu(xielu) = act {
+            let mut out = self.buffers.tensor(x.rows, x.cols);
+            out.data.iter_mut().zip(&*x.data).for_each(|(out, x)| *out = xielu.apply(*x));
+            return self.act(&out);
+        }
         let act = activation(act)
             .ok_or_else(|| ModelError::Limit("a clamped gate needs two inputs".to_owned()))?;
         Ok(self.prepared(|acts| acts.set_act(x.view(), act, &self.pool)))
@@ -425,6 +434,34 @@ impl Ops for CpuOps {
         Ok(x)
     }
 
+    fn part(
+        &mut self,
+        x: &CpuTensor,
+        heads: usize,
+        range: Range<usize>,
+    ) -> Result<CpuTensor, ModelError> {
+        let mut out = self.buffers.tensor(x.rows, heads * range.len());
+        let heads_of_rows = x.data.chunks_exact(x.cols / heads);
+        for (head, target) in heads_of_rows.zip(out.data.chunks_exact_mut(range.len())) {
+            target.copy_from_slice(&head[range.clone()]);
+        }
+        Ok(out)
+    }
+
+    fn join(&mut self, parts: &[&CpuTensor], heads: usize) -> Result<CpuTensor, ModelError> {
+        let rows = parts.first().map_or(0, |part| part.rows);
+        let mut out = self.buffers.tensor(rows, parts.iter().map(|part| part.cols).sum());
+        let mut at = 0;
+        for head in 0..rows * heads {
+            for part in parts {
+                let width = part.cols / heads;
+                out.data[at..at + width].copy_from_slice(&part.data[head * width..][..width]);
+                at += width;
+            }
+        }
+        Ok(out)
+    }
+
     fn rows(&mut self, x: &CpuTensor, rows: &[u32]) -> Result<CpuTensor, ModelError> {
         let mut out = self.buffers.tensor(rows.len(), x.cols);
         for (target, &row) in out.data.chunks_exact_mut(x.cols).zip(rows) {
@@ -469,7 +506,7 @@ impl Ops for CpuOps {
     }
 }
 
-/// The kernels' name for an activation; `None` for gpt-oss's, which joins both inputs.
+/// The kernels' name for an activation; `None` for those that they lack.
 fn activation(act: ActSpec) -> Option<Activation> {
     match act {
         ActSpec::Silu => Some(Activation::Silu),
@@ -477,7 +514,7 @@ fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::GeluErf => Some(Activation::GeluErf),
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
-        ActSpec::OaiSwiglu => None,
+        ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
     }
 }
 
