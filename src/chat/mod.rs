@@ -14,7 +14,6 @@ mod stop;
 mod template;
 mod text_model;
 mod tokenizer;
-mod tool_grammar;
 mod tools;
 
 pub use detokenizer::Detokenizer;
@@ -24,4 +23,4 @@ pub(crate) use template::strftime;
 pub use template::{ChatInput, ChatTemplate, Rendered, TemplateOrigin};
 pub use text_model::{ChatPrompt, TextModel};
 pub use tokenizer::{Special, Tokenizer, TokenizerError};
-pub use tools::{AnswerPart, ToolCall, ToolFormat, ToolParser};
+pub use tools::{AnswerPart, CallDelta, CallStart, ToolCall, ToolFormat, ToolParser};

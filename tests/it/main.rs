@@ -23,4 +23,5 @@ mod template;
 mod tidy;
 mod tiny;
 mod tokenizer;
+mod tools;
 mod transformers;

@@ -102,7 +102,11 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     };
     let keys = Keys { gguf, metadata, name };
     let mut spec = (architecture.describe)(&keys)?;
-    spec.pooling = keys.pooling()?;
+    spec.pooling = match spec.head {
+        // Scores come from the first token, whether the file says so or not.
+        HeadSpec::Classifier { .. } => Pooling::First,
+        HeadSpec::Logits | HeadSpec::None => keys.pooling()?,
+    };
     let key = keys.key("attention.causal");
     if spec.head == HeadSpec::Logits && metadata.bool(&key)? == Some(false) {
         let problem = "attention to later tokens is not supported here".to_owned();
@@ -198,8 +202,6 @@ impl Keys<'_> {
             None | Some(0 | 1) => Ok(Pooling::Mean),
             Some(2) => Ok(Pooling::First),
             Some(3) => Ok(Pooling::Last),
-            // Scores come from the first token.
-            Some(4) if self.has("cls.output.weight") => Ok(Pooling::First),
             Some(number) => {
                 let problem = format!("{number} is none of 0 to 3");
                 Err(ModelError::BadKey { key: self.key("pooling_type"), problem })
