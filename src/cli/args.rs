@@ -280,8 +280,14 @@ pub(super) struct PerplexityArgs {
     #[command(flatten)]
     pub(super) runner: RunnerArgs,
     /// Text, read as UTF-8
-    #[arg(short, long)]
-    pub(super) file: PathBuf,
+    #[arg(short, long, required_unless_present = "kl_divergence")]
+    pub(super) file: Option<PathBuf>,
+    /// Write the distribution of every scored position to a file in llama-perplexity's format
+    #[arg(long, value_name = "FILE", conflicts_with = "kl_divergence")]
+    pub(super) save_logits: Option<PathBuf>,
+    /// Take tokens and distributions from such a file, and tell how far this model's are from them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "n_ctx"])]
+    pub(super) kl_divergence: Option<PathBuf>,
     /// Tokens in a chunk
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
     pub(super) n_ctx: u32,

@@ -13,7 +13,7 @@ use super::gguf::Gguf;
 use super::ops::candle::CandleOps;
 use super::ops::cpu::CpuOps;
 use super::runner::Runner;
-use super::spec::ModelSpec;
+use super::spec::{HeadSpec, ModelSpec};
 
 /// How a model is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,9 @@ fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
     let affordable = options.max_kv_bytes / model.kv_bytes_per_block().max(1);
     // One block more than a full context: the prefix cache may hold a shared one.
     let num_blocks = wanted.min(affordable).max(one) + 1;
-    Capacity { context_len, num_blocks, max_rows: options.max_rows.max(1) }
+    // An encoder computes a text in one step.
+    let least = if model.head == HeadSpec::Logits { 1 } else { context_len };
+    Capacity { context_len, num_blocks, max_rows: options.max_rows.max(least) }
 }
 
 fn threads(wanted: usize) -> usize {

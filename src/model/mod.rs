@@ -12,10 +12,11 @@ mod moe;
 pub mod ops;
 mod rope;
 pub mod runner;
+pub mod safetensors;
 pub mod spec;
 pub mod weights;
 
 pub use batch::{BLOCK, Batch, Span};
 pub use error::ModelError;
 pub use load::{DeviceChoice, RunnerOptions, estimate_bytes, load_runner};
-pub use runner::{Logits, Pooling, Runner, RunnerError, RunnerSpec};
+pub use runner::{Logits, Pooling, Purpose, Runner, RunnerError, RunnerSpec};

@@ -19,6 +19,7 @@ mod observe;
 mod ollama;
 mod openai;
 mod reply;
+mod rerank;
 mod schema;
 mod spec;
 mod sse;

@@ -12,9 +12,11 @@ use serde_json::{Map, Value, json};
 use super::{
     AppState, Options,
     anthropic::AnthropicApi,
+    front::RERANK_ALIASES,
     native::{EngineApi, HealthApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
+    rerank::RerankApi,
 };
 use crate::{
     error::{Error, Result},
@@ -44,7 +46,7 @@ const BARE_PATHS: [&str; 8] = [
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 27] = [
+const STRICT_REQUESTS: [&str; 29] = [
     "AnthropicBlock",
     "AnthropicMessage",
     "AnthropicText",
@@ -69,6 +71,8 @@ const STRICT_REQUESTS: [&str; 27] = [
     "OllamaShowRequest",
     "OutputConfig",
     "OutputFormat",
+    "RerankRequest",
+    "RerankText",
     "StreamOptions",
     "Thinking",
     "TokenizeRequest",
@@ -94,8 +98,8 @@ const SKIPPED_WHEN_NULL: [(&str, &str); 2] =
 /// All routes of the document.
 type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
-/// Routes of the OpenAI dialect.
-type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi);
+/// Routes of the OpenAI dialect, and ranking beside its embeddings.
+type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi);
 
@@ -107,6 +111,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
+            RerankApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
         TokenApi(Arc::clone(state)),
@@ -291,6 +296,15 @@ fn add_examples(document: &mut Value) {
             "/embeddings",
             json!({ "model": "my-model", "input": ["The cat sleeps.", "A kitten naps."] }),
         ),
+        (
+            "/rerank",
+            json!({
+                "model": "my-model",
+                "query": "What do cats do?",
+                "documents": ["The cat sleeps.", "Rain falls."],
+                "top_n": 1,
+            }),
+        ),
         ("/tokenize", json!({ "content": "Hello world" })),
         ("/detokenize", json!({ "tokens": [19556, 905] })),
         ("/apply-template", json!({ "messages": [{ "role": "user", "content": "Say hello." }] })),
@@ -327,6 +341,9 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
             (path, vec![prefixed])
         } else if path == "/health" {
             (prefixed, vec![path, "/status".to_owned()])
+        } else if path == "/rerank" {
+            let others = RERANK_ALIASES.map(str::to_owned);
+            (prefixed, std::iter::once(path).chain(others).collect())
         } else {
             (prefixed, vec![path])
         };

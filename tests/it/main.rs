@@ -22,3 +22,4 @@ mod template;
 mod tidy;
 mod tiny;
 mod tokenizer;
+mod tools;

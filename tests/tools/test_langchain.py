@@ -1,7 +1,7 @@
 """LangChain's standard tests through langchain-openai against a running server.
 
-KOLOSAL_URL and KOLOSAL_MODEL say which. A test that a small model cannot pass is marked with the reason;
-`strict` is off, as another model may well pass it.
+KOLOSAL_URL and KOLOSAL_MODEL say which. What a small model cannot do is marked with the reason and may
+pass with another model.
 """
 
 import os
@@ -23,8 +23,11 @@ class TestChat(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self):
+        # Small models repeat themselves in a string until something stops them, and calls without end
+        # are calls as well: the tests expect one.
         return {"model": MODEL, "base_url": URL, "api_key": "none", "temperature": 0, "max_tokens": 200,
-                "stream_usage": True, "max_retries": 0, "seed": 1, "frequency_penalty": 0.7}
+                "frequency_penalty": 0.7, "seed": 1, "max_retries": 0, "stream_usage": True,
+                "model_kwargs": {"parallel_tool_calls": False}}
 
     @property
     def standard_chat_model_params(self):
@@ -37,6 +40,14 @@ class TestChat(ChatModelIntegrationTests):
     @property
     def model_override_value(self):
         return MODEL
+
+    @pytest.mark.xfail(reason="the model has to write two keys that only the prompt asks for", strict=False)
+    def test_json_mode(self, model):
+        super().test_json_mode(model)
+
+    @pytest.mark.xfail(reason="the model has to decide that it calls a tool", strict=False)
+    def test_agent_loop(self, model):
+        super().test_agent_loop(model)
 
 
 class TestEmbeddings(EmbeddingsIntegrationTests):

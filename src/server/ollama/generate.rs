@@ -170,7 +170,8 @@ impl OllamaApi {
             started = generate(&lease.text, &lease.engine, request) => started?,
             () = drain.expired() => return Err(Drain::error()),
         };
-        let answering = Answering { model, running: (generation, lease), began, load_duration };
+        let running = (generation, lease);
+        let answering = Answering { model, running, calls: Vec::new(), began, load_duration };
         if is_stream {
             return Ok(Answered::Stream(Lines::new(answering.stream(), drain)));
         }

@@ -27,7 +27,6 @@ pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
 pub(crate) use answer::{Running, random_id, unix_time_s};
-pub(crate) use chat_answer::argument_pieces;
 pub(crate) use message::{MAX_MESSAGES, Message, conversation};
 pub(crate) use sampling::within;
 pub(crate) use structured::check_name;
