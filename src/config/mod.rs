@@ -28,6 +28,7 @@ pub struct Config {
     pub engine: EngineDefaults,
     pub hub: HubSection,
     pub limits: LimitsConfig,
+    pub responses: ResponsesConfig,
     pub logging: LoggingConfig,
     pub auth: AuthConfig,
     pub cors: CorsConfig,
@@ -153,6 +154,24 @@ pub struct LimitsConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self { max_body_bytes: 16 << 20, body_timeout_s: 60 }
+    }
+}
+
+/// Which responses of OpenAI's Responses API are kept, in memory, to be retrieved and continued.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResponsesConfig {
+    /// Responses at most; 0 = none is kept.
+    pub max_count: usize,
+    /// Bytes of all of them together; the least recently used go first.
+    pub max_bytes: usize,
+    /// Seconds since a response was last used.
+    pub max_age_s: u64,
+}
+
+impl Default for ResponsesConfig {
+    fn default() -> Self {
+        Self { max_count: 1000, max_bytes: 64 << 20, max_age_s: 86_400 }
     }
 }
 

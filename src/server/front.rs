@@ -19,12 +19,14 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 11] = [
+const V1_SEGMENTS: [&str; 13] = [
     "chat",
     "completions",
     "embeddings",
+    "inference",
     "messages",
     "models",
+    "responses",
     "engines",
     "health",
     "rerank",
@@ -95,6 +97,7 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             return Ok(response.header(header::ALLOW, allow).finish());
         }
         request.set_data(access);
+        request.set_data(self.state.options.keys.caller(&request));
         request.set_data(self.state.options.body);
         self.inner.call(request).await
     }

@@ -13,9 +13,9 @@ use super::{
     AppState, Options,
     anthropic::AnthropicApi,
     front::RERANK_ALIASES,
-    native::{EngineApi, HealthApi, ProbeApi, TokenApi},
-    ollama::{OllamaApi, OllamaModelApi},
-    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
+    native::{EngineApi, HealthApi, InferenceApi, ProbeApi, TokenApi},
+    ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
+    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
 };
 use crate::{
@@ -96,29 +96,36 @@ const SKIPPED_WHEN_NULL: [(&str, &str); 2] =
     [("ChatCompletionChunk", "usage"), ("Completion", "usage")];
 
 /// All routes of the document.
-type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+type Apis =
+    (OpenAiApis, AnthropicApi, InferenceApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect, and ranking beside its embeddings.
-type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
 /// Routes of Ollama's dialect.
-type OllamaApis = (OllamaApi, OllamaModelApi);
+type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
         (
             ChatApi(Arc::clone(state)),
+            ResponseApi(Arc::clone(state)),
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
             RerankApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
+        InferenceApi(Arc::clone(state)),
         TokenApi(Arc::clone(state)),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
-        (OllamaApi(Arc::clone(state)), OllamaModelApi(Arc::clone(state))),
+        (
+            OllamaApi(Arc::clone(state)),
+            OllamaModelApi(Arc::clone(state)),
+            OllamaStoreApi(Arc::clone(state)),
+        ),
     );
     described(apis)
 }

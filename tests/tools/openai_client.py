@@ -202,6 +202,50 @@ def embeddings(client, model):
     check("dimensions", len(short.data[0].embedding) == 32, len(short.data[0].embedding))
 
 
+def responses(client, model):
+    asked = dict(model=model, input="Say hello.", max_output_tokens=16, temperature=0)
+    answer = client.responses.create(**asked)
+    check("a response", answer.status in ("completed", "incomplete") and answer.output_text, answer)
+    check("its frame", answer.object == "response" and answer.output[0].type == "message", answer)
+    check("its usage", answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens, answer)
+    events = list(client.responses.create(**asked, stream=True))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    check("the stream says the same", text == answer.output_text, text)
+    check("it begins and ends", (events[0].type, events[-1].type) == ("response.created", f"response.{answer.status}"), events[-1])
+    check("events are numbered", [event.sequence_number for event in events] == list(range(len(events))))
+    counted = client.responses.input_tokens.count(model=model, input="Say hello.")
+    check("input tokens are counted", counted.input_tokens == answer.usage.input_tokens, counted)
+
+    described = {**asked, "input": "Describe the colour red as JSON.", "max_output_tokens": 120, "text_format": Colour}
+    parsed = client.responses.parse(**described)
+    check("parse() gives the type", isinstance(parsed.output_parsed, Colour), parsed)
+    with client.responses.stream(**described) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_response()
+    check("stream() gives the same", final.output_parsed == parsed.output_parsed, final)
+    tool = {"type": "function", "name": "get_weather", "parameters": WEATHER_PARAMETERS, "strict": True}
+    question = {**asked, "input": "What is the weather in Paris?", "tools": [tool], "max_output_tokens": 100,
+                "parallel_tool_calls": False}
+    called = client.responses.create(**question, tool_choice="required")
+    call = called.output[-1]
+    check("a required tool is called", (call.type, call.name) == ("function_call", "get_weather"), called)
+    check("its arguments follow", list(json.loads(call.arguments)) == ["city"], call)
+    pieces = [event for event in client.responses.create(**question, tool_choice="required", stream=True)
+              if event.type.startswith("response.function_call_arguments")]
+    joined = "".join(event.delta for event in pieces if event.type.endswith("delta"))
+    check("streamed arguments are the same", joined == call.arguments == pieces[-1].arguments, joined)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    followed = client.responses.create(model=model, previous_response_id=called.id, input=[result], max_output_tokens=5)
+    check("a conversation goes on", followed.previous_response_id == called.id and followed.output, followed)
+
+    check("a response can be asked for", client.responses.retrieve(answer.id).output_text == answer.output_text)
+    items = client.responses.input_items.list(answer.id).data
+    check("and what it answers", items[0].content[0].text == "Say hello.", items)
+    client.responses.delete(answer.id)
+    raises("and deleted", openai.NotFoundError, lambda: client.responses.retrieve(answer.id))
+
+
 async def together(base_url, model):
     client = openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=300)
     prompts = ["The sky is", "Water is", "One two three", "Once upon a time"]
@@ -261,6 +305,7 @@ def main():
     parsed(client, model)
     logprobs(client, model)
     embeddings(client, model)
+    responses(client, model)
     errors(client, model)
     asyncio.run(together(base_url, model))
     print("all ok")

@@ -151,6 +151,7 @@ WITH_MODEL = {
     "openai": script("openai_client.py", "/v1"),
     "anthropic": script("anthropic_client.py"),
     "ollama": script("ollama_client.py"),
+    "rerank": script("rerank_client.py"),
     "litellm": litellm,
     "openai-node": node_script("openai.mjs", "/v1"),
     "anthropic-node": node_script("anthropic.mjs"),

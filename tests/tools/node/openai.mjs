@@ -65,6 +65,23 @@ const floats = await client.embeddings.create({ model, input, encoding_format: "
 const same = floats.data[1].embedding.every((x, i) => Math.abs(x - packed.data[1].embedding[i]) < 1e-6);
 check("base64 and floats agree", same && packed.data[1].embedding.length > 0, packed.usage);
 
+const responding = { model, temperature: 0, input: "Say hello.", max_output_tokens: 16 };
+const response = await client.responses.create(responding);
+check("a response", response.object === "response" && response.output_text.length > 0, response);
+const responded = await client.responses.stream(responding).finalResponse();
+check("the stream says the same", responded.output_text === response.output_text, responded);
+const responseCall = await client.responses.create({
+  ...responding, input: "What is the weather in Paris?", max_output_tokens: 100, tool_choice: "required",
+  parallel_tool_calls: false, tools: [{ type: "function", name: "get_weather", parameters: weatherParameters, strict: true }],
+});
+const item = responseCall.output.at(-1);
+check("a required tool is called", item.type === "function_call" && "city" in JSON.parse(item.arguments), responseCall);
+const goingOn = await client.responses.create({
+  model, previous_response_id: responseCall.id, max_output_tokens: 5,
+  input: [{ type: "function_call_output", call_id: item.call_id, output: "sunny" }],
+});
+check("a conversation goes on", goingOn.previous_response_id === responseCall.id, goingOn);
+
 const error = await raises("an unknown model is 404", 404, () =>
   client.chat.completions.create({ model: "no-such-model", messages }));
 check("with a code", error.code === "model_not_found", error);
