@@ -4,12 +4,11 @@ use kolosal_kernels::memory::Floats;
 
 use super::batch::Batch;
 use super::error::ModelError;
-use super::gguf::Gguf;
 use super::moe;
 use super::ops::{Norm, Ops};
 use super::runner::{Logits, Purpose, Runner, RunnerError, RunnerSpec};
 use super::spec::{ActSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, QkNorm};
-use super::weights::{self, Ffn, Gated, Head, Layer, Weights};
+use super::weights::{self, Ffn, Files, Gated, Head, Layer, Weights};
 
 /// Limits of a runner, resolved from options and model.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +36,10 @@ impl<O: Ops> Decoder<O> {
     pub fn load(
         mut ops: O,
         model: ModelSpec,
-        gguf: &Gguf,
+        files: Files<'_>,
         capacity: Capacity,
     ) -> Result<Self, ModelError> {
-        let weights = weights::load(&mut ops, &model, gguf, capacity.context_len)?;
+        let weights = weights::load(&mut ops, &model, files, capacity.context_len)?;
         let attns: Vec<_> = model.layers.iter().map(|layer| &layer.attn).collect();
         ops.reserve_kv(&attns, capacity.num_blocks)?;
         let spec = RunnerSpec {

@@ -7,6 +7,7 @@ use kolosal_kernels::quant;
 use super::error::ModelError;
 use super::gguf::{Gguf, TensorInfo};
 use super::ops::{Norm, Ops, WeightSource};
+use super::quantize::{Quantised, Quantize};
 use super::spec::{
     AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
 };
@@ -74,7 +75,14 @@ pub struct Moe<O: Ops> {
 const IGNORED: [&str; 5] =
     ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "rope_factors", "position_ids"];
 
-/// Reads all weights of `spec` from `gguf`.
+/// Where weights come from, and what becomes of those in floats.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    pub gguf: &'a Gguf,
+    pub quantize: Option<Quantize>,
+}
+
+/// Reads all weights of `spec` from `files`.
 ///
 /// # Errors
 /// A tensor that is missing, misshapen, or that nothing would use: a model that is only half
@@ -82,10 +90,14 @@ const IGNORED: [&str; 5] =
 pub fn load<O: Ops>(
     ops: &mut O,
     spec: &ModelSpec,
-    gguf: &Gguf,
+    files: Files<'_>,
     context_len: usize,
 ) -> Result<Weights<O>, ModelError> {
-    let mut loader = Loader { ops, gguf, used: HashSet::new() };
+    let Files { gguf, quantize } = files;
+    if let Some(target) = quantize {
+        target.check(gguf)?;
+    }
+    let mut loader = Loader { ops, gguf, quantize, used: HashSet::new() };
     let weights = loader.model(spec, context_len)?;
     let unused: Vec<&str> = gguf
         .tensors()
@@ -108,6 +120,7 @@ pub fn load<O: Ops>(
 struct Loader<'a, O> {
     ops: &'a mut O,
     gguf: &'a Gguf,
+    quantize: Option<Quantize>,
     used: HashSet<String>,
 }
 
@@ -166,6 +179,11 @@ impl<O: Ops> Loader<'_, O> {
     fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {
         let hidden = spec.hidden;
         let embd = self.source("token_embd.weight", &[spec.vocab_size, hidden])?;
+        let buffer;
+        let embd = {
+            buffer = self.quantised(&embd)?;
+            buffer.as_ref().map_or(embd, |quantised| quantised.source(&embd))
+        };
         Ok(match spec.head {
             HeadSpec::Logits => {
                 let (table, out) = if self.gguf.tensor("output.weight").is_some() {
@@ -380,6 +398,9 @@ impl<O: Ops> Loader<'_, O> {
             true => Some(self.floats(&bias, experts * n)?),
             false => None,
         };
+        let quantised = self.quantised(&WeightSource { n: experts * n, ..source })?;
+        let whole = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
+        let source = WeightSource { n, ..whole };
         let stride = source.bytes.len() / experts;
         (0..experts)
             .map(|expert| {
@@ -401,6 +422,8 @@ impl<O: Ops> Loader<'_, O> {
         let n = widths.iter().sum();
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         let row = source.bytes.len() / n;
         let mut from = 0;
@@ -419,8 +442,18 @@ impl<O: Ops> Loader<'_, O> {
     fn linear(&mut self, name: &str, n: usize, k: usize) -> Result<O::Linear, ModelError> {
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         self.ops.load_linear(&source, bias)
+    }
+
+    /// The matrix in the wanted type, if it is one to be brought there.
+    fn quantised(&self, source: &WeightSource<'_>) -> Result<Option<Quantised>, ModelError> {
+        match self.quantize.filter(|target| target.takes(source.name, source.ty, source.k)) {
+            Some(target) => target.quantise(source).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn bias(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {

@@ -70,7 +70,21 @@ pub const ENCODERS: &[Architecture] = &[
     Architecture { name: "nomic-bert", models: "Nomic Embed 1", describe: bert::nomic_bert },
 ];
 
-/// Every family, decoders first.
+/// Families that candle-transformers runs for us, one sequence at a time: names and models.
+pub const THROUGH_TRANSFORMERS: &[(&str, &str)] = &[("lfm2", "LFM 2")];
+
+/// Whether a family is one of [`THROUGH_TRANSFORMERS`].
+#[must_use]
+pub fn is_through_transformers(name: &str) -> bool {
+    THROUGH_TRANSFORMERS.iter().any(|(known, _)| *known == name)
+}
+
+/// Names of all families that can be run.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    all().map(|known| known.name).chain(THROUGH_TRANSFORMERS.iter().map(|(name, _)| *name))
+}
+
+/// Every family of ours, decoders first.
 pub fn all() -> impl Iterator<Item = &'static Architecture> {
     ARCHITECTURES.iter().chain(ENCODERS)
 }
@@ -83,7 +97,7 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     let metadata = gguf.metadata();
     let name = metadata.architecture()?;
     let Some(architecture) = all().find(|known| known.name == name) else {
-        let known: Vec<&str> = all().map(|known| known.name).collect();
+        let known: Vec<&str> = names().collect();
         return Err(ModelError::UnknownArchitecture(name.to_owned(), known.join(", ")));
     };
     let keys = Keys { gguf, metadata, name };
