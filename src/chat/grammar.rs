@@ -22,6 +22,8 @@ const SOURCE_BYTES_MAX: usize = 1 << 20;
 const DEPTH_MAX: usize = 128;
 /// Texts to choose from.
 const CHOICES_MAX: usize = 10_000;
+/// Bytes of forced text that are cut into tokens at a time.
+const FORCED_BYTES_MAX: usize = 512;
 /// Compiled grammars kept for reuse.
 const CACHE_LEN: usize = 64;
 
@@ -304,6 +306,10 @@ impl Constraint for GrammarConstraint {
     fn is_finished(&self) -> bool {
         self.matcher.is_stopped()
     }
+
+    fn forced(&mut self) -> Vec<u32> {
+        self.matcher.compute_ff_tokens()
+    }
 }
 
 /// The vocabulary as llguidance wants it: bytes a token, special tokens marked.
@@ -343,13 +349,20 @@ impl TokenizerEnv for VocabularyEnv {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => self.tokenizer.encode(text, Special::Plain),
-            Err(_) => self.trie.greedy_tokenize(bytes),
-        }
+        // Text that is forced is cut again at each step: no more of it than a step can use.
+        let bytes = &bytes[..bytes.len().min(FORCED_BYTES_MAX)];
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+        };
+        let tokens = self.tokenizer.encode(text, Special::Plain);
+        // Some vocabularies begin a text with a space of their own.
+        let is_faithful = !tokens.is_empty() && self.trie.decode_raw(&tokens) == text.as_bytes();
+        if is_faithful { tokens } else { self.trie.greedy_tokenize(bytes) }
     }
 
+    /// Text that a grammar forces is cut as the model would cut it.
     fn tokenize_is_canonical(&self) -> bool {
-        false
+        true
     }
 }
