@@ -8,6 +8,7 @@ mod gbnf;
 pub mod generation;
 pub mod grammar;
 mod reasoning;
+pub mod rerank;
 mod scanner;
 mod stop;
 mod template;
