@@ -13,8 +13,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use kolosal_kernels::sample::{self, Candidate};
 
+use super::guide::{Guide, MaskHelpers};
 use super::logits;
-use super::request::{Constraint, Request, Sampling, TokenLogprobs};
+use super::request::{Request, Sampling, TokenLogprobs};
 
 /// Logits whose exponentials are summed together when the whole vocabulary is drawn from.
 const DRAW_CHUNK: usize = 1024;
@@ -45,7 +46,6 @@ pub struct Sampled {
 pub struct Scratch {
     candidates: Vec<Candidate>,
     sums: Vec<f64>,
-    mask: Vec<u32>,
 }
 
 /// Sampling state of one sequence.
@@ -60,7 +60,7 @@ pub struct Sampler {
     stop_tokens: Vec<u32>,
     num_sampled: u32,
     num_logprobs: Option<usize>,
-    constraint: Option<Box<dyn Constraint>>,
+    guide: Option<Guide>,
 }
 
 impl Sampler {
@@ -81,7 +81,7 @@ impl Sampler {
             stop_tokens: request.stop_tokens.clone(),
             num_sampled: 0,
             num_logprobs: request.logprobs.map(|count| count as usize),
-            constraint: request.constraint.take(),
+            guide: request.constraint.take().map(Guide::new),
         }
     }
 
@@ -93,7 +93,19 @@ impl Sampler {
     /// Whether the constraint lets nothing follow.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.constraint.as_ref().is_some_and(|constraint| constraint.is_finished())
+        self.guide.as_ref().is_some_and(Guide::is_finished)
+    }
+
+    /// Has the constraint's next mask computed beside the forward pass.
+    pub(super) fn look_ahead(&mut self, helpers: &mut MaskHelpers, vocab_size: usize) {
+        if let Some(guide) = &mut self.guide {
+            guide.look_ahead(helpers, vocab_size.div_ceil(32));
+        }
+    }
+
+    /// Tokens that the constraint leaves no choice about.
+    pub(super) fn forced(&mut self) -> Vec<u32> {
+        self.guide.as_mut().map(Guide::forced).unwrap_or_default()
     }
 
     /// Chooses a token by one row of logits, which is edited, and takes note of it.
@@ -115,13 +127,15 @@ impl Sampler {
         if self.num_sampled < self.min_tokens {
             logits::ban(row, &self.stop_tokens);
         }
-        if let Some(constraint) = &mut self.constraint {
-            scratch.mask.clear();
-            scratch.mask.resize(row.len().div_ceil(32), 0);
-            constraint.mask(&mut scratch.mask).map_err(SampleError::Constraint)?;
-            logits::apply_mask(row, &scratch.mask);
+        let mut is_masked = false;
+        if let Some(guide) = &mut self.guide
+            && let Some(mask) =
+                guide.mask(row.len().div_ceil(32)).map_err(SampleError::Constraint)?
+        {
+            logits::apply_mask(row, mask);
+            is_masked = true;
         }
-        let max = if self.edits() { sample::scan(row).max } else { unedited.max };
+        let max = if is_masked || self.edits() { sample::scan(row).max } else { unedited.max };
         let token = self.choose(row, max, scratch)?;
         let logprobs = report.map(|report| report.of(token, row));
         self.accept(token)?;
@@ -131,7 +145,6 @@ impl Sampler {
     /// Whether a row is changed before the choice.
     fn edits(&self) -> bool {
         self.seen.is_some()
-            || self.constraint.is_some()
             || self.num_sampled < self.min_tokens
             || !self.sampling.logit_bias.is_empty()
     }
@@ -141,9 +154,9 @@ impl Sampler {
         if let Some(seen) = &mut self.seen {
             *seen.entry(token).or_insert(0) += 1;
         }
-        match &mut self.constraint {
-            Some(constraint) if !self.stop_tokens.contains(&token) => {
-                constraint.accept(token).map_err(SampleError::Constraint)
+        match &mut self.guide {
+            Some(guide) if !self.stop_tokens.contains(&token) => {
+                guide.accept(token).map_err(SampleError::Constraint)
             }
             _ => Ok(()),
         }
