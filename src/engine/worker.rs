@@ -326,12 +326,14 @@ impl Worker {
 
     fn propose_drafts(&mut self) {
         let running = self.scheduler.running();
-        if self.max_draft == 0 || running.len() > MAX_RUNNING_FOR_DRAFTS {
+        if running.len() > MAX_RUNNING_FOR_DRAFTS {
             return;
         }
         let mut drafts = Vec::new();
         for sequence in running.iter().filter(|sequence| sequence.num_pending() == 1) {
-            if let Some(active) = self.active.get_mut(&sequence.id()) {
+            if let Some(active) = self.active.get_mut(&sequence.id())
+                && (self.max_draft > 0 || active.is_predicting())
+            {
                 drafts.push((sequence.id(), active.propose(sequence.tokens())));
             }
         }

@@ -19,7 +19,7 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 10] = [
+const V1_SEGMENTS: [&str; 11] = [
     "chat",
     "completions",
     "embeddings",
@@ -30,6 +30,7 @@ const V1_SEGMENTS: [&str; 10] = [
     "tokenize",
     "detokenize",
     "apply-template",
+    "infill",
 ];
 /// Paths that answer during a shutdown too.
 const ALWAYS_ANSWERED: [&str; 4] = ["/livez", "/readyz", "/health", "/status"];

@@ -20,6 +20,7 @@ mod ollama;
 mod openai;
 mod reply;
 mod schema;
+mod span;
 mod spec;
 mod sse;
 mod streaming;

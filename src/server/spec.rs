@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     AppState, Options,
     anthropic::AnthropicApi,
-    native::{EngineApi, HealthApi, ProbeApi, TokenApi},
+    native::{EngineApi, HealthApi, InfillApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
 };
@@ -29,7 +29,7 @@ Every answer has the header `X-Request-Id`, taken over from the request if it ha
 implemented or refused by name with status 400, never ignored.";
 
 /// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
-const BARE_PATHS: [&str; 8] = [
+const BARE_PATHS: [&str; 9] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
@@ -38,13 +38,14 @@ const BARE_PATHS: [&str; 8] = [
     "/tokenize",
     "/detokenize",
     "/apply-template",
+    "/infill",
 ];
 
 /// Paths without any alias; those below `/api/` have none either.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 27] = [
+const STRICT_REQUESTS: [&str; 30] = [
     "AnthropicBlock",
     "AnthropicMessage",
     "AnthropicText",
@@ -59,6 +60,8 @@ const STRICT_REQUESTS: [&str; 27] = [
     "DetokenizeRequest",
     "EmbedOptions",
     "EmbeddingRequest",
+    "ExtraInput",
+    "InfillRequest",
     "LoadingParameters",
     "MessagesMetadata",
     "MessagesRequest",
@@ -69,6 +72,7 @@ const STRICT_REQUESTS: [&str; 27] = [
     "OllamaShowRequest",
     "OutputConfig",
     "OutputFormat",
+    "Prediction",
     "StreamOptions",
     "Thinking",
     "TokenizeRequest",
@@ -87,7 +91,7 @@ const LENIENT_REQUESTS: [&str; 8] = [
 ];
 
 /// Fields of answers that may be absent.
-const SKIPPED: [(&str, &str); 22] = [
+const SKIPPED: [(&str, &str); 36] = [
     ("OllamaAnswerMessage", "thinking"),
     ("OllamaAnswerMessage", "tool_calls"),
     ("OllamaGenerateAnswer", "thinking"),
@@ -105,18 +109,34 @@ const SKIPPED: [(&str, &str); 22] = [
     ("OllamaGenerateAnswer", "prompt_eval_duration"),
     ("OllamaGenerateAnswer", "eval_count"),
     ("OllamaGenerateAnswer", "eval_duration"),
+    ("ChatChoice", "token_ids"),
+    ("ChatChunkChoice", "token_ids"),
+    ("ChatCompletion", "prompt_logprobs"),
+    ("ChatCompletion", "prompt_token_ids"),
+    ("ChatCompletionChunk", "prompt_progress"),
+    ("ChatCompletionChunk", "prompt_token_ids"),
+    ("ChatCompletionChunk", "timings"),
     ("ChatCompletionChunk", "usage"),
     ("ChatDelta", "content"),
     ("ChatDelta", "role"),
+    ("Completion", "prompt_progress"),
+    ("Completion", "timings"),
     ("Completion", "usage"),
+    ("CompletionChoice", "prompt_logprobs"),
+    ("CompletionChoice", "prompt_token_ids"),
+    ("CompletionChoice", "token_ids"),
     ("ErrorObject", "details"),
+    ("InfillAnswer", "prompt_progress"),
+    ("InfillAnswer", "timings"),
 ];
 
 /// All routes of the document.
-type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+type Apis = (OpenAiApis, AnthropicApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect.
 type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi);
+/// Routes of llama-server's form.
+type TextApis = (TokenApi, InfillApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi);
 
@@ -130,7 +150,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
             ModelApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
-        TokenApi(Arc::clone(state)),
+        (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),

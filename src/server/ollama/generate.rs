@@ -10,7 +10,7 @@ use super::{
     Generates, OllamaTag,
     answer::{Answering, Dress, OllamaChatAnswer, OllamaGenerateAnswer, elapsed, nothing},
     models::engine_id,
-    request::{Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest, Span},
+    request::{Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest},
 };
 use crate::{
     chat::{embedding::embed, generation::generate},
@@ -23,6 +23,7 @@ use crate::{
         lease::lease,
         lines::Lines,
         reply::{Answer, Content, Reply},
+        span::Span,
     },
 };
 

@@ -11,12 +11,14 @@ mod completion_answer;
 mod completion_request;
 mod completions;
 mod embeddings;
+mod local;
 mod logprobs;
 mod message;
 mod models;
 mod options;
 mod sampling;
 mod structured;
+mod timings;
 mod tools;
 mod usage;
 
@@ -26,11 +28,13 @@ pub(crate) use embeddings::EmbeddingApi;
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
-pub(crate) use answer::{Running, random_id, unix_time_s};
+pub(crate) use answer::{Running, progress, random_id, unix_time_s};
 pub(crate) use chat_answer::argument_pieces;
+pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
 pub(crate) use message::{MAX_MESSAGES, Message, conversation};
-pub(crate) use sampling::within;
+pub(crate) use sampling::{LogitBias, SamplingFields, within};
 pub(crate) use structured::check_name;
+pub(crate) use timings::{PromptProgress, Timings};
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolFields};
 
 use super::reply::Outcomes;
