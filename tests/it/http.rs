@@ -7,6 +7,7 @@ mod document;
 mod embeddings;
 mod front;
 mod harness;
+mod local;
 mod model;
 mod native;
 mod ollama;
