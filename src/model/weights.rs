@@ -7,19 +7,28 @@ use kolosal_kernels::quant;
 use super::error::ModelError;
 use super::gguf::{Gguf, TensorInfo};
 use super::ops::{Norm, Ops, WeightSource};
+use super::quantize::{Quantised, Quantize};
 use super::spec::{
-    AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
+    AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
 };
 
 /// All weights, in the form that the back end `O` computes with.
 pub struct Weights<O: Ops> {
     pub table: O::Table,
     pub positions: Option<O::Table>,
+    /// Which text of a pair a token is of.
+    pub types: Option<O::Table>,
     pub embed_norm: Option<Norm<O::Vector>>,
     pub layers: Vec<Layer<O>>,
-    pub final_norm: Norm<O::Vector>,
-    pub head: O::Linear,
+    pub head: Head<O>,
     pub ropes: Vec<O::Rope>,
+}
+
+/// See [`HeadSpec`].
+pub enum Head<O: Ops> {
+    Logits { norm: Norm<O::Vector>, out: O::Linear },
+    None,
+    Classifier { inner: Option<O::Linear>, out: O::Linear },
 }
 
 pub struct Layer<O: Ops> {
@@ -32,9 +41,13 @@ pub struct Layer<O: Ops> {
     pub k_norm: Option<Norm<O::Vector>>,
     pub sinks: Option<O::Vector>,
     pub attn_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after attention.
+    pub attn_sum: Option<Norm<O::Vector>>,
     pub ffn_norm: Option<Norm<O::Vector>>,
     pub ffn: Ffn<O>,
     pub ffn_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after the feed-forward part.
+    pub ffn_sum: Option<Norm<O::Vector>>,
 }
 
 pub enum Ffn<O: Ops> {
@@ -59,9 +72,17 @@ pub struct Moe<O: Ops> {
 }
 
 /// Tensors that files carry and inference does not need.
-const IGNORED: [&str; 4] = ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "rope_factors"];
+const IGNORED: [&str; 5] =
+    ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "rope_factors", "position_ids"];
 
-/// Reads all weights of `spec` from `gguf`.
+/// Where weights come from, and what becomes of those in floats.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    pub gguf: &'a Gguf,
+    pub quantize: Option<Quantize>,
+}
+
+/// Reads all weights of `spec` from `files`.
 ///
 /// # Errors
 /// A tensor that is missing, misshapen, or that nothing would use: a model that is only half
@@ -69,10 +90,14 @@ const IGNORED: [&str; 4] = ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "
 pub fn load<O: Ops>(
     ops: &mut O,
     spec: &ModelSpec,
-    gguf: &Gguf,
+    files: Files<'_>,
     context_len: usize,
 ) -> Result<Weights<O>, ModelError> {
-    let mut loader = Loader { ops, gguf, used: HashSet::new() };
+    let Files { gguf, quantize } = files;
+    if let Some(target) = quantize {
+        target.check(gguf)?;
+    }
+    let mut loader = Loader { ops, gguf, quantize, used: HashSet::new() };
     let weights = loader.model(spec, context_len)?;
     let unused: Vec<&str> = gguf
         .tensors()
@@ -95,20 +120,29 @@ pub fn load<O: Ops>(
 struct Loader<'a, O> {
     ops: &'a mut O,
     gguf: &'a Gguf,
+    quantize: Option<Quantize>,
     used: HashSet<String>,
 }
 
 impl<O: Ops> Loader<'_, O> {
     fn model(&mut self, spec: &ModelSpec, context_len: usize) -> Result<Weights<O>, ModelError> {
-        let embd = self.source("token_embd.weight", &[spec.vocab_size, spec.hidden])?;
-        let (table, head) = if self.gguf.tensor("output.weight").is_some() {
-            let table = self.ops.load_table(&embd)?;
-            (table, self.linear("output", spec.vocab_size, spec.hidden)?)
-        } else {
-            self.ops.load_tied_table(&embd)?
+        let (table, head) = self.table_and_head(spec)?;
+        let types = match spec.token_types {
+            0 => None,
+            rows => {
+                let source = self.source("token_types.weight", &[rows, spec.hidden])?;
+                Some(self.ops.load_table(&source)?)
+            }
         };
         let positions = if spec.learned_positions {
             let info = self.info("position_embd.weight")?;
+            if info.shape[0] < context_len {
+                return Err(ModelError::Shape {
+                    name: info.name.clone(),
+                    found: info.shape.clone(),
+                    expected: vec![context_len, spec.hidden],
+                });
+            }
             let source = self.source("position_embd.weight", &[info.shape[0], spec.hidden])?;
             Some(self.ops.load_table(&source)?)
         } else {
@@ -139,8 +173,37 @@ impl<O: Ops> Loader<'_, O> {
             .enumerate()
             .map(|(index, layer)| self.layer(spec, index, layer))
             .collect::<Result<_, _>>()?;
-        let final_norm = self.norm("output_norm", spec.hidden, spec.norm)?;
-        Ok(Weights { table, positions, embed_norm, layers, final_norm, head, ropes })
+        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes })
+    }
+
+    fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {
+        let hidden = spec.hidden;
+        let embd = self.source("token_embd.weight", &[spec.vocab_size, hidden])?;
+        let buffer;
+        let embd = {
+            buffer = self.quantised(&embd)?;
+            buffer.as_ref().map_or(embd, |quantised| quantised.source(&embd))
+        };
+        Ok(match spec.head {
+            HeadSpec::Logits => {
+                let (table, out) = if self.gguf.tensor("output.weight").is_some() {
+                    let table = self.ops.load_table(&embd)?;
+                    (table, self.linear("output", spec.vocab_size, hidden)?)
+                } else {
+                    self.ops.load_tied_table(&embd)?
+                };
+                (table, Head::Logits { norm: self.norm("output_norm", hidden, spec.norm)?, out })
+            }
+            HeadSpec::None => (self.ops.load_table(&embd)?, Head::None),
+            HeadSpec::Classifier { inner, scores } => {
+                let table = self.ops.load_table(&embd)?;
+                let inner = match inner {
+                    true => Some(self.linear("cls", hidden, hidden)?),
+                    false => None,
+                };
+                (table, Head::Classifier { inner, out: self.linear("cls.output", scores, hidden)? })
+            }
+        })
     }
 
     fn layer(
@@ -179,6 +242,12 @@ impl<O: Ops> Loader<'_, O> {
                 hidden,
                 spec.norm,
             )?,
+            attn_sum: self.norm_if(
+                layer.norms.residual,
+                &name("attn_output_norm"),
+                hidden,
+                spec.norm,
+            )?,
             ffn_norm: match layer.norms.ffn {
                 Some(part) => Some(self.norm(&name(part), hidden, spec.norm)?),
                 None => None,
@@ -187,6 +256,12 @@ impl<O: Ops> Loader<'_, O> {
             ffn_post: self.norm_if(
                 layer.norms.ffn_post,
                 &name("post_ffw_norm"),
+                hidden,
+                spec.norm,
+            )?,
+            ffn_sum: self.norm_if(
+                layer.norms.residual,
+                &name("layer_output_norm"),
                 hidden,
                 spec.norm,
             )?,
@@ -323,6 +398,9 @@ impl<O: Ops> Loader<'_, O> {
             true => Some(self.floats(&bias, experts * n)?),
             false => None,
         };
+        let quantised = self.quantised(&WeightSource { n: experts * n, ..source })?;
+        let whole = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
+        let source = WeightSource { n, ..whole };
         let stride = source.bytes.len() / experts;
         (0..experts)
             .map(|expert| {
@@ -344,6 +422,8 @@ impl<O: Ops> Loader<'_, O> {
         let n = widths.iter().sum();
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         let row = source.bytes.len() / n;
         let mut from = 0;
@@ -362,8 +442,18 @@ impl<O: Ops> Loader<'_, O> {
     fn linear(&mut self, name: &str, n: usize, k: usize) -> Result<O::Linear, ModelError> {
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         self.ops.load_linear(&source, bias)
+    }
+
+    /// The matrix in the wanted type, if it is one to be brought there.
+    fn quantised(&self, source: &WeightSource<'_>) -> Result<Option<Quantised>, ModelError> {
+        match self.quantize.filter(|target| target.takes(source.name, source.ty, source.k)) {
+            Some(target) => target.quantise(source).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn bias(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {

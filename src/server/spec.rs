@@ -12,9 +12,11 @@ use serde_json::{Map, Value, json};
 use super::{
     AppState, Options,
     anthropic::AnthropicApi,
-    native::{EngineApi, HealthApi, InfillApi, ProbeApi, TokenApi},
-    ollama::{OllamaApi, OllamaModelApi},
-    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
+    front::RERANK_ALIASES,
+    native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
+    ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
+    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
+    rerank::RerankApi,
 };
 use crate::{
     error::{Error, Result},
@@ -45,7 +47,7 @@ const BARE_PATHS: [&str; 9] = [
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 30] = [
+const STRICT_REQUESTS: [&str; 32] = [
     "AnthropicBlock",
     "AnthropicMessage",
     "AnthropicText",
@@ -73,6 +75,8 @@ const STRICT_REQUESTS: [&str; 30] = [
     "OutputConfig",
     "OutputFormat",
     "Prediction",
+    "RerankRequest",
+    "RerankText",
     "StreamOptions",
     "Thinking",
     "TokenizeRequest",
@@ -91,7 +95,7 @@ const LENIENT_REQUESTS: [&str; 8] = [
 ];
 
 /// Fields of answers that may be absent.
-const SKIPPED: [(&str, &str); 36] = [
+const SKIPPED: [(&str, &str); 38] = [
     ("OllamaAnswerMessage", "thinking"),
     ("OllamaAnswerMessage", "tool_calls"),
     ("OllamaGenerateAnswer", "thinking"),
@@ -128,33 +132,43 @@ const SKIPPED: [(&str, &str); 36] = [
     ("ErrorObject", "details"),
     ("InfillAnswer", "prompt_progress"),
     ("InfillAnswer", "timings"),
+    ("RankedDocument", "document"),
+    ("RankedText", "text"),
 ];
 
 /// All routes of the document.
-type Apis = (OpenAiApis, AnthropicApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
+type Apis =
+    (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
-/// Routes of the OpenAI dialect.
-type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi);
+/// Routes of the OpenAI dialect, and ranking beside its embeddings.
+type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
 /// Routes of llama-server's form.
 type TextApis = (TokenApi, InfillApi);
 /// Routes of Ollama's dialect.
-type OllamaApis = (OllamaApi, OllamaModelApi);
+type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
         (
             ChatApi(Arc::clone(state)),
+            ResponseApi(Arc::clone(state)),
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
+            RerankApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
+        InferenceApi(Arc::clone(state)),
         (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
-        (OllamaApi(Arc::clone(state)), OllamaModelApi(Arc::clone(state))),
+        (
+            OllamaApi(Arc::clone(state)),
+            OllamaModelApi(Arc::clone(state)),
+            OllamaStoreApi(Arc::clone(state)),
+        ),
     );
     described(apis)
 }
@@ -319,6 +333,15 @@ fn add_examples(document: &mut Value) {
             "/embeddings",
             json!({ "model": "my-model", "input": ["The cat sleeps.", "A kitten naps."] }),
         ),
+        (
+            "/rerank",
+            json!({
+                "model": "my-model",
+                "query": "What do cats do?",
+                "documents": ["The cat sleeps.", "Rain falls."],
+                "top_n": 1,
+            }),
+        ),
         ("/tokenize", json!({ "content": "Hello world" })),
         ("/detokenize", json!({ "tokens": [19556, 905] })),
         ("/apply-template", json!({ "messages": [{ "role": "user", "content": "Say hello." }] })),
@@ -354,6 +377,9 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
             (path, vec![prefixed])
         } else if path == "/health" {
             (prefixed, vec![path, "/status".to_owned()])
+        } else if path == "/rerank" {
+            let others = RERANK_ALIASES.map(str::to_owned);
+            (prefixed, std::iter::once(path).chain(others).collect())
         } else {
             (prefixed, vec![path])
         };

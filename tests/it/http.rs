@@ -12,6 +12,7 @@ mod model;
 mod native;
 mod ollama;
 mod openai;
+mod rerank;
 mod schemas;
 mod script;
 mod socket;

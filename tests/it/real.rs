@@ -111,7 +111,8 @@ fn every_sampler_is_the_same_alone_and_in_company() {
     for (i, job) in jobs.iter().enumerate() {
         assert!(answer(job).0 == alone[i], "{:?} differs in company", samplers[i]);
     }
-    let different: std::collections::HashSet<_> = alone.iter().map(|one| format!("{one:?}")).collect();
+    let different: std::collections::HashSet<_> =
+        alone.iter().map(|one| format!("{one:?}")).collect();
     assert!(different.len() > samplers.len() / 2, "samplers do nothing");
 }
 

@@ -1,6 +1,7 @@
 //! The sampler against a plain one that sorts the vocabulary.
 
 use proptest::prelude::*;
+use rand_core::RngCore as _;
 
 use super::*;
 use crate::engine::sampling::{Mirostat, MirostatVersion, Xtc};

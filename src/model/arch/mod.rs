@@ -1,5 +1,6 @@
 //! One small file a family: metadata in, [`ModelSpec`] out. Nothing here computes.
 
+mod bert;
 mod cohere;
 mod gemma;
 mod glm;
@@ -15,8 +16,8 @@ use super::error::ModelError;
 use super::gguf::{Gguf, Metadata};
 use super::runner::Pooling;
 use super::spec::{
-    ActSpec, AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind, NormSpec, Norms,
-    QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
+    ActSpec, AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind,
+    NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
 };
 
 /// A family that the decoder can run.
@@ -59,6 +60,35 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gpt-oss", models: "gpt-oss", describe: gpt_oss::gpt_oss },
 ];
 
+/// Encoders: embeddings and scores, no text.
+pub const ENCODERS: &[Architecture] = &[
+    Architecture {
+        name: "bert",
+        models: "BERT, MiniLM, BGE, E5, GTE, XLM-RoBERTa and relatives",
+        describe: bert::bert,
+    },
+    Architecture { name: "nomic-bert", models: "Nomic Embed 1", describe: bert::nomic_bert },
+];
+
+/// Families that candle-transformers runs for us, one sequence at a time: names and models.
+pub const THROUGH_TRANSFORMERS: &[(&str, &str)] = &[("lfm2", "LFM 2")];
+
+/// Whether a family is one of [`THROUGH_TRANSFORMERS`].
+#[must_use]
+pub fn is_through_transformers(name: &str) -> bool {
+    THROUGH_TRANSFORMERS.iter().any(|(known, _)| *known == name)
+}
+
+/// Names of all families that can be run.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    all().map(|known| known.name).chain(THROUGH_TRANSFORMERS.iter().map(|(name, _)| *name))
+}
+
+/// Every family of ours, decoders first.
+pub fn all() -> impl Iterator<Item = &'static Architecture> {
+    ARCHITECTURES.iter().chain(ENCODERS)
+}
+
 /// Describes the model of a file.
 ///
 /// # Errors
@@ -66,16 +96,16 @@ pub const ARCHITECTURES: &[Architecture] = &[
 pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     let metadata = gguf.metadata();
     let name = metadata.architecture()?;
-    let Some(architecture) = ARCHITECTURES.iter().find(|known| known.name == name) else {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
+    let Some(architecture) = all().find(|known| known.name == name) else {
+        let known: Vec<&str> = names().collect();
         return Err(ModelError::UnknownArchitecture(name.to_owned(), known.join(", ")));
     };
     let keys = Keys { gguf, metadata, name };
     let mut spec = (architecture.describe)(&keys)?;
     spec.pooling = keys.pooling()?;
     let key = keys.key("attention.causal");
-    if metadata.bool(&key)? == Some(false) {
-        let problem = "attention to later tokens is not supported".to_owned();
+    if spec.head == HeadSpec::Logits && metadata.bool(&key)? == Some(false) {
+        let problem = "attention to later tokens is not supported here".to_owned();
         return Err(ModelError::BadKey { key, problem });
     }
     check(&spec)?;
@@ -168,6 +198,8 @@ impl Keys<'_> {
             None | Some(0 | 1) => Ok(Pooling::Mean),
             Some(2) => Ok(Pooling::First),
             Some(3) => Ok(Pooling::Last),
+            // Scores come from the first token.
+            Some(4) if self.has("cls.output.weight") => Ok(Pooling::First),
             Some(number) => {
                 let problem = format!("{number} is none of 0 to 3");
                 Err(ModelError::BadKey { key: self.key("pooling_type"), problem })
@@ -315,6 +347,7 @@ impl Keys<'_> {
                 softcap: None,
                 window: None,
                 sinks: false,
+                causal: true,
             },
             ffn: FfnSpec::Gated { width: widths[index], act: ActSpec::Silu },
             norms: Norms::PRE,
@@ -334,6 +367,8 @@ impl Keys<'_> {
             logit_scale: 1.0,
             logit_softcap: None,
             pooling: Pooling::default(),
+            token_types: 0,
+            head: HeadSpec::Logits,
         })
     }
 

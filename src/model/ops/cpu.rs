@@ -355,6 +355,11 @@ impl Ops for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
+        if act == ActSpec::Tanh {
+            let mut out = self.buffers.tensor(x.rows, x.cols);
+            out.data.iter_mut().zip(x.data.iter()).for_each(|(out, x)| *out = x.tanh());
+            return self.act(&out);
+        }
         let act = activation(act)
             .ok_or_else(|| ModelError::Limit("a clamped gate needs two inputs".to_owned()))?;
         Ok(self.prepared(|acts| acts.set_act(x.view(), act, &self.pool)))
@@ -407,7 +412,7 @@ impl Ops for CpuOps {
             window: spec.window,
             softcap: spec.softcap,
             sinks: sinks.map(Vec::as_slice),
-            causal: true,
+            causal: spec.causal,
         };
         let kv = Kv { shape: kv.shape, k: &kv.k, v: &kv.v };
         let input = AttnInput { q: q.view(), kv, spans: &spans, params };
@@ -469,7 +474,8 @@ impl Ops for CpuOps {
     }
 }
 
-/// The kernels' name for an activation; `None` for gpt-oss's, which joins both inputs.
+/// The kernels' name for an activation; `None` for gpt-oss's, which joins both inputs, and for that of
+/// classifiers, which meets a row a text.
 fn activation(act: ActSpec) -> Option<Activation> {
     match act {
         ActSpec::Silu => Some(Activation::Silu),
@@ -477,7 +483,7 @@ fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::GeluErf => Some(Activation::GeluErf),
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
-        ActSpec::OaiSwiglu => None,
+        ActSpec::Tanh | ActSpec::OaiSwiglu => None,
     }
 }
 

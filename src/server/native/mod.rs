@@ -4,12 +4,15 @@ pub(crate) mod engine_request;
 pub(crate) mod engine_status;
 mod engines;
 mod health;
+mod inference;
+mod inference_request;
 mod infill;
 mod tokens;
 mod tokens_request;
 
 pub(crate) use engines::EngineApi;
 pub(crate) use health::{HealthApi, ProbeApi};
+pub(crate) use inference::InferenceApi;
 pub(crate) use infill::InfillApi;
 use poem_openapi::Tags;
 pub(crate) use tokens::TokenApi;
@@ -19,6 +22,8 @@ use super::reply::Outcomes;
 /// Headings of the document.
 #[derive(Tags)]
 pub(crate) enum NativeTag {
+    /// The original server's own inference routes.
+    Inference,
     /// Register, load, unload and remove engines.
     Engines,
     /// Whether the server lives and serves.

@@ -38,6 +38,7 @@ fn every_parameter_is_in_the_table() {
         "/v1/completions",
         "/v1/embeddings",
         "/v1/messages",
+        "/v1/rerank",
     ];
     assert_eq!(paths, BTreeSet::from(expected));
     for path in paths {
@@ -70,6 +71,7 @@ async fn what_is_refused_is_refused_by_name() {
         let mut body = match path.as_str() {
             "/v1/completions" | "/api/generate" => json!({"model": "e", "prompt": "a"}),
             "/infill" => json!({"model": "e", "input_prefix": "a", "input_suffix": "b"}),
+            "/v1/rerank" => json!({"model": "e", "query": "a", "documents": ["a"]}),
             _ => json!({"model": "e", "messages": [{"role": "user", "content": "a"}]}),
         };
         if path == "/v1/messages" {

@@ -54,10 +54,7 @@ async fn parameters_do_what_they_say() {
         (json!({"max_tokens": 2, "dry_multiplier": 0.8, "repeat_last_n": 64}), "bc"),
         (json!({"max_tokens": 3, "bad_words": ["z", "xy"], "prompt": "u"}), "vwx"),
         (json!({"max_tokens": 1, "bad_words": ["a", "b", "c"], "prompt": "~", "top_k": 4}), "d"),
-        (
-            json!({"max_tokens": 1, "logit_bias": [["abc", false]], "prompt": "~", "top_k": 1}),
-            "d",
-        ),
+        (json!({"max_tokens": 1, "logit_bias": [["abc", false]], "prompt": "~", "top_k": 1}), "d"),
         (json!({"max_tokens": 1, "logit_bias": [[100, 50]], "prompt": "~", "top_k": 1}), "d"),
         (json!({"max_tokens": 2, "cache_prompt": false, "t_max_predict_ms": 60_000}), "bc"),
     ];
@@ -76,7 +73,10 @@ async fn answers_have_tokens_probabilities_and_times() {
     });
     let answer = ask(&server, COMPLETIONS, fields).await;
     let choice = &answer["choices"][0];
-    assert_eq!((&choice["token_ids"], &choice["prompt_token_ids"]), (&json!([98, 99]), &json!([97, 97])));
+    assert_eq!(
+        (&choice["token_ids"], &choice["prompt_token_ids"]),
+        (&json!([98, 99]), &json!([97, 97]))
+    );
     assert_eq!(choice["logprobs"]["token_logprobs"], json!([0.0, 0.0]), "the draw was certain");
     let prompt = choice["prompt_logprobs"].as_array().expect("a list");
     assert_eq!((prompt.len(), &prompt[0]), (2, &Value::Null));
@@ -176,8 +176,7 @@ async fn a_model_without_the_tokens_fills_in_nothing() {
     let server = server().await;
     let gap = json!({"model": "m", "input_prefix": "a", "input_suffix": "c"});
     let completion = json!({"model": "m", "prompt": "a", "suffix": "c"});
-    let cases =
-        [("/infill", gap, "input_suffix"), (COMPLETIONS, completion, "suffix")];
+    let cases = [("/infill", gap, "input_suffix"), (COMPLETIONS, completion, "suffix")];
     for (path, body, param) in cases {
         let reply = server.post(path, body.to_string()).await;
         assert_eq!(reply.status, 400, "{}", reply.text);
