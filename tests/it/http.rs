@@ -7,6 +7,7 @@ mod document;
 mod embeddings;
 mod front;
 mod harness;
+mod hostile;
 mod model;
 mod native;
 mod ollama;
