@@ -16,7 +16,7 @@ use super::{
     AppState, Options,
     anthropic::AnthropicApi,
     front::RERANK_ALIASES,
-    native::{EngineApi, HealthApi, InferenceApi, ProbeApi, TokenApi},
+    native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
@@ -34,7 +34,7 @@ Every answer has the header `X-Request-Id`, taken over from the request if it ha
 implemented or refused by name with status 400, never ignored.";
 
 /// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
-const BARE_PATHS: [&str; 8] = [
+const BARE_PATHS: [&str; 9] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
@@ -43,6 +43,7 @@ const BARE_PATHS: [&str; 8] = [
     "/tokenize",
     "/detokenize",
     "/apply-template",
+    "/infill",
 ];
 
 /// Paths without any alias; those below `/api/` have none either.
@@ -67,10 +68,12 @@ const SKIPPED: [(&str, &str); 2] = [("ChatCompletionChunk", "usage"), ("Completi
 
 /// All routes of the document.
 type Apis =
-    (OpenAiApis, AnthropicApi, InferenceApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+    (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect, and ranking beside its embeddings.
 type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+/// Routes of llama-server's form.
+type TextApis = (TokenApi, InfillApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
@@ -87,7 +90,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
         ),
         AnthropicApi(Arc::clone(state)),
         InferenceApi(Arc::clone(state)),
-        TokenApi(Arc::clone(state)),
+        (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
