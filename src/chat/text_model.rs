@@ -51,7 +51,7 @@ impl TextModel {
         let guarded = guarded(&tokenizer, template.source());
         let reasoning = ReasoningTags::detect(template.source());
         let tool_format = ToolFormat::detect(template.tool_source());
-        let mark_reasoning = || reasoning.iter().flat_map(ReasoningTags::markers);
+        let mark_reasoning = || reasoning.iter().flat_map(ReasoningTags::shown);
         let reasoning_shown = shown(&tokenizer, mark_reasoning());
         let shown = shown(&tokenizer, mark_reasoning().chain(tool_format.shown()));
         Ok(Self {

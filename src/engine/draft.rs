@@ -106,14 +106,20 @@ impl Drafter {
         if limit == 0 {
             return Vec::new();
         }
-        if self.pause > 0 {
-            self.pause -= 1;
+        if self.is_pausing() {
             return Vec::new();
         }
         match &mut self.prediction {
             Some(prediction) => prediction.continuation(tokens, limit).to_vec(),
             None => continuation(tokens, limit).to_vec(),
         }
+    }
+
+    /// Whether guesses were bad lately; a token of the pause is over.
+    fn is_pausing(&mut self) -> bool {
+        let is_pausing = self.pause > 0;
+        self.pause = self.pause.saturating_sub(1);
+        is_pausing
     }
 
     /// Learns how many of the guessed tokens were right.
@@ -142,6 +148,46 @@ fn continuation(tokens: &[u32], limit: usize) -> &[u32] {
         }
     }
     &[]
+}
+
+/// Most tokens that are taken from a constraint at a time.
+const MAX_FORCED: usize = 32;
+
+/// Tokens that a constraint leaves no choice about but how they are cut, and how well their cut is
+/// foreseen.
+#[derive(Debug)]
+pub struct Forced {
+    record: Drafter,
+    /// The current draft is one of these.
+    is_pending: bool,
+}
+
+impl Default for Forced {
+    fn default() -> Self {
+        Self { record: Drafter::new(MAX_FORCED), is_pending: false }
+    }
+}
+
+impl Forced {
+    /// At most `limit` of the tokens, none when they were foreseen badly lately.
+    pub fn propose(&mut self, tokens: impl FnOnce() -> Vec<u32>, limit: usize) -> Vec<u32> {
+        self.is_pending = false;
+        if limit == 0 || self.record.is_pausing() {
+            return Vec::new();
+        }
+        let mut tokens = tokens();
+        tokens.truncate(limit.min(MAX_FORCED));
+        self.is_pending = !tokens.is_empty();
+        tokens
+    }
+
+    /// Learns how many were right; false if they were not from here.
+    pub fn observe(&mut self, num_guessed: usize, num_right: usize) -> bool {
+        if self.is_pending {
+            self.record.observe(num_guessed, num_right);
+        }
+        std::mem::take(&mut self.is_pending)
+    }
 }
 
 #[cfg(test)]

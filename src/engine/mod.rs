@@ -14,6 +14,7 @@ pub mod batch;
 pub mod block;
 pub mod budget;
 pub mod draft;
+mod guide;
 pub mod job;
 pub mod logits;
 mod pooler;
@@ -64,6 +65,8 @@ pub struct EngineConfig {
     pub target_step_ms: u32,
     /// Tokens that are guessed from the sequence's own text at a time; 0 = never.
     pub max_draft_tokens: usize,
+    /// Threads that compute the masks of constraints beside the forward pass; 0 = between two passes.
+    pub mask_threads: usize,
 }
 
 impl Default for EngineConfig {
@@ -76,6 +79,7 @@ impl Default for EngineConfig {
             prefix_cache: true,
             target_step_ms: 100,
             max_draft_tokens: 0,
+            mask_threads: 1,
         }
     }
 }

@@ -151,6 +151,17 @@ pub trait Constraint: Send + fmt::Debug {
 
     /// The output so far is complete and nothing may follow but a stop token.
     fn is_finished(&self) -> bool;
+
+    /// Any token may come next, and no mask is needed.
+    fn is_free(&self) -> bool {
+        false
+    }
+
+    /// Tokens that the rules leave no choice about, as they are likeliest to be written. A guess: the
+    /// engine computes their rows in one step and keeps what it would have chosen anyway.
+    fn forced(&mut self) -> Vec<u32> {
+        Vec::new()
+    }
 }
 
 /// Progress of one sequence.

@@ -7,6 +7,7 @@ pub mod decoder;
 pub mod error;
 pub mod fake;
 pub mod gguf;
+mod latent;
 pub mod load;
 mod moe;
 pub mod ops;

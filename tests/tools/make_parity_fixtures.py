@@ -3,6 +3,7 @@
 
 For every architecture: NAME.gguf (weights in f16, exact) and NAME.ref.gguf with two tensors,
 `tokens` (T) i32 and `logits` (T, vocabulary) f32, computed by transformers in f32.
+Families that came later are in parity_families.py.
 Needs: pip install torch transformers gguf numpy. The tests need the committed files alone.
 """
 
@@ -80,6 +81,9 @@ def fill(model, unit_norm):
             else:
                 p.copy_(noise * 0.2)
             p.copy_(p.half().float())
+        for name, p in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                p.copy_(torch.randn(p.shape, generator=gen) * 0.2)
 
 
 class Fixture:
@@ -99,7 +103,7 @@ class Fixture:
         key = lambda k: f"{self.arch}.{k}"
         head = lambda *names: next(getattr(c, n) for n in names if hasattr(c, n))
         heads = head("num_attention_heads", "n_head")
-        kv = getattr(c, "num_key_value_heads", None) or getattr(c, "num_kv_heads", None) or heads
+        kv = self.meta.pop("kv", None) or getattr(c, "num_key_value_heads", None) or getattr(c, "num_kv_heads", None) or heads
         w.add_uint32(key("block_count"), head("num_hidden_layers", "n_layer"))
         w.add_uint32(key("embedding_length"), head("hidden_size", "n_embd"))
         w.add_uint32(key("feed_forward_length"), self.meta.pop("ff", None) or FF)
@@ -109,7 +113,9 @@ class Fixture:
         w.add_uint32(key("vocab_size"), VOCAB)
         for k, v in self.meta.items():
             k = key(k)
-            {bool: w.add_bool, int: w.add_uint32, float: w.add_float32, str: w.add_string}[type(v)](k, v)
+            {bool: w.add_bool, int: w.add_uint32, float: w.add_float32, str: w.add_string, list: w.add_array}[type(v)](k, v)
+        for k, v in getattr(self, "arrays", {}).items():
+            w.add_array(k, v)
         self.heads, self.kv = heads, kv
         for name, tensor in self.tensors():
             if tensor.ndim >= 2:
@@ -358,7 +364,9 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     wanted = set(sys.argv[1:])
     failed = []
-    for name, make in fixtures():
+    import parity_families  # imports this file
+
+    for name, make in [*fixtures(), *parity_families.fixtures()]:
         if wanted and name not in wanted:
             continue
         try:

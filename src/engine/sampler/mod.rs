@@ -24,8 +24,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use kolosal_kernels::sample::{self, Candidate};
 
+use super::guide::{Guide, MaskHelpers};
 use super::logits;
-use super::request::{Constraint, LogprobsOf, Request, TokenLogprobs};
+use super::request::{LogprobsOf, Request, TokenLogprobs};
 use super::sampling::{Sampling, Stage, default_order};
 use banned::Banned;
 use candidates::Candidates;
@@ -61,7 +62,6 @@ pub struct Scratch {
     selected: Vec<Candidate>,
     candidates: Candidates,
     sums: Vec<f64>,
-    mask: Vec<u32>,
 }
 
 /// How a token is chosen from an edited row.
@@ -93,7 +93,7 @@ pub struct Sampler {
     num_sampled: u32,
     num_logprobs: Option<usize>,
     logprobs_of: LogprobsOf,
-    constraint: Option<Box<dyn Constraint>>,
+    guide: Option<Guide>,
 }
 
 impl Sampler {
@@ -116,7 +116,7 @@ impl Sampler {
             num_sampled: 0,
             num_logprobs: request.logprobs.map(|count| count as usize),
             logprobs_of,
-            constraint: request.constraint.take(),
+            guide: request.constraint.take().map(Guide::new),
         }
     }
 
@@ -128,7 +128,19 @@ impl Sampler {
     /// Whether the constraint lets nothing follow.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.constraint.as_ref().is_some_and(|constraint| constraint.is_finished())
+        self.guide.as_ref().is_some_and(Guide::is_finished)
+    }
+
+    /// Has the constraint's next mask computed beside the forward pass.
+    pub(super) fn look_ahead(&mut self, helpers: &mut MaskHelpers, vocab_size: usize) {
+        if let Some(guide) = &mut self.guide {
+            guide.look_ahead(helpers, vocab_size.div_ceil(32));
+        }
+    }
+
+    /// Tokens that the constraint leaves no choice about.
+    pub(super) fn forced(&mut self) -> Vec<u32> {
+        self.guide.as_mut().map(Guide::forced).unwrap_or_default()
     }
 
     /// Chooses a token by one row of logits, which is edited, and takes note of it.
@@ -148,8 +160,8 @@ impl Sampler {
         self.edit(row);
         let of_model = self.num_logprobs.filter(|_| self.logprobs_of == LogprobsOf::Model);
         let report = of_model.map(|count| Report::new(row, count, scratch));
-        self.ban(row, scratch)?;
-        let max = if self.is_edited() { sample::scan(row).max } else { unedited.max };
+        let is_masked = self.ban(row)?;
+        let max = if is_masked || self.is_edited() { sample::scan(row).max } else { unedited.max };
         if max == f32::NEG_INFINITY {
             return Err(SampleError::AllBanned);
         }
@@ -177,20 +189,20 @@ impl Sampler {
         }
     }
 
-    fn ban(&mut self, row: &mut [f32], scratch: &mut Scratch) -> Result<(), SampleError> {
+    /// Whether the constraint bans anything.
+    fn ban(&mut self, row: &mut [f32]) -> Result<bool, SampleError> {
         if self.num_sampled < self.min_tokens {
             logits::ban(row, &self.stop_tokens);
         }
         if let Some(banned) = &self.banned {
             banned.edit_row(row);
         }
-        if let Some(constraint) = &mut self.constraint {
-            scratch.mask.clear();
-            scratch.mask.resize(row.len().div_ceil(32), 0);
-            constraint.mask(&mut scratch.mask).map_err(SampleError::Constraint)?;
-            logits::apply_mask(row, &scratch.mask);
+        let Some(guide) = &mut self.guide else { return Ok(false) };
+        let mask = guide.mask(row.len().div_ceil(32)).map_err(SampleError::Constraint)?;
+        if let Some(mask) = mask {
+            logits::apply_mask(row, mask);
         }
-        Ok(())
+        Ok(mask.is_some())
     }
 
     /// Whether a row is changed before the choice.
@@ -198,7 +210,6 @@ impl Sampler {
         self.penalties.is_some()
             || self.repetitions.is_some()
             || self.banned.is_some()
-            || self.constraint.is_some()
             || self.num_sampled < self.min_tokens
             || !self.sampling.logit_bias.is_empty()
     }
@@ -214,9 +225,9 @@ impl Sampler {
         if let Some(banned) = &mut self.banned {
             banned.push(token);
         }
-        match &mut self.constraint {
-            Some(constraint) if !self.stop_tokens.contains(&token) => {
-                constraint.accept(token).map_err(SampleError::Constraint)
+        match &mut self.guide {
+            Some(guide) if !self.stop_tokens.contains(&token) => {
+                guide.accept(token).map_err(SampleError::Constraint)
             }
             _ => Ok(()),
         }

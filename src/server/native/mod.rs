@@ -55,7 +55,7 @@ pub(crate) struct Creates;
 
 impl Outcomes for Creates {
     const SUCCESS: (u16, &'static str) = (201, "The engine is registered");
-    const FAILURES: &'static [u16] = &[400, 401, 408, 409, 413, 422, 500, 503];
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 409, 413, 422, 500, 503];
 }
 
 /// Outcomes of a change to an engine.

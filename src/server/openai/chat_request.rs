@@ -221,7 +221,10 @@ impl ChatCompletionRequest {
         if let Some(effort) = self.reasoning_effort {
             kwargs.entry("reasoning_effort").or_insert_with(|| effort.text().into());
             if effort == ReasoningEffort::None {
-                kwargs.entry("enable_thinking").or_insert(Value::Bool(false));
+                // The names that templates have for it.
+                for name in ["enable_thinking", "thinking"] {
+                    kwargs.entry(name).or_insert(Value::Bool(false));
+                }
             }
         }
         if let Some(verbosity) = self.verbosity {

@@ -14,10 +14,10 @@ fn table() -> Vec<[String; 4]> {
     let mut path = String::new();
     let mut rows = Vec::new();
     for line in text.lines() {
-        if let Some(heading) = line.strip_prefix("## POST ") {
-            heading.clone_into(&mut path);
+        if let Some(heading) = line.strip_prefix("## ") {
+            heading.strip_prefix("POST ").unwrap_or_default().clone_into(&mut path);
         }
-        let Some(row) = line.strip_prefix("| `") else { continue };
+        let Some(row) = line.strip_prefix("| `").filter(|_| !path.is_empty()) else { continue };
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let name = cells[0].trim_end_matches('`').to_owned();
         rows.push([path.clone(), name, cells[1].to_owned(), cells[2].to_owned()]);
