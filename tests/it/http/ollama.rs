@@ -228,7 +228,7 @@ async fn failures_are_a_sentence() {
         ),
         (
             "/api/chat",
-            json!({"model": "e", "messages": user, "options": {"mirostat": 1}}),
+            json!({"model": "e", "messages": user, "options": {"mirostat": 3}}),
             400,
             "mirostat",
         ),
