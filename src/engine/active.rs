@@ -25,6 +25,8 @@ pub(super) struct Active {
     max_tokens: usize,
     num_generated: usize,
     num_cached: usize,
+    /// Predicted tokens that were right, and wrong.
+    prediction: (u32, u32),
     /// Alternatives wanted for the prompt's tokens.
     num_prompt_logprobs: Option<u32>,
     /// Of the prompt from its second token on, as far as computed.
@@ -56,7 +58,9 @@ impl Active {
         Self {
             writer,
             sampler,
-            drafter: Drafter::new(max_draft),
+            drafter: Drafter::new(max_draft)
+                .predicting(request.prediction.clone(), request.prompt.len()),
+            prediction: (0, 0),
             forced: Forced::default(),
             prompt_len: request.prompt.len(),
             max_tokens: request.max_tokens as usize,
@@ -114,8 +118,13 @@ impl Active {
         }
     }
 
+    /// Whether the request brought a prediction of its output.
+    pub(super) fn is_predicting(&self) -> bool {
+        self.drafter.is_predicting()
+    }
+
     /// Tokens that may follow, short enough not to pass `max_tokens`: those that a constraint leaves no
-    /// choice about, or else a guess from the sequence's own tokens, if they are given.
+    /// choice about, or else a guess from the prediction or the sequence's own tokens, if they are given.
     pub(super) fn propose(&mut self, tokens: Option<&[u32]>) -> Vec<u32> {
         let left = self.max_tokens.saturating_sub(self.num_generated + 1);
         let forced = self.forced.propose(|| self.sampler.forced(), left);
@@ -160,6 +169,8 @@ impl Active {
                 prompt_tokens: self.prompt_len as u32,
                 cached_tokens: self.num_cached as u32,
                 completion_tokens: self.num_generated as u32,
+                accepted_prediction_tokens: self.prediction.0,
+                rejected_prediction_tokens: self.prediction.1,
             },
             timings: Timings {
                 queue_ms: ms(self.writer.submitted(), started),
@@ -202,8 +213,14 @@ impl Active {
             step.scheduler.accept_draft(id);
             num_right += 1;
         };
-        if !self.forced.observe(draft.len(), num_right) {
+        let is_guess = !self.forced.observe(draft.len(), num_right);
+        if is_guess {
             self.drafter.observe(draft.len(), num_right);
+        }
+        if is_guess && self.drafter.is_predicting() {
+            self.prediction.0 += num_right as u32;
+            self.prediction.1 += (draft.len() - num_right) as u32;
+            self.writer.prediction(self.prediction);
         }
         step.meters.draft_tokens.fetch_add(draft.len() as u64, Relaxed);
         step.meters.accepted_draft_tokens.fetch_add(num_right as u64, Relaxed);

@@ -21,6 +21,7 @@ mod pooler;
 pub mod prefix;
 pub mod request;
 pub mod sampler;
+pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
 pub mod stats;
@@ -34,9 +35,10 @@ use std::thread::JoinHandle;
 
 pub use job::{Job, JobResult};
 pub use request::{
-    Constraint, EmbedRequest, Event, FinishReason, Outcome, Request, Sampling, Timings,
+    Constraint, EmbedRequest, Event, FinishReason, LogprobsOf, Outcome, Request, Timings,
     TokenLogprobs, Usage,
 };
+pub use sampling::Sampling;
 pub use stats::EngineStats;
 
 use crate::error::Error;

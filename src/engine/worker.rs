@@ -340,10 +340,11 @@ impl Worker {
     /// while the model computes.
     fn propose_drafts(&mut self) {
         let running = self.scheduler.running();
-        let may_guess = self.max_draft > 0 && running.len() <= MAX_RUNNING_FOR_DRAFTS;
+        let is_calm = running.len() <= MAX_RUNNING_FOR_DRAFTS;
         let mut drafts = Vec::new();
         for sequence in running.iter().filter(|sequence| sequence.num_pending() == 1) {
             if let Some(active) = self.active.get_mut(&sequence.id()) {
+                let may_guess = is_calm && (self.max_draft > 0 || active.is_predicting());
                 let tokens = may_guess.then(|| sequence.tokens());
                 drafts.push((sequence.id(), active.propose(tokens)));
             }

@@ -13,7 +13,7 @@ use super::{
     AppState, Options,
     anthropic::AnthropicApi,
     front::RERANK_ALIASES,
-    native::{EngineApi, HealthApi, InferenceApi, ProbeApi, TokenApi},
+    native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
@@ -31,7 +31,7 @@ Every answer has the header `X-Request-Id`, taken over from the request if it ha
 implemented or refused by name with status 400, never ignored.";
 
 /// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
-const BARE_PATHS: [&str; 8] = [
+const BARE_PATHS: [&str; 9] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
@@ -40,13 +40,14 @@ const BARE_PATHS: [&str; 8] = [
     "/tokenize",
     "/detokenize",
     "/apply-template",
+    "/infill",
 ];
 
 /// Paths without any alias; those below `/api/` have none either.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 29] = [
+const STRICT_REQUESTS: [&str; 32] = [
     "AnthropicBlock",
     "AnthropicMessage",
     "AnthropicText",
@@ -61,6 +62,8 @@ const STRICT_REQUESTS: [&str; 29] = [
     "DetokenizeRequest",
     "EmbedOptions",
     "EmbeddingRequest",
+    "ExtraInput",
+    "InfillRequest",
     "LoadingParameters",
     "MessagesMetadata",
     "MessagesRequest",
@@ -71,6 +74,7 @@ const STRICT_REQUESTS: [&str; 29] = [
     "OllamaShowRequest",
     "OutputConfig",
     "OutputFormat",
+    "Prediction",
     "RerankRequest",
     "RerankText",
     "StreamOptions",
@@ -97,10 +101,12 @@ const SKIPPED_WHEN_NULL: [(&str, &str); 2] =
 
 /// All routes of the document.
 type Apis =
-    (OpenAiApis, AnthropicApi, InferenceApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+    (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect, and ranking beside its embeddings.
 type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+/// Routes of llama-server's form.
+type TextApis = (TokenApi, InfillApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
@@ -117,7 +123,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
         ),
         AnthropicApi(Arc::clone(state)),
         InferenceApi(Arc::clone(state)),
-        TokenApi(Arc::clone(state)),
+        (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),

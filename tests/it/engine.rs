@@ -17,13 +17,8 @@ pub(crate) fn request(prompt: Vec<u32>, max_tokens: u32) -> Request {
     Request {
         prompt,
         max_tokens,
-        min_tokens: 0,
-        stop_tokens: Vec::new(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        logprobs: None,
-        prompt_logprobs: None,
-        cache_salt: 0,
-        constraint: None,
+        ..Request::default()
     }
 }
 

@@ -8,6 +8,7 @@ mod embeddings;
 mod front;
 mod harness;
 mod hostile;
+mod local;
 mod model;
 mod native;
 mod ollama;

@@ -57,10 +57,9 @@ impl Plan {
             min_tokens: self.min_tokens,
             stop_tokens: vec![1],
             sampling: self.sampling.clone(),
-            logprobs: None,
             prompt_logprobs: self.prompt_logprobs.then_some(0),
             cache_salt: self.salt,
-            constraint: None,
+            ..Request::default()
         }
     }
 }
