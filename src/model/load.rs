@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::Device as CandleDevice;
 use kolosal_kernels::pool::Pool;
 
 use super::arch;
@@ -44,6 +44,22 @@ pub enum DeviceChoice {
     /// The numbered GPU.
     Gpu(usize),
 }
+
+/// A kind of device, for people.
+pub struct Device {
+    /// As engines report it.
+    pub name: &'static str,
+    /// What the build needs.
+    pub feature: &'static str,
+    pub computes: &'static str,
+}
+
+/// All kinds.
+pub const DEVICES: [Device; 3] = [
+    Device { name: "cpu", feature: "none", computes: "kernels of our own" },
+    Device { name: "cuda:N", feature: "`cuda`", computes: "candle" },
+    Device { name: "metal:N", feature: "`metal`", computes: "candle" },
+];
 
 impl Default for RunnerOptions {
     fn default() -> Self {
@@ -119,10 +135,10 @@ fn threads(wanted: usize) -> usize {
 }
 
 /// A candle device, or `None` for our own CPU kernels.
-fn device(choice: &DeviceChoice) -> Result<Option<Device>, ModelError> {
+fn device(choice: &DeviceChoice) -> Result<Option<CandleDevice>, ModelError> {
     match choice {
         DeviceChoice::Cpu => Ok(None),
-        DeviceChoice::CandleCpu => Ok(Some(Device::Cpu)),
+        DeviceChoice::CandleCpu => Ok(Some(CandleDevice::Cpu)),
         DeviceChoice::Auto => Ok(gpu(0).ok().flatten()),
         DeviceChoice::Gpu(index) => match gpu(*index) {
             Ok(Some(device)) => Ok(Some(device)),
@@ -139,12 +155,12 @@ fn device(choice: &DeviceChoice) -> Result<Option<Device>, ModelError> {
 }
 
 /// The numbered GPU of this build's kind; `None` when the build has no support for any.
-fn gpu(index: usize) -> Result<Option<Device>, candle_core::Error> {
+fn gpu(index: usize) -> Result<Option<CandleDevice>, candle_core::Error> {
     if candle_core::utils::cuda_is_available() {
-        return Device::new_cuda(index).map(Some);
+        return CandleDevice::new_cuda(index).map(Some);
     }
     if candle_core::utils::metal_is_available() {
-        return Device::new_metal(index).map(Some);
+        return CandleDevice::new_metal(index).map(Some);
     }
     Ok(None)
 }
