@@ -1,4 +1,4 @@
-//! `kolosal inspect`: what is in a GGUF file, and whether it can be run.
+//! `kolosal inspect`: what is in a model file, and whether it can be run.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use super::compute;
 use super::failure::{Context, Outcome};
 use super::output::human_bytes;
 use crate::chat::Tokenizer;
-use crate::model::gguf::{Array, Gguf, Value};
+use crate::model::gguf::{Access, Array, Gguf, Value};
 use crate::model::load::{self, RunnerOptions};
-use crate::model::{BLOCK, arch};
+use crate::model::{self, BLOCK, arch};
 
 /// Elements of a list that are printed without `--full`.
 const SHOWN_ELEMENTS: usize = 6;
 
 pub(super) fn run(app: &App, args: &InspectArgs) -> Outcome {
     let path = compute::locate_here(app, &args.file)?;
-    let gguf = Gguf::open(&path).context(path.display())?;
+    let gguf = model::open(&path, Access::Map).context(path.display())?;
     let findings = Findings::of(&gguf, args.context as usize);
     if app.out.json {
         print_json(app, &gguf, &findings, args.full)

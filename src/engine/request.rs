@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::scheduler::Scheduler;
 use crate::error::Error;
-use crate::model::RunnerSpec;
+use crate::model::{Purpose, RunnerSpec};
 
 /// One sequence to generate. Built by `chat`, already validated against the model's limits.
 #[derive(Debug)]
@@ -35,6 +35,13 @@ impl Request {
     /// # Errors
     /// The first limit that is passed, with its value and that of the request.
     pub fn validate(&self, spec: &RunnerSpec) -> Result<(), Error> {
+        if spec.is_encoder() {
+            let text = match spec.purpose {
+                Purpose::Rank => "this model ranks documents (/v1/rerank); it writes no text",
+                _ => "this model makes embeddings (/v1/embeddings); it writes no text",
+            };
+            return Err(Error::invalid("model", text).with_code("model_not_generative"));
+        }
         validate_prompt(&self.prompt, spec)?;
         let (prompt_len, vocab_size) = (self.prompt.len(), spec.vocab_size);
         if self.max_tokens == 0 && self.prompt_logprobs.is_none() {
@@ -72,6 +79,8 @@ pub struct EmbedRequest {
     pub prompt: Vec<u32>,
     /// Sequences share cached prefixes only within one salt.
     pub cache_salt: u64,
+    /// Where the second of two texts begins, for models that score pairs.
+    pub second_from: Option<u32>,
 }
 
 impl EmbedRequest {

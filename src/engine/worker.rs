@@ -90,20 +90,26 @@ impl Worker {
         let spec = runner.spec();
         let scheduler = Scheduler::new(SchedulerConfig {
             num_blocks: spec.num_blocks,
-            max_running: config.max_running,
-            prefix_cache: config.prefix_cache,
+            max_running: if spec.one_at_a_time { 1 } else { config.max_running },
+            prefix_cache: config.prefix_cache && !spec.is_encoder(),
+            whole_sequences: spec.is_encoder(),
         });
+        let max_rows = match spec.is_encoder() {
+            true => spec.max_rows,
+            false => config.max_batch_tokens.min(spec.max_rows),
+        };
         let target = Duration::from_millis(u64::from(config.target_step_ms));
         let target = (config.target_step_ms > 0).then_some(target);
+        let takes_turns = spec.one_at_a_time;
         let worker = Self {
-            budget: StepBudget::new(config.max_batch_tokens.min(spec.max_rows), target),
+            budget: StepBudget::new(max_rows, target),
             runner,
             scheduler,
             active: BTreeMap::new(),
             ended: Vec::new(),
             scratch: Scratch::default(),
             meters,
-            max_draft: config.max_draft_tokens,
+            max_draft: if takes_turns { 0 } else { config.max_draft_tokens },
             num_failed_steps: 0,
         };
         worker.publish();
@@ -135,10 +141,12 @@ impl Worker {
     pub fn accept(&mut self, submission: Submission) {
         let Submission { id, work, writer } = submission;
         let spec = self.runner.spec();
-        let (mut request, pooler) = match work {
-            Work::Generate(request) => (request, None),
+        let (mut request, pooler, second_from) = match work {
+            Work::Generate(request) => (request, None, None),
             Work::Embed(request) => {
-                (request.into_request(), Some(Pooler::new(spec.pooling, spec.hidden)))
+                let second_from = request.second_from;
+                let pooler = Pooler::new(spec.pooling, spec.hidden);
+                (request.into_request(), Some(pooler), second_from)
             }
         };
         let embedded = pooler.is_some();
@@ -151,6 +159,7 @@ impl Worker {
             salt: request.cache_salt,
             prompt_logits: request.prompt_logprobs.is_some() || pools_all,
             embedded,
+            second_from,
             prompt: request.prompt,
         });
         match submitted {

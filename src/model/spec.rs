@@ -5,7 +5,7 @@
 
 use super::runner::Pooling;
 
-/// A decoder-only transformer, described.
+/// A transformer, described: a decoder, or an encoder, whose tokens see those after them too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
     /// `general.architecture`.
@@ -36,6 +36,21 @@ pub struct ModelSpec {
     pub logit_softcap: Option<f32>,
     /// How hidden states become an embedding.
     pub pooling: Pooling,
+    /// Rows of `token_types.weight`, which tell the first text of a pair from the second; 0 = none.
+    pub token_types: usize,
+    /// What stands on the last layer.
+    pub head: HeadSpec,
+}
+
+/// What stands on the last layer of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadSpec {
+    /// A norm and a projection to the vocabulary.
+    Logits,
+    /// Nothing: hidden states are the result.
+    None,
+    /// Scores from a hidden state: `cls.output(tanh(cls(x)))`, with or without the inner layer.
+    Classifier { inner: bool, scores: usize },
 }
 
 impl ModelSpec {
@@ -67,6 +82,8 @@ pub struct Norms {
     pub ffn_post: bool,
     /// Both parts read the same residual (phi-2, falcon, command-r, gpt-neox).
     pub parallel: bool,
+    /// On the residual stream after each part (`attn_output_norm`, `layer_output_norm`).
+    pub residual: bool,
 }
 
 impl Norms {
@@ -77,6 +94,7 @@ impl Norms {
         ffn: Some("ffn_norm"),
         ffn_post: false,
         parallel: false,
+        residual: false,
     };
     /// Gemma 2 and 3, GLM-4: a norm before and after each part.
     pub const PRE_POST: Self = Self { attn_post: true, ffn_post: true, ..Self::PRE };
@@ -84,6 +102,8 @@ impl Norms {
     pub const POST: Self = Self { attn: None, ffn: None, ..Self::PRE_POST };
     /// phi-2, falcon, command-r: one norm, then both parts side by side.
     pub const PARALLEL: Self = Self { ffn: None, parallel: true, ..Self::PRE };
+    /// BERT: a norm on each sum.
+    pub const RESIDUAL: Self = Self { attn: None, ffn: None, residual: true, ..Self::PRE };
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +132,8 @@ pub struct AttnSpec {
     pub window: Option<usize>,
     /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).
     pub sinks: bool,
+    /// A token sees those before it alone; else all of its sequence.
+    pub causal: bool,
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
@@ -225,6 +247,7 @@ pub enum ActSpec {
     Relu,
     /// ReLU squared.
     Relu2,
+    Tanh,
     /// gpt-oss: `min(g, 7) · σ(1.702 · min(g, 7)) · (clamp(u, -7, 7) + 1)`.
     OaiSwiglu,
     /// xIELU (arXiv 2411.13010): `p·x² + beta·x` above 0, `n·(exp(min(x, eps)) - 1 - x) + beta·x` below.

@@ -2,25 +2,34 @@
 
 use std::collections::HashSet;
 
-use kolosal_kernels::quant::{self, GgmlType};
+use kolosal_kernels::quant;
 
 use super::error::ModelError;
 use super::gguf::{Gguf, TensorInfo};
-use super::latent::{Latent, Queries};
+use super::latent::Latent;
 use super::ops::{Norm, Ops, WeightSource};
+use super::quantize::{Quantised, Quantize};
 use super::spec::{
-    AttnSpec, FfnSpec, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
+    AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
 };
 
 /// All weights, in the form that the back end `O` computes with.
 pub struct Weights<O: Ops> {
     pub table: O::Table,
     pub positions: Option<O::Table>,
+    /// Which text of a pair a token is of.
+    pub types: Option<O::Table>,
     pub embed_norm: Option<Norm<O::Vector>>,
     pub layers: Vec<Layer<O>>,
-    pub final_norm: Norm<O::Vector>,
-    pub head: O::Linear,
+    pub head: Head<O>,
     pub ropes: Vec<O::Rope>,
+}
+
+/// See [`HeadSpec`].
+pub enum Head<O: Ops> {
+    Logits { norm: Norm<O::Vector>, out: O::Linear },
+    None,
+    Classifier { inner: Option<O::Linear>, out: O::Linear },
 }
 
 pub struct Layer<O: Ops> {
@@ -31,9 +40,13 @@ pub struct Layer<O: Ops> {
     pub k_norm: Option<Norm<O::Vector>>,
     pub sinks: Option<O::Vector>,
     pub attn_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after attention.
+    pub attn_sum: Option<Norm<O::Vector>>,
     pub ffn_norm: Option<Norm<O::Vector>>,
     pub ffn: Ffn<O>,
     pub ffn_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after the feed-forward part.
+    pub ffn_sum: Option<Norm<O::Vector>>,
 }
 
 /// What queries, keys and values are made of.
@@ -64,9 +77,17 @@ pub struct Moe<O: Ops> {
 }
 
 /// Tensors that files carry and inference does not need.
-const IGNORED: [&str; 4] = ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "rope_factors"];
+const IGNORED: [&str; 5] =
+    ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "rope_factors", "position_ids"];
 
-/// Reads all weights of `spec` from `gguf`.
+/// Where weights come from, and what becomes of those in floats.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    pub gguf: &'a Gguf,
+    pub quantize: Option<Quantize>,
+}
+
+/// Reads all weights of `spec` from `files`.
 ///
 /// # Errors
 /// A tensor that is missing, misshapen, or that nothing would use: a model that is only half
@@ -74,11 +95,15 @@ const IGNORED: [&str; 4] = ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "
 pub fn load<O: Ops>(
     ops: &mut O,
     spec: &ModelSpec,
-    gguf: &Gguf,
+    files: Files<'_>,
     context_len: usize,
 ) -> Result<Weights<O>, ModelError> {
+    let Files { gguf, quantize } = files;
+    if let Some(target) = quantize {
+        target.check(gguf)?;
+    }
     let learned = spec.norms_learned;
-    let mut loader = Loader { ops, gguf, learned, used: HashSet::new() };
+    let mut loader = Loader { ops, gguf, quantize, learned, used: HashSet::new() };
     let weights = loader.model(spec, context_len)?;
     let unused: Vec<&str> = gguf
         .tensors()
@@ -107,25 +132,34 @@ fn is_spare(name: &str, spec: &ModelSpec) -> bool {
     block.is_some_and(|block| (first..first + spec.spare_blocks).contains(&block))
 }
 
-struct Loader<'a, O> {
-    ops: &'a mut O,
-    gguf: &'a Gguf,
+pub(super) struct Loader<'a, O> {
+    pub(super) ops: &'a mut O,
+    pub(super) gguf: &'a Gguf,
+    quantize: Option<Quantize>,
     /// Norms have weights in the file.
     learned: bool,
-    used: HashSet<String>,
+    pub(super) used: HashSet<String>,
 }
 
 impl<O: Ops> Loader<'_, O> {
     fn model(&mut self, spec: &ModelSpec, context_len: usize) -> Result<Weights<O>, ModelError> {
-        let embd = self.source("token_embd.weight", &[spec.vocab_size, spec.hidden])?;
-        let (table, head) = if self.gguf.tensor("output.weight").is_some() {
-            let table = self.ops.load_table(&embd)?;
-            (table, self.linear("output", spec.vocab_size, spec.hidden)?)
-        } else {
-            self.ops.load_tied_table(&embd)?
+        let (table, head) = self.table_and_head(spec)?;
+        let types = match spec.token_types {
+            0 => None,
+            rows => {
+                let source = self.source("token_types.weight", &[rows, spec.hidden])?;
+                Some(self.ops.load_table(&source)?)
+            }
         };
         let positions = if spec.learned_positions {
             let info = self.info("position_embd.weight")?;
+            if info.shape[0] < context_len {
+                return Err(ModelError::Shape {
+                    name: info.name.clone(),
+                    found: info.shape.clone(),
+                    expected: vec![context_len, spec.hidden],
+                });
+            }
             let source = self.source("position_embd.weight", &[info.shape[0], spec.hidden])?;
             Some(self.ops.load_table(&source)?)
         } else {
@@ -156,8 +190,37 @@ impl<O: Ops> Loader<'_, O> {
             .enumerate()
             .map(|(index, layer)| self.layer(spec, index, layer))
             .collect::<Result<_, _>>()?;
-        let final_norm = self.norm("output_norm", spec.hidden, spec.norm)?;
-        Ok(Weights { table, positions, embed_norm, layers, final_norm, head, ropes })
+        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes })
+    }
+
+    fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {
+        let hidden = spec.hidden;
+        let embd = self.source("token_embd.weight", &[spec.vocab_size, hidden])?;
+        let buffer;
+        let embd = {
+            buffer = self.quantised(&embd)?;
+            buffer.as_ref().map_or(embd, |quantised| quantised.source(&embd))
+        };
+        Ok(match spec.head {
+            HeadSpec::Logits => {
+                let (table, out) = if self.gguf.tensor("output.weight").is_some() {
+                    let table = self.ops.load_table(&embd)?;
+                    (table, self.linear("output", spec.vocab_size, hidden)?)
+                } else {
+                    self.ops.load_tied_table(&embd)?
+                };
+                (table, Head::Logits { norm: self.norm("output_norm", hidden, spec.norm)?, out })
+            }
+            HeadSpec::None => (self.ops.load_table(&embd)?, Head::None),
+            HeadSpec::Classifier { inner, scores } => {
+                let table = self.ops.load_table(&embd)?;
+                let inner = match inner {
+                    true => Some(self.linear("cls", hidden, hidden)?),
+                    false => None,
+                };
+                (table, Head::Classifier { inner, out: self.linear("cls.output", scores, hidden)? })
+            }
+        })
     }
 
     fn layer(
@@ -200,6 +263,12 @@ impl<O: Ops> Loader<'_, O> {
                 hidden,
                 spec.norm,
             )?,
+            attn_sum: self.norm_if(
+                layer.norms.residual,
+                &name("attn_output_norm"),
+                hidden,
+                spec.norm,
+            )?,
             ffn_norm: match layer.norms.ffn {
                 Some(part) => Some(self.norm(&name(part), hidden, spec.norm)?),
                 None => None,
@@ -208,6 +277,12 @@ impl<O: Ops> Loader<'_, O> {
             ffn_post: self.norm_if(
                 layer.norms.ffn_post,
                 &name("post_ffw_norm"),
+                hidden,
+                spec.norm,
+            )?,
+            ffn_sum: self.norm_if(
+                layer.norms.residual,
+                &name("layer_output_norm"),
                 hidden,
                 spec.norm,
             )?,
@@ -262,77 +337,6 @@ impl<O: Ops> Loader<'_, O> {
             Some(self.norm(&format!("blk.{index}.attn_q_norm"), q, norm)?),
             Some(self.norm(&format!("blk.{index}.attn_k_norm"), k, norm)?),
         ))
-    }
-
-    /// Files of before May 2025 hold what makes keys and values in one tensor, the right way round for
-    /// values; later ones hold two, both as they are needed.
-    fn latent(
-        &mut self,
-        index: usize,
-        hidden: usize,
-        heads: usize,
-        (spec, norm): (LatentSpec, NormSpec),
-    ) -> Result<Latent<O>, ModelError> {
-        let name = |part: &str| format!("blk.{index}.attn_{part}");
-        let (rank, still, value) = (spec.rank, spec.still, spec.value);
-        let q_width = heads * (still + spec.turned);
-        let queries = match spec.q_rank {
-            None => Queries::Full(self.linear(&name("q"), q_width, hidden)?),
-            Some(q_rank) => Queries::LowRank {
-                a: self.linear(&name("q_a"), q_rank, hidden)?,
-                norm: self.norm(&name("q_a_norm"), q_rank, norm)?,
-                b: self.linear(&name("q_b"), q_width, q_rank)?,
-            },
-        };
-        let joined = name("kv_b.weight");
-        let (k_b, v_b) = if self.gguf.tensor(&name("k_b.weight")).is_some() {
-            // Some files hold both forms.
-            self.used.insert(joined);
-            let k_b = self.experts(&name("k_b"), heads, rank, still)?;
-            (k_b, self.experts(&name("v_b"), heads, value, rank)?)
-        } else {
-            self.joined_latent(&joined, heads, spec)?
-        };
-        Ok(Latent {
-            spec,
-            heads,
-            queries,
-            kv_a: self.linear(&name("kv_a_mqa"), rank + spec.turned, hidden)?,
-            kv_norm: self.norm(&name("kv_a_norm"), rank, norm)?,
-            k_b,
-            v_b,
-        })
-    }
-
-    /// For each head `still` rows that make keys, which are turned over, and `value` rows that make
-    /// values, all `rank` long.
-    fn joined_latent(
-        &mut self,
-        name: &str,
-        heads: usize,
-        LatentSpec { rank, still, value, .. }: LatentSpec,
-    ) -> Result<(Vec<O::Linear>, Vec<O::Linear>), ModelError> {
-        let n = heads * (still + value);
-        let source = self.source(name, &[n, rank])?;
-        let row = source.bytes.len() / n;
-        let (mut k_b, mut v_b) = (Vec::new(), Vec::new());
-        for head in source.bytes.chunks_exact((still + value) * row) {
-            let (keys, values) = head.split_at(still * row);
-            let mut key_rows = vec![0.0; still * rank];
-            quant::dequantize(source.ty, keys, &mut key_rows).map_err(|error| {
-                let problem = error.to_string();
-                ModelError::BadTensor { name: name.to_owned(), ty: source.ty.name(), problem }
-            })?;
-            let turned: Vec<u8> = (0..rank)
-                .flat_map(|column| key_rows[column..].iter().step_by(rank))
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            let keys = WeightSource { name, ty: GgmlType::F32, n: rank, k: still, bytes: &turned };
-            k_b.push(self.ops.load_linear(&keys, None)?);
-            let values = WeightSource { n: value, k: rank, bytes: values, ..source };
-            v_b.push(self.ops.load_linear(&values, None)?);
-        }
-        Ok((k_b, v_b))
     }
 
     fn ffn(&mut self, index: usize, hidden: usize, spec: &FfnSpec) -> Result<Ffn<O>, ModelError> {
@@ -408,7 +412,7 @@ impl<O: Ops> Loader<'_, O> {
     }
 
     /// The matrices of a 3-D tensor (experts, n, k), with the rows of a bias (experts, n).
-    fn experts(
+    pub(super) fn experts(
         &mut self,
         name: &str,
         experts: usize,
@@ -422,6 +426,9 @@ impl<O: Ops> Loader<'_, O> {
             true => Some(self.floats(&bias, experts * n)?),
             false => None,
         };
+        let quantised = self.quantised(&WeightSource { n: experts * n, ..source })?;
+        let whole = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
+        let source = WeightSource { n, ..whole };
         let stride = source.bytes.len() / experts;
         (0..experts)
             .map(|expert| {
@@ -443,6 +450,8 @@ impl<O: Ops> Loader<'_, O> {
         let n = widths.iter().sum();
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         let row = source.bytes.len() / n;
         let mut from = 0;
@@ -458,11 +467,26 @@ impl<O: Ops> Loader<'_, O> {
             .collect()
     }
 
-    fn linear(&mut self, name: &str, n: usize, k: usize) -> Result<O::Linear, ModelError> {
+    pub(super) fn linear(
+        &mut self,
+        name: &str,
+        n: usize,
+        k: usize,
+    ) -> Result<O::Linear, ModelError> {
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         self.ops.load_linear(&source, bias)
+    }
+
+    /// The matrix in the wanted type, if it is one to be brought there.
+    fn quantised(&self, source: &WeightSource<'_>) -> Result<Option<Quantised>, ModelError> {
+        match self.quantize.filter(|target| target.takes(source.name, source.ty, source.k)) {
+            Some(target) => target.quantise(source).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn bias(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {
@@ -486,7 +510,7 @@ impl<O: Ops> Loader<'_, O> {
         }
     }
 
-    fn norm(
+    pub(super) fn norm(
         &mut self,
         name: &str,
         width: usize,
@@ -530,7 +554,7 @@ impl<'a, O> Loader<'a, O> {
     }
 
     /// A tensor of two or three dimensions whose shape must be `expected`.
-    fn source<'n>(
+    pub(super) fn source<'n>(
         &mut self,
         name: &'n str,
         expected: &[usize],

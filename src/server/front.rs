@@ -19,18 +19,23 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 10] = [
+const V1_SEGMENTS: [&str; 13] = [
     "chat",
     "completions",
     "embeddings",
+    "inference",
     "messages",
     "models",
+    "responses",
     "engines",
     "health",
+    "rerank",
     "tokenize",
     "detokenize",
     "apply-template",
 ];
+/// Other names of `/v1/rerank`, which llama-server and Cohere use.
+pub(super) const RERANK_ALIASES: [&str; 3] = ["/reranking", "/v1/reranking", "/v2/rerank"];
 /// Paths that answer during a shutdown too.
 const ALWAYS_ANSWERED: [&str; 4] = ["/livez", "/readyz", "/health", "/status"];
 
@@ -92,6 +97,7 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             return Ok(response.header(header::ALLOW, allow).finish());
         }
         request.set_data(access);
+        request.set_data(self.state.options.keys.caller(&request));
         request.set_data(self.state.options.body);
         self.inner.call(request).await
     }
@@ -138,6 +144,9 @@ fn routed_path(path: &str) -> Option<String> {
     if path == "/status" {
         return Some("/health".to_owned());
     }
+    if RERANK_ALIASES.contains(&path) {
+        return Some("/rerank".to_owned());
+    }
     let has_segment =
         |rest: &&str| rest.split('/').next().is_some_and(|segment| V1_SEGMENTS.contains(&segment));
     let bare = path.strip_prefix("/v1/").filter(has_segment).map(|rest| format!("/{rest}"));
@@ -170,6 +179,9 @@ mod tests {
             ("/v1/", None),
             ("/v1/livez", None),
             ("/v1/v1/models", None),
+            ("/v1/rerank", Some("/rerank")),
+            ("/v2/rerank", Some("/rerank")),
+            ("/v1/reranking", Some("/rerank")),
             ("/", None),
         ];
         for (path, routed) in cases {

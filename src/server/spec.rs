@@ -12,9 +12,11 @@ use serde_json::{Map, Value, json};
 use super::{
     AppState, Options,
     anthropic::AnthropicApi,
-    native::{EngineApi, HealthApi, ProbeApi, TokenApi},
-    ollama::{OllamaApi, OllamaModelApi},
-    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
+    front::RERANK_ALIASES,
+    native::{EngineApi, HealthApi, InferenceApi, ProbeApi, TokenApi},
+    ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
+    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
+    rerank::RerankApi,
 };
 use crate::{
     error::{Error, Result},
@@ -44,7 +46,7 @@ const BARE_PATHS: [&str; 8] = [
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 27] = [
+const STRICT_REQUESTS: [&str; 29] = [
     "AnthropicBlock",
     "AnthropicMessage",
     "AnthropicText",
@@ -69,6 +71,8 @@ const STRICT_REQUESTS: [&str; 27] = [
     "OllamaShowRequest",
     "OutputConfig",
     "OutputFormat",
+    "RerankRequest",
+    "RerankText",
     "StreamOptions",
     "Thinking",
     "TokenizeRequest",
@@ -87,7 +91,7 @@ const LENIENT_REQUESTS: [&str; 8] = [
 ];
 
 /// Fields of answers that may be absent.
-const SKIPPED: [(&str, &str); 22] = [
+const SKIPPED: [(&str, &str); 24] = [
     ("OllamaAnswerMessage", "thinking"),
     ("OllamaAnswerMessage", "tool_calls"),
     ("OllamaGenerateAnswer", "thinking"),
@@ -110,31 +114,41 @@ const SKIPPED: [(&str, &str); 22] = [
     ("ChatDelta", "role"),
     ("Completion", "usage"),
     ("ErrorObject", "details"),
+    ("RankedDocument", "document"),
+    ("RankedText", "text"),
 ];
 
 /// All routes of the document.
-type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+type Apis =
+    (OpenAiApis, AnthropicApi, InferenceApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
-/// Routes of the OpenAI dialect.
-type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi);
+/// Routes of the OpenAI dialect, and ranking beside its embeddings.
+type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
 /// Routes of Ollama's dialect.
-type OllamaApis = (OllamaApi, OllamaModelApi);
+type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
         (
             ChatApi(Arc::clone(state)),
+            ResponseApi(Arc::clone(state)),
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
+            RerankApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
+        InferenceApi(Arc::clone(state)),
         TokenApi(Arc::clone(state)),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
-        (OllamaApi(Arc::clone(state)), OllamaModelApi(Arc::clone(state))),
+        (
+            OllamaApi(Arc::clone(state)),
+            OllamaModelApi(Arc::clone(state)),
+            OllamaStoreApi(Arc::clone(state)),
+        ),
     );
     described(apis)
 }
@@ -299,6 +313,15 @@ fn add_examples(document: &mut Value) {
             "/embeddings",
             json!({ "model": "my-model", "input": ["The cat sleeps.", "A kitten naps."] }),
         ),
+        (
+            "/rerank",
+            json!({
+                "model": "my-model",
+                "query": "What do cats do?",
+                "documents": ["The cat sleeps.", "Rain falls."],
+                "top_n": 1,
+            }),
+        ),
         ("/tokenize", json!({ "content": "Hello world" })),
         ("/detokenize", json!({ "tokens": [19556, 905] })),
         ("/apply-template", json!({ "messages": [{ "role": "user", "content": "Say hello." }] })),
@@ -334,6 +357,9 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
             (path, vec![prefixed])
         } else if path == "/health" {
             (prefixed, vec![path, "/status".to_owned()])
+        } else if path == "/rerank" {
+            let others = RERANK_ALIASES.map(str::to_owned);
+            (prefixed, std::iter::once(path).chain(others).collect())
         } else {
             (prefixed, vec![path])
         };

@@ -92,6 +92,7 @@ fn start(document: Vec<u32>, fails_at: Option<u32>) -> Engine {
         hidden: 0,
         pooling: Pooling::Mean,
         device: "test".to_owned(),
+        ..RunnerSpec::default()
     };
     let config = EngineConfig { max_batch_tokens: 64, ..EngineConfig::default() };
     Engine::start(Box::new(Recital { spec, document, fails_at }), config).unwrap()

@@ -11,6 +11,7 @@ mod model;
 mod native;
 mod ollama;
 mod openai;
+mod rerank;
 mod schemas;
 mod script;
 mod socket;

@@ -58,7 +58,7 @@ fn runner(gguf: &Gguf, device: DeviceChoice, threads: usize) -> Box<dyn Runner> 
 }
 
 /// Logits of every position, all in one chunk.
-fn whole(runner: &mut dyn Runner, tokens: &[u32]) -> Vec<Vec<f32>> {
+pub(crate) fn whole(runner: &mut dyn Runner, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut sequence = Sequence::new(tokens, 1, tokens.len());
     step(runner, &mut [(&mut sequence, tokens.len())]).remove(0)
 }
@@ -77,7 +77,7 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 }
 
 /// Root-mean-square difference, relative to the root-mean-square logit.
-fn rms_distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+pub(crate) fn rms_distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     assert_eq!(a.len(), b.len());
     let squares = |differ: &dyn Fn(f32, f32) -> f32| -> f64 {
         let pairs = a.iter().flatten().zip(b.iter().flatten());
@@ -301,19 +301,28 @@ fn fixtures() -> Vec<(String, Gguf, Vec<u32>, Vec<Vec<f32>>)> {
     names.sort();
     names
         .into_iter()
+        // candle-transformers' models have tests of their own: see `transformers`.
+        .filter(|name| !arch::is_through_transformers(name))
         .map(|name| {
-            let model = Gguf::open(&folder.join(format!("{name}.gguf"))).unwrap();
-            let reference = Gguf::open(&folder.join(format!("{name}.ref.gguf"))).unwrap();
-            let words = |tensor: &str| -> Vec<[u8; 4]> {
-                let bytes = reference.data(reference.tensor(tensor).unwrap());
-                bytes.chunks_exact(4).map(|word| word.try_into().unwrap()).collect()
-            };
-            let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect::<Vec<_>>();
-            let logits: Vec<f32> = words("logits").into_iter().map(f32::from_le_bytes).collect();
-            let rows = logits.chunks_exact(logits.len() / tokens.len()).map(<[f32]>::to_vec);
-            (name, model, tokens, rows.collect())
+            let (model, tokens, logits) = fixture(&name);
+            (name, model, tokens, logits)
         })
         .collect()
+}
+
+/// A model, tokens, and the logits that transformers computes for each.
+pub(crate) fn fixture(name: &str) -> (Gguf, Vec<u32>, Vec<Vec<f32>>) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    let model = Gguf::open(&folder.join(format!("{name}.gguf"))).unwrap();
+    let reference = Gguf::open(&folder.join(format!("{name}.ref.gguf"))).unwrap();
+    let words = |tensor: &str| -> Vec<[u8; 4]> {
+        let bytes = reference.data(reference.tensor(tensor).unwrap());
+        bytes.chunks_exact(4).map(|word| word.try_into().unwrap()).collect()
+    };
+    let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect::<Vec<_>>();
+    let logits: Vec<f32> = words("logits").into_iter().map(f32::from_le_bytes).collect();
+    let rows = logits.chunks_exact(logits.len() / tokens.len()).map(<[f32]>::to_vec);
+    (model, tokens, rows.collect())
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kolosal_kernels::linear::Packed;
 use kolosal_kernels::quant::{self, GgmlType};
-use kolosal_server::model::arch::ARCHITECTURES;
+use kolosal_server::model::arch;
 use kolosal_server::model::load::DEVICES;
 
 /// The tables are committed. `KOLOSAL_TEST_UPDATE=1 cargo test --test it readme` writes them anew.
@@ -31,8 +31,9 @@ fn the_tables_of_the_readme_are_up_to_date() {
 
 fn architectures() -> String {
     let mut table = "\n| `general.architecture` | models |\n|---|---|\n".to_owned();
-    for known in ARCHITECTURES {
-        let _infallible = writeln!(table, "| `{}` | {} |", known.name, known.models);
+    let ours = arch::all().map(|known| (known.name, known.models));
+    for (name, models) in ours.chain(arch::THROUGH_TRANSFORMERS.iter().copied()) {
+        let _infallible = writeln!(table, "| `{name}` | {models} |");
     }
     table.push('\n');
     table

@@ -112,6 +112,7 @@ impl Loader for FakeLoader {
                 hidden: 0,
                 pooling: Pooling::Mean,
                 device: "test".to_owned(),
+                ..RunnerSpec::default()
             },
             alive: Arc::clone(&self.alive),
             broken: Arc::clone(&self.broken),

@@ -45,6 +45,12 @@ PARTS = {
     "attention.query_key_value": "attn_qkv", "attention.dense": "attn_output",
     "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
     "self_attention.query_key_value": "attn_qkv", "self_attention.dense": "attn_output",
+    # LFM 2
+    "operator_norm": "attn_norm", "ffn_norm": "ffn_norm", "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj", "conv.conv": "shortconv.conv",
+    "self_attn.out_proj": "attn_output", "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm", "feed_forward.w1": "ffn_gate", "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
 }
 TOP = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
@@ -52,6 +58,7 @@ TOP = {
     "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
     "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm",
     "embed_out": "output", "transformer.word_embeddings": "token_embd",
+    "model.embedding_norm": "token_embd_norm",
 }
 LAYER = re.compile(r"^(?:model|transformer|gpt_neox)\.(?:layers|h)\.(\d+)\.(.+?)(?:\.(weight|bias))?$")
 
@@ -102,7 +109,7 @@ class Fixture:
         w.add_uint32(key("feed_forward_length"), self.meta.pop("ff", None) or FF)
         w.add_uint32(key("context_length"), CONTEXT)
         w.add_uint32(key("attention.head_count"), heads)
-        w.add_uint32(key("attention.head_count_kv"), kv)
+        self.write_head_counts(w, key, kv)
         w.add_uint32(key("vocab_size"), VOCAB)
         for k, v in self.meta.items():
             k = key(k)
@@ -125,6 +132,9 @@ class Fixture:
         r.add_tensor("logits", logits.numpy().astype(np.float32))
         finish(r, OUT / f"{self.name}.ref.gguf")
         print(f"{self.name}: logits spread {spread:.2f}")
+
+    def write_head_counts(self, w, key, kv):
+        w.add_uint32(key("attention.head_count_kv"), kv)
 
     def tensors(self):
         state = {k: v.detach().numpy() for k, v in self.model.named_parameters()}
@@ -309,6 +319,10 @@ def fixtures():
     yield "falcon-40b", lambda: Fixture("falcon-40b", "falcon", tf.FalconForCausalLM,
         tf.FalconConfig(**falcon, new_decoder_architecture=True, num_kv_heads=2),
         dict(LN), split=split_falcon, parts={"ln_attn": "attn_norm_2", "ln_mlp": "attn_norm"})
+    yield "lfm2", lambda: Lfm2("lfm2", "lfm2", tf.Lfm2ForCausalLM,
+        tf.Lfm2Config(**{**BASE, "tie_word_embeddings": True, "norm_eps": 1e-5, "conv_L_cache": 3, "block_auto_adjust_ff_dim": False,
+            "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"], **theta(1e6)}),
+        {**RMS, "shortconv.l_cache": 3})
     yield "gpt-oss", lambda: GptOss("gpt-oss", "gpt-oss", tf.GptOssForCausalLM,
         tf.GptOssConfig(**b(head_dim=16, intermediate_size=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=24,
             layer_types=["sliding_attention", "full_attention"],
@@ -318,6 +332,22 @@ def fixtures():
          "rope.freq_base": 150000.0, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
          "rope.scaling.original_context_length": 64},
         parts={"post_attention_layernorm": "post_attention_norm"})
+
+
+class Lfm2(Fixture):
+    """Layers without attention have no heads for keys, and a convolution of one channel each. The tokenizer
+    counts the vocabulary for candle-transformers."""
+
+    def write_head_counts(self, w, key, kv):
+        counts = [kv if kind == "full_attention" else 0 for kind in self.config.layer_types]
+        w.add_array(key("attention.head_count_kv"), counts)
+        w.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(VOCAB)])
+
+    def layer(self, blk, part, suffix, t):
+        if part == "conv.conv":
+            # (channels, 1, width): GGUF leaves the one out.
+            t = t.reshape(t.shape[0], t.shape[2])
+        yield from super().layer(blk, part, suffix, t)
 
 
 class Phi3(Fixture):

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::chat::grammar::GrammarChecker;
-use crate::chat::{Detokenizer, StopMatcher, TextModel, Tokenizer, ToolCall};
+use crate::chat::{CallDelta, Detokenizer, StopMatcher, TextModel, Tokenizer};
 use crate::engine::TokenLogprobs;
 
 use super::reader::{Reader, Split};
@@ -68,8 +68,8 @@ pub struct Delta {
     pub text: String,
     /// What the model thinks before it answers; chats only.
     pub reasoning: String,
-    /// Calls that are complete now.
-    pub calls: Vec<ToolCall>,
+    /// Pieces of calls, in order: a call ends before the next begins.
+    pub calls: Vec<CallDelta>,
     /// Tokens whose text begins in this delta or before and that were not in an earlier one.
     pub tokens: Vec<u32>,
     /// One for each of `tokens` if asked for, else empty.

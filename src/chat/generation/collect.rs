@@ -60,7 +60,9 @@ impl Generation {
                     let Some(choice) = candidates.get_mut(delta.index as usize) else { continue };
                     choice.text.push_str(&delta.text);
                     choice.reasoning.push_str(&delta.reasoning);
-                    choice.calls.extend(delta.calls);
+                    for call in delta.calls {
+                        call.add_to(&mut choice.calls);
+                    }
                     choice.tokens.extend(delta.tokens);
                     choice.logprobs.extend(delta.logprobs);
                 }

@@ -4,8 +4,8 @@ use crate::model::error::ModelError;
 use crate::model::gguf::{Gguf, Metadata, Value};
 use crate::model::runner::Pooling;
 use crate::model::spec::{
-    ActSpec, AttnSpec, FfnSpec, Groups, LayerSpec, ModelSpec, MoeScore, MoeSpec, NormKind,
-    NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
+    ActSpec, AttnSpec, FfnSpec, Groups, HeadSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec,
+    NormKind, NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
 };
 
 /// Metadata under the architecture's prefix.
@@ -50,6 +50,8 @@ impl Keys<'_> {
             None | Some(0 | 1) => Ok(Pooling::Mean),
             Some(2) => Ok(Pooling::First),
             Some(3) => Ok(Pooling::Last),
+            // Scores come from the first token.
+            Some(4) if self.has("cls.output.weight") => Ok(Pooling::First),
             Some(number) => {
                 let problem = format!("{number} is none of 0 to 3");
                 Err(ModelError::BadKey { key: self.key("pooling_type"), problem })
@@ -221,6 +223,7 @@ impl Keys<'_> {
                 softcap: None,
                 window: None,
                 sinks: false,
+                causal: true,
             },
             ffn: FfnSpec::Gated { width: widths[index], act: ActSpec::Silu },
             norms: Norms::PRE,
@@ -242,6 +245,8 @@ impl Keys<'_> {
             logit_scale: 1.0,
             logit_softcap: None,
             pooling: Pooling::default(),
+            token_types: 0,
+            head: HeadSpec::Logits,
         })
     }
 

@@ -1,6 +1,7 @@
 //! One small file a family: metadata in, [`ModelSpec`] out. Nothing here computes.
 
 mod bailing;
+mod bert;
 mod cohere;
 mod deepseek;
 mod dense;
@@ -25,7 +26,7 @@ use keys::Keys;
 
 use super::error::ModelError;
 use super::gguf::Gguf;
-use super::spec::{AttnSpec, FfnSpec, LayerSpec, ModelSpec, MoeSpec, NormKind, QkNorm};
+use super::spec::{AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormKind, QkNorm};
 
 /// A family that the decoder can run.
 pub struct Architecture {
@@ -110,6 +111,35 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gpt-oss", models: "gpt-oss", describe: gpt_oss::gpt_oss },
 ];
 
+/// Encoders: embeddings and scores, no text.
+pub const ENCODERS: &[Architecture] = &[
+    Architecture {
+        name: "bert",
+        models: "BERT, MiniLM, BGE, E5, GTE, XLM-RoBERTa and relatives",
+        describe: bert::bert,
+    },
+    Architecture { name: "nomic-bert", models: "Nomic Embed 1", describe: bert::nomic_bert },
+];
+
+/// Families that candle-transformers runs for us, one sequence at a time: names and models.
+pub const THROUGH_TRANSFORMERS: &[(&str, &str)] = &[("lfm2", "LFM 2")];
+
+/// Whether a family is one of [`THROUGH_TRANSFORMERS`].
+#[must_use]
+pub fn is_through_transformers(name: &str) -> bool {
+    THROUGH_TRANSFORMERS.iter().any(|(known, _)| *known == name)
+}
+
+/// Names of all families that can be run.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    all().map(|known| known.name).chain(THROUGH_TRANSFORMERS.iter().map(|(name, _)| *name))
+}
+
+/// Every family of ours, decoders first.
+pub fn all() -> impl Iterator<Item = &'static Architecture> {
+    ARCHITECTURES.iter().chain(ENCODERS)
+}
+
 /// Describes the model of a file.
 ///
 /// # Errors
@@ -117,16 +147,16 @@ pub const ARCHITECTURES: &[Architecture] = &[
 pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     let metadata = gguf.metadata();
     let name = metadata.architecture()?;
-    let Some(architecture) = ARCHITECTURES.iter().find(|known| known.name == name) else {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
+    let Some(architecture) = all().find(|known| known.name == name) else {
+        let known: Vec<&str> = names().collect();
         return Err(ModelError::UnknownArchitecture(name.to_owned(), known.join(", ")));
     };
     let keys = Keys { gguf, metadata, name };
     let mut spec = (architecture.describe)(&keys)?;
     spec.pooling = keys.pooling()?;
     let key = keys.key("attention.causal");
-    if metadata.bool(&key)? == Some(false) {
-        let problem = "attention to later tokens is not supported".to_owned();
+    if spec.head == HeadSpec::Logits && metadata.bool(&key)? == Some(false) {
+        let problem = "attention to later tokens is not supported here".to_owned();
         return Err(ModelError::BadKey { key, problem });
     }
     check(&spec)?;

@@ -128,7 +128,11 @@ impl CandleOps {
             scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
         }
         let scores = scores.reshape((groups, share, rows, keys))?;
-        let scores = scores.broadcast_add(&self.mask(rows, keys, spec.window)?)?;
+        let scores = match spec.causal {
+            true => scores.broadcast_add(&self.mask(rows, keys, spec.window)?)?,
+            // Encoders have no windows.
+            false => scores,
+        };
         let weights = match sinks {
             None => candle_nn::ops::softmax(&scores, D::Minus1)?,
             Some(sinks) => {
@@ -178,6 +182,7 @@ fn activate(x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
         ActSpec::GeluErf => x.gelu_erf()?,
         ActSpec::Relu => x.relu()?,
         ActSpec::Relu2 => x.relu()?.sqr()?,
+        ActSpec::Tanh => x.tanh()?,
         // σ(1.702 x) · x; the clamps and the +1 are the caller's.
         ActSpec::Xielu(Xielu { p, n, beta, eps }) => {
             let above = (x.relu()?.sqr()? * f64::from(p))?;

@@ -367,9 +367,14 @@ impl Ops for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        if let ActSpec::Xielu(xielu) = act {
+        if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
             let mut out = self.buffers.tensor(x.rows, x.cols);
-            out.data.iter_mut().zip(&*x.data).for_each(|(out, x)| *out = xielu.apply(*x));
+            for (out, &x) in out.data.iter_mut().zip(&*x.data) {
+                *out = match act {
+                    ActSpec::Xielu(xielu) => xielu.apply(x),
+                    _ => x.tanh(),
+                };
+            }
             return self.act(&out);
         }
         let act = activation(act)
@@ -424,7 +429,7 @@ impl Ops for CpuOps {
             window: spec.window,
             softcap: spec.softcap,
             sinks: sinks.map(Vec::as_slice),
-            causal: true,
+            causal: spec.causal,
         };
         let kv = Kv { shape: kv.shape, k: &kv.k, v: &kv.v };
         let input = AttnInput { q: q.view(), kv, spans: &spans, params };
@@ -522,7 +527,7 @@ fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::GeluErf => Some(Activation::GeluErf),
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
-        ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
+        ActSpec::Tanh | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
     }
 }
 

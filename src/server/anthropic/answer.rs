@@ -5,10 +5,7 @@ use serde::Serialize;
 
 use super::content::{Speaker, TextKind};
 use crate::{
-    chat::{
-        self,
-        generation::{Collected, CollectedChoice, FinishReason},
-    },
+    chat::generation::{Collected, CollectedChoice, FinishReason},
     engine,
     server::schema::{FreeObject, wire_enum},
 };
@@ -200,7 +197,7 @@ fn blocks(choice: CollectedChoice) -> Vec<AnswerBlock> {
     }
     blocks.extend(choice.calls.into_iter().map(|call| {
         let input = serde_json::from_str(&call.arguments).unwrap_or_default();
-        AnswerBlock::tool_use(call, input)
+        AnswerBlock::tool_use(call.id, call.name, input)
     }));
     blocks
 }
@@ -215,8 +212,7 @@ impl AnswerBlock {
         Self::Thinking(ThinkingBlock { r#type: ThinkingBlockKind::Thinking, thinking, signature })
     }
 
-    pub(super) fn tool_use(call: chat::ToolCall, input: FreeObject) -> Self {
-        let (id, name) = (call.id, call.name);
+    pub(super) fn tool_use(id: String, name: String, input: FreeObject) -> Self {
         Self::ToolUse(ToolUseBlock { r#type: ToolUseKind::ToolUse, id, name, input })
     }
 }

@@ -4,11 +4,14 @@ pub(crate) mod engine_request;
 pub(crate) mod engine_status;
 mod engines;
 mod health;
+mod inference;
+mod inference_request;
 mod tokens;
 mod tokens_request;
 
 pub(crate) use engines::EngineApi;
 pub(crate) use health::{HealthApi, ProbeApi};
+pub(crate) use inference::InferenceApi;
 use poem_openapi::Tags;
 pub(crate) use tokens::TokenApi;
 
@@ -17,6 +20,8 @@ use super::reply::Outcomes;
 /// Headings of the document.
 #[derive(Tags)]
 pub(crate) enum NativeTag {
+    /// The original server's own inference routes.
+    Inference,
     /// Register, load, unload and remove engines.
     Engines,
     /// Whether the server lives and serves.

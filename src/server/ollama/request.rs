@@ -526,6 +526,23 @@ pub(crate) struct OllamaEmbedRequest {
     pub options: Option<EmbedOptions>,
 }
 
+/// A request for one embedding. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct OllamaEmbeddingsRequest {
+    /// The engine to ask; `:latest` may follow its `engine_id`.
+    #[oai(validator(min_length = 1))]
+    pub model: String,
+    /// The text.
+    pub prompt: String,
+    #[oai(nullable)]
+    pub keep_alive: Option<Span>,
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub options: Option<EmbedOptions>,
+}
+
 /// Options of a request for embeddings.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Object)]
 #[serde(default, deny_unknown_fields)]
@@ -546,9 +563,19 @@ impl OllamaEmbedRequest {
     }
 
     pub(super) fn options(&self) -> OllamaOptions {
-        let num_ctx = self.options.as_ref().and_then(|options| options.num_ctx);
-        OllamaOptions { num_ctx, ..OllamaOptions::default() }
+        context_of(self.options.as_ref())
     }
+}
+
+impl OllamaEmbeddingsRequest {
+    pub(super) fn options(&self) -> OllamaOptions {
+        context_of(self.options.as_ref())
+    }
+}
+
+fn context_of(options: Option<&EmbedOptions>) -> OllamaOptions {
+    let num_ctx = options.and_then(|options| options.num_ctx);
+    OllamaOptions { num_ctx, ..OllamaOptions::default() }
 }
 
 #[cfg(test)]

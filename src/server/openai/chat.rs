@@ -5,16 +5,21 @@ use std::sync::Arc;
 use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
-    Generates, OpenAiTag,
+    Counts, Generates, InputTokens, OpenAiTag,
     answer::{Head, Running},
     chat_answer::{ChatCompletion, ChatCompletionChunk, ChatStream},
     chat_request::ChatCompletionRequest,
+    count_tokens,
 };
-use crate::server::{
-    AppState,
-    body::Json,
-    reply::{Answer, Content, Reply},
-    sse::Events,
+use crate::{
+    chat::generation::PromptInput,
+    error::Error,
+    server::{
+        AppState,
+        body::Json,
+        reply::{Answer, Content, Reply},
+        sse::Events,
+    },
 };
 
 /// One object, or a stream of chunks.
@@ -60,5 +65,26 @@ impl ChatApi {
         let collected = running.collect(&self.0.drain).await?;
         let answer = ChatCompletion::new(head, collected, logprobs);
         Ok(Reply::new(Content(ChatBody::Full(Json(answer)))))
+    }
+
+    /// Count the tokens of a conversation
+    ///
+    /// Exactly the prompt that `/v1/chat/completions` makes of the same request.
+    #[oai(
+        path = "/chat/completions/input_tokens",
+        method = "post",
+        operation_id = "countChatTokens",
+        tag = "OpenAiTag::Chat"
+    )]
+    async fn input_tokens(
+        &self,
+        request: Json<ChatCompletionRequest>,
+    ) -> Answer<Json<InputTokens>, Counts> {
+        let request = request.0;
+        let model = request.model.clone();
+        let PromptInput::Chat(input) = request.into_generation()?.prompt else {
+            return Err(Error::internal("a chat has messages").into());
+        };
+        Ok(Reply::new(Json(InputTokens::new(count_tokens(&self.0, &model, input).await?))))
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     chat::{
-        self,
+        CallDelta, CallStart,
         generation::{Collected, CollectedChoice, Delta, Output},
     },
     error::Result,
@@ -153,39 +153,24 @@ pub(crate) struct FunctionDelta {
     pub arguments: String,
 }
 
-/// Bytes of arguments in one piece, about.
-const ARGUMENT_PIECE: usize = 64;
-
 impl ToolCallDelta {
-    /// A complete call in pieces.
-    fn of(call: chat::ToolCall) -> impl Iterator<Item = Self> {
-        let index = call.index;
-        let first = Self {
+    /// A piece of a call: its beginning and its arguments are sent apart.
+    fn of(call: CallDelta) -> impl Iterator<Item = Self> {
+        let CallDelta { index, start, arguments, ends: _ } = call;
+        let first = start.map(|CallStart { id, name }| Self {
             index,
-            id: Some(call.id),
+            id: Some(id),
             r#type: Some(ToolKind::Function),
-            function: FunctionDelta { name: Some(call.name), arguments: String::new() },
-        };
-        let rest = argument_pieces(&call.arguments).into_iter().map(move |arguments| Self {
+            function: FunctionDelta { name: Some(name), arguments: String::new() },
+        });
+        let rest = (!arguments.is_empty()).then_some(Self {
             index,
             id: None,
             r#type: None,
             function: FunctionDelta { name: None, arguments },
         });
-        std::iter::once(first).chain(rest)
+        first.into_iter().chain(rest)
     }
-}
-
-/// JSON text of arguments in pieces.
-pub(crate) fn argument_pieces(text: &str) -> Vec<String> {
-    let mut pieces = vec![String::new()];
-    for c in text.chars() {
-        match pieces.last_mut() {
-            Some(last) if last.len() < ARGUMENT_PIECE => last.push(c),
-            _ => pieces.push(c.to_string()),
-        }
-    }
-    pieces
 }
 
 impl ChatAnswer {

@@ -37,6 +37,7 @@ fn every_parameter_is_in_the_table() {
         "/v1/completions",
         "/v1/embeddings",
         "/v1/messages",
+        "/v1/rerank",
     ];
     assert_eq!(paths, BTreeSet::from(expected));
     for path in paths {
@@ -68,6 +69,7 @@ async fn what_is_refused_is_refused_by_name() {
     for [path, name, ..] in table().into_iter().filter(|row| row[2] == "refused") {
         let mut body = match path.as_str() {
             "/v1/completions" | "/api/generate" => json!({"model": "e", "prompt": "a"}),
+            "/v1/rerank" => json!({"model": "e", "query": "a", "documents": ["a"]}),
             _ => json!({"model": "e", "messages": [{"role": "user", "content": "a"}]}),
         };
         if path == "/v1/messages" {

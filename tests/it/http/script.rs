@@ -108,6 +108,7 @@ impl Loader for ScriptLoader {
                 hidden: 0,
                 pooling: Pooling::Mean,
                 device: "cpu".to_owned(),
+                ..RunnerSpec::default()
             },
             prompt_len: prompt.len(),
             document: text.tokenizer.encode(answer, Special::Parse),
