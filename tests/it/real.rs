@@ -101,6 +101,7 @@ fn every_sampler_is_the_same_alone_and_in_company() {
     let submit = |i: usize| {
         let request = Request {
             sampling: Sampling { seed: i as u64, ..samplers[i].clone() },
+            max_tokens: 10,
             prediction: if i.is_multiple_of(3) { prompts[0].clone() } else { Vec::new() },
             ..drawn(&prompts[i % 2], 1)
         };

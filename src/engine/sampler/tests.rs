@@ -326,9 +326,9 @@ fn each_token_takes_the_documented_draws() {
         let mut sampler = sampler(Sampling { seed: 7, ..sampling.clone() });
         sample(&mut sampler, &[1.0, 2.0, 3.0]).unwrap();
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
-        (0..draws).for_each(|_| {
-            let _ = rng.next_u64();
-        });
+        for _ in 0..draws {
+            rng.next_u64();
+        }
         assert_eq!(sampler.rng.next_u64(), rng.next_u64(), "{sampling:?}");
     }
 }

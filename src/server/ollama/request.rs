@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chat::{
-        ChatInput,
+        ChatInput, Infill,
         embedding::EmbedInput,
         generation::{
             GenerationRequest, MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape, ToolUse,
@@ -349,8 +349,8 @@ pub(crate) struct OllamaGenerateRequest {
     pub keep_alive: Option<Span>,
     #[oai(nullable)]
     pub think: Option<Think>,
-    /// Not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
+    /// Text that follows the answer, which fills the gap between; for models that have tokens for it.
+    #[oai(nullable)]
     pub suffix: Option<String>,
     /// Not supported: must be absent, null or empty.
     #[oai(nullable, validator(max_length = 0))]
@@ -368,23 +368,24 @@ pub(crate) struct OllamaGenerateRequest {
 impl OllamaGenerateRequest {
     pub(super) fn into_asked(self) -> Result<Asked> {
         let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        refuse("suffix", has(&self.suffix))?;
         refuse("template", has(&self.template))?;
         refuse("images", self.images.as_ref().is_some_and(|images| !images.is_empty()))?;
         refuse("context", self.context.as_ref().is_some_and(|context| !context.is_empty()))?;
         let raw = self.raw.unwrap_or(false);
-        if raw && (has(&self.system) || self.think.is_some()) {
+        let suffix = self.suffix.filter(|suffix| !suffix.is_empty());
+        if (raw || suffix.is_some()) && (has(&self.system) || self.think.is_some()) {
             let name = if self.think.is_some() { "think" } else { "system" };
-            return Err(Error::invalid(
-                name,
-                format!("{name} needs the template, which raw leaves out"),
-            ));
+            let text = format!("{name} needs the template, which raw and suffix leave out");
+            return Err(Error::invalid(name, text));
         }
         let shape = self.format.map_or(Ok(None), Format::into_shape)?;
         let rules = OutputRules { shape, tools: None };
         let options = self.options.unwrap_or_default();
         let prompt = self.prompt.unwrap_or_default();
-        let generation = if prompt.is_empty() {
+        let generation = if let Some(suffix) = suffix {
+            let infill = Infill { prefix: prompt, suffix, extra: Vec::new(), field: "suffix" };
+            Some(options.clone().into_generation(PromptInput::Infill(infill), rules)?)
+        } else if prompt.is_empty() {
             None
         } else if raw {
             Some(options.clone().into_generation(PromptInput::Text(prompt), rules)?)

@@ -427,9 +427,9 @@ const STAGES: &[(&str, char, Stage)] = &[
 ];
 
 fn stages(samplers: TextOr<String>) -> Result<Vec<Stage>> {
-    let names: Vec<String> = match samplers {
-        TextOr::Text(letters) => letters.chars().take(MAX_STAGES + 1).map(String::from).collect(),
-        TextOr::Items(names) => names,
+    let (names, are_letters): (Vec<String>, bool) = match samplers {
+        TextOr::Text(text) => (text.chars().take(MAX_STAGES + 1).map(String::from).collect(), true),
+        TextOr::Items(names) => (names, false),
     };
     if names.len() > MAX_STAGES {
         let text = format!("samplers has {} entries, limit {MAX_STAGES}", names.len());
@@ -439,7 +439,7 @@ fn stages(samplers: TextOr<String>) -> Result<Vec<Stage>> {
         let plain: String = name.chars().filter(|c| !matches!(c, '_' | '-')).collect();
         let plain = plain.to_lowercase();
         let known = STAGES.iter().find(|(long, short, _)| {
-            plain == *long || (plain.len() == 1 && plain.starts_with(*short))
+            if are_letters { plain.starts_with(*short) } else { plain == *long }
         });
         known.map(|(_, _, stage)| *stage).ok_or_else(|| {
             let name: String = name.chars().take(32).collect();

@@ -166,6 +166,8 @@ async fn gaps_are_filled_in() {
     assert_eq!(text, "hello\n");
     let last = events.last().expect("an end");
     assert_eq!((&last["stop_type"], &last["stopping_word"]), (&json!("word"), &json!("you")));
+    let generate = json!({"prompt": "ab", "suffix": "c", "stream": false});
+    assert_eq!(ask(&server, "/api/generate", generate).await["response"], "hello\nyou");
     let mut hurried = gap;
     hurried["n_predict"] = 3.into();
     assert_eq!(ask(&server, "/infill", hurried).await["stop_type"], "limit");
