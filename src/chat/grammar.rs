@@ -296,6 +296,11 @@ fn unsupported(error: impl fmt::Display) -> GrammarError {
     GrammarError::Unsupported(first_line(&error.to_string()))
 }
 
+/// Why a grammar at work cannot go on.
+fn complaint(error: impl fmt::Display) -> String {
+    first_line(&error.to_string())
+}
+
 /// What a person can use of a compiler's complaint: its first line, and what the parser of regular
 /// expressions says below.
 fn first_line(text: &str) -> String {
@@ -327,7 +332,7 @@ impl fmt::Debug for GrammarConstraint {
 
 impl Constraint for GrammarConstraint {
     fn mask(&mut self, mask: &mut [u32]) -> Result<(), String> {
-        let allowed = self.matcher.compute_mask_or_eos().map_err(|error| error.to_string())?;
+        let allowed = self.matcher.compute_mask_or_eos().map_err(complaint)?;
         let allowed = allowed.as_slice();
         let words = self.words.min(allowed.len()).min(mask.len());
         mask[..words].copy_from_slice(&allowed[..words]);
@@ -337,7 +342,7 @@ impl Constraint for GrammarConstraint {
     }
 
     fn accept(&mut self, token: u32) -> Result<(), String> {
-        self.matcher.consume_token(token).map_err(|error| error.to_string())
+        self.matcher.consume_token(token).map_err(complaint)
     }
 
     fn is_finished(&self) -> bool {

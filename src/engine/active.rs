@@ -261,8 +261,9 @@ impl Active {
 
 fn error(error: SampleError) -> Error {
     let kind = match error {
-        SampleError::AllBanned => Kind::Invalid,
-        SampleError::NotFinite | SampleError::Constraint(_) => Kind::Internal,
+        // A grammar may prove too large for the limits of its parser only while it is followed.
+        SampleError::AllBanned | SampleError::Constraint(_) => Kind::Invalid,
+        SampleError::NotFinite => Kind::Internal,
     };
     Error::new(kind, error.to_string())
 }

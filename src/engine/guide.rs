@@ -166,8 +166,14 @@ impl Queue {
     }
 
     fn push(&self, task: Task) {
-        self.lock().waiting.push_back(task);
-        self.wake.notify_one();
+        let mut tasks = self.lock();
+        tasks.waiting.push_back(task);
+        // Who is woken wakes the next, if there is more: the engine pays for one call a step.
+        let is_first = tasks.waiting.len() == 1;
+        drop(tasks);
+        if is_first {
+            self.wake.notify_one();
+        }
     }
 
     fn try_pop(&self) -> Option<Task> {
@@ -182,6 +188,9 @@ impl Queue {
                 return None;
             }
             if let Some(task) = tasks.waiting.pop_front() {
+                if !tasks.waiting.is_empty() {
+                    self.wake.notify_one();
+                }
                 return Some(task);
             }
             tasks = self.wake.wait(tasks).unwrap_or_else(PoisonError::into_inner);

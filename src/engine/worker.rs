@@ -341,8 +341,12 @@ impl Worker {
     fn propose_drafts(&mut self) {
         let running = self.scheduler.running();
         let is_calm = running.len() <= MAX_RUNNING_FOR_DRAFTS;
+        // Some runners compute a sequence's last row only.
+        let takes_drafts = !self.runner.spec().one_at_a_time;
         let mut drafts = Vec::new();
-        for sequence in running.iter().filter(|sequence| sequence.num_pending() == 1) {
+        for sequence in
+            running.iter().filter(|sequence| takes_drafts && sequence.num_pending() == 1)
+        {
             if let Some(active) = self.active.get_mut(&sequence.id()) {
                 let may_guess = is_calm && (self.max_draft > 0 || active.is_predicting());
                 let tokens = may_guess.then(|| sequence.tokens());

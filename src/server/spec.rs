@@ -4,7 +4,10 @@
 //! which null is a type. Paths get their prefixes and aliases here, as [`front`](super::front) serves
 //! them: every operation is reachable with and without `/v1`.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
@@ -46,58 +49,22 @@ const BARE_PATHS: [&str; 9] = [
 /// Paths without any alias; those below `/api/` have none either.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 32] = [
-    "AnthropicBlock",
-    "AnthropicMessage",
-    "AnthropicText",
-    "AnthropicTool",
-    "AnthropicToolChoice",
-    "ApplyTemplateRequest",
-    "CacheControl",
-    "ChatCompletionRequest",
-    "CompletionRequest",
-    "CountTokensRequest",
-    "CreateEngineRequest",
-    "DetokenizeRequest",
-    "EmbedOptions",
-    "EmbeddingRequest",
-    "ExtraInput",
-    "InfillRequest",
-    "LoadingParameters",
-    "MessagesMetadata",
-    "MessagesRequest",
-    "OllamaChatRequest",
-    "OllamaEmbedRequest",
-    "OllamaGenerateRequest",
-    "OllamaOptions",
-    "OllamaShowRequest",
-    "OutputConfig",
-    "OutputFormat",
-    "Prediction",
-    "RerankRequest",
-    "RerankText",
-    "StreamOptions",
-    "Thinking",
-    "TokenizeRequest",
-];
-
-/// Parts of requests that ignore fields they do not have.
-const LENIENT_REQUESTS: [&str; 8] = [
+/// Parts of requests that ignore fields they do not have: clients send back what other servers gave
+/// them. All other requests refuse such fields.
+const LENIENT_REQUESTS: [&str; 9] = [
     "ChatMessage",
     "Part",
     "ToolCall",
     "FunctionCall",
-    "ResponseFormat",
+    "ResponsesInputItem",
+    "ResponsesInputPart",
     "OllamaMessage",
     "OllamaToolCall",
     "OllamaFunction",
 ];
 
-/// Fields of answers that may be null and may be absent as well. Any other field that may be null is
-/// always there, and an optional one that may not be null is absent instead.
-const SKIPPED_WHEN_NULL: [(&str, &str); 2] =
-    [("ChatCompletionChunk", "usage"), ("Completion", "usage")];
+/// Fields of answers that may be null, and absent as well.
+const SKIPPED: [(&str, &str); 2] = [("ChatCompletionChunk", "usage"), ("Completion", "usage")];
 
 /// All routes of the document.
 type Apis =
@@ -203,6 +170,7 @@ fn allow_table() -> Vec<(Vec<String>, String)> {
 fn finish(mut document: Value) -> Value {
     document["openapi"] = "3.1.0".into();
     add_examples(&mut document);
+    tighten(&mut document);
     if let Some(paths) = document["paths"].as_object_mut() {
         *paths = with_aliases(std::mem::take(paths));
     }
@@ -220,9 +188,6 @@ fn finish(mut document: Value) -> Value {
     // Keys are optional: a server without configured keys takes every request.
     document["security"] = json!([{}, { "bearer": [] }, { "apiKey": [] }]);
     modernise(&mut document);
-    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        schemas.iter_mut().for_each(|(name, schema)| tighten(name, schema));
-    }
     document
 }
 
@@ -243,40 +208,66 @@ fn anthropic_error() -> Value {
     })
 }
 
-/// Says what serde does: requests have no other fields, answers have all of theirs.
-fn tighten(name: &str, schema: &mut Value) {
-    if STRICT_REQUESTS.contains(&name) {
-        schema["additionalProperties"] = false.into();
-    } else if !LENIENT_REQUESTS.contains(&name) {
-        let required = schema["required"].as_array().cloned().unwrap_or_default();
-        let is_there = |(field, schema): &(&String, &Value)| {
-            let is_skipped = SKIPPED_WHEN_NULL.contains(&(name, field.as_str()));
-            required.iter().any(|name| name == *field) || (takes_null(schema) && !is_skipped)
+/// Says what serde does: requests have no other fields, answers have all of theirs but those that are
+/// left out when there is nothing to say. What is in both is described as in requests.
+fn tighten(document: &mut Value) {
+    let mut requests = BTreeSet::new();
+    for operation in document["paths"].as_object().into_iter().flat_map(Map::values) {
+        for operation in operation.as_object().into_iter().flat_map(Map::values) {
+            reach(&operation["requestBody"], &document["components"]["schemas"], &mut requests);
+        }
+    }
+    let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
+    for (name, schema) in schemas {
+        let Some(properties) = schema["properties"].as_object() else { continue };
+        if requests.contains(name) {
+            if !LENIENT_REQUESTS.contains(&name.as_str()) {
+                schema["additionalProperties"] = false.into();
+            }
+            continue;
+        }
+        let is_required = |field: &str| {
+            schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == field))
         };
-        let fields = schema["properties"].as_object().into_iter().flatten();
-        let always: Vec<_> = fields.filter(is_there).map(|(field, _)| field.clone()).collect();
+        let always = properties.iter().filter(|(field, property)| {
+            let is_null = property["nullable"] == true;
+            is_required(field) || (is_null && !SKIPPED.contains(&(name, field)))
+        });
+        let always: Vec<_> = always.map(|(field, _)| field.clone()).collect();
         if !always.is_empty() {
             schema["required"] = always.into();
         }
     }
 }
 
-/// Whether [`allow_null`] was here.
-fn takes_null(schema: &Value) -> bool {
-    let is_null = |kind: &Value| kind == "null" || kind["type"] == "null";
-    let kinds = schema["type"].as_array().or_else(|| schema["anyOf"].as_array());
-    kinds.is_some_and(|kinds| kinds.iter().any(is_null))
+/// Names of the schemas that a value refers to, directly or not.
+fn reach(value: &Value, schemas: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| reach(item, schemas, found)),
+        Value::Object(object) => {
+            let name = object.get("$ref").and_then(Value::as_str);
+            if let Some(name) = name.and_then(|name| name.rsplit('/').next())
+                && found.insert(name.to_owned())
+            {
+                reach(&schemas[name], schemas, found);
+            }
+            object.values().for_each(|value| reach(value, schemas, found));
+        }
+        _ => {}
+    }
 }
 
 fn tags() -> Value {
     json!([
         { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
+        { "name": "Responses", "description": "Conversations of items that the server may keep, compatible with OpenAI's API" },
         { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
         { "name": "Embeddings", "description": "Texts as vectors, compatible with OpenAI's API" },
         { "name": "Messages", "description": "Conversations, compatible with Anthropic's API" },
         { "name": "Models", "description": "What can be asked" },
         { "name": "Tokens", "description": "Text to tokens and back, and conversations to text" },
         { "name": "Ollama", "description": "Ollama's own API; failures are `{\"error\": \"…\"}`" },
+        { "name": "Inference", "description": "The original Kolosal Server's own inference routes" },
         { "name": "Engines", "description": "Register, load, unload and remove engines" },
         { "name": "Health", "description": "Whether the server lives and serves" },
         { "name": "Aliases", "description": "Other paths of the same operations" },

@@ -1,6 +1,7 @@
 //! The official OpenAI client against the running program with a real model.
 //!
-//! Needs Python with the packages of `tests/tools/requirements-clients.txt` (`KOLOSAL_TEST_PYTHON`, else `python3`) and SmolLM2
+//! Needs Python with the packages of `tests/tools/requirements-clients.txt` (`KOLOSAL_TEST_PYTHON`,
+//! else `python3`) and SmolLM2
 //! (`KOLOSAL_TEST_MODEL`, else whatever `kolosal pull` has fetched before). Continuous integration
 //! installs both, and there their absence is a failure; elsewhere the test says why it does nothing.
 

@@ -50,6 +50,14 @@ class TestChat(ChatModelIntegrationTests):
         super().test_agent_loop(model)
 
 
+class TestByCalls(TestChat):
+    """Structured output as the arguments of a call; of the tests, only those are selected."""
+
+    @property
+    def structured_output_kwargs(self):
+        return {"method": "function_calling"}
+
+
 class TestEmbeddings(EmbeddingsIntegrationTests):
     @property
     def embeddings_class(self):
