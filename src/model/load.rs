@@ -71,7 +71,7 @@ impl Default for RunnerOptions {
 /// # Errors
 /// See [`Gguf::open_with`] and [`safetensors::open`].
 pub fn open(path: &Path, access: Access) -> Result<Gguf, GgufError> {
-    if path.is_dir() {
+    if safetensors::is_model_dir(path) {
         return safetensors::open(path, access);
     }
     let is_safetensors =
