@@ -50,6 +50,10 @@ impl Opened {
             quantize: args.quantize,
         };
         let runner = load_runner(&gguf, &options).context(path.display())?;
+        if runner.spec().is_encoder() {
+            let text = format!("{}: this command is for models that write text", path.display());
+            return Err(Failure::failed(text));
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let threads = match args.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -216,13 +216,9 @@ fn warm_up(engine: &Engine) -> Result<()> {
     let request = Request {
         prompt: vec![0],
         max_tokens: 1,
-        min_tokens: 0,
-        stop_tokens: Vec::new(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        logprobs: None,
-        prompt_logprobs: None,
         cache_salt: u64::MAX,
-        constraint: None,
+        ..Request::default()
     };
     engine.submit(request)?.wait_blocking().map(|_| ())
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 13] = [
+const V1_SEGMENTS: [&str; 14] = [
     "chat",
     "completions",
     "embeddings",
@@ -33,6 +33,7 @@ const V1_SEGMENTS: [&str; 13] = [
     "tokenize",
     "detokenize",
     "apply-template",
+    "infill",
 ];
 /// Other names of `/v1/rerank`, which llama-server and Cohere use.
 pub(super) const RERANK_ALIASES: [&str; 3] = ["/reranking", "/v1/reranking", "/v2/rerank"];

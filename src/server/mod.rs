@@ -21,6 +21,7 @@ mod openai;
 mod reply;
 mod rerank;
 mod schema;
+mod span;
 mod spec;
 mod sse;
 mod streaming;

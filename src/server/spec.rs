@@ -13,7 +13,7 @@ use super::{
     AppState, Options,
     anthropic::AnthropicApi,
     front::RERANK_ALIASES,
-    native::{EngineApi, HealthApi, InferenceApi, ProbeApi, TokenApi},
+    native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
@@ -31,7 +31,7 @@ Every answer has the header `X-Request-Id`, taken over from the request if it ha
 implemented or refused by name with status 400, never ignored.";
 
 /// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
-const BARE_PATHS: [&str; 8] = [
+const BARE_PATHS: [&str; 9] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
@@ -40,13 +40,14 @@ const BARE_PATHS: [&str; 8] = [
     "/tokenize",
     "/detokenize",
     "/apply-template",
+    "/infill",
 ];
 
 /// Paths without any alias; those below `/api/` have none either.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 29] = [
+const STRICT_REQUESTS: [&str; 32] = [
     "AnthropicBlock",
     "AnthropicMessage",
     "AnthropicText",
@@ -61,6 +62,8 @@ const STRICT_REQUESTS: [&str; 29] = [
     "DetokenizeRequest",
     "EmbedOptions",
     "EmbeddingRequest",
+    "ExtraInput",
+    "InfillRequest",
     "LoadingParameters",
     "MessagesMetadata",
     "MessagesRequest",
@@ -71,6 +74,7 @@ const STRICT_REQUESTS: [&str; 29] = [
     "OllamaShowRequest",
     "OutputConfig",
     "OutputFormat",
+    "Prediction",
     "RerankRequest",
     "RerankText",
     "StreamOptions",
@@ -90,40 +94,19 @@ const LENIENT_REQUESTS: [&str; 8] = [
     "OllamaFunction",
 ];
 
-/// Fields of answers that may be absent.
-const SKIPPED: [(&str, &str); 24] = [
-    ("OllamaAnswerMessage", "thinking"),
-    ("OllamaAnswerMessage", "tool_calls"),
-    ("OllamaGenerateAnswer", "thinking"),
-    ("OllamaChatAnswer", "done_reason"),
-    ("OllamaChatAnswer", "total_duration"),
-    ("OllamaChatAnswer", "load_duration"),
-    ("OllamaChatAnswer", "prompt_eval_count"),
-    ("OllamaChatAnswer", "prompt_eval_duration"),
-    ("OllamaChatAnswer", "eval_count"),
-    ("OllamaChatAnswer", "eval_duration"),
-    ("OllamaGenerateAnswer", "done_reason"),
-    ("OllamaGenerateAnswer", "total_duration"),
-    ("OllamaGenerateAnswer", "load_duration"),
-    ("OllamaGenerateAnswer", "prompt_eval_count"),
-    ("OllamaGenerateAnswer", "prompt_eval_duration"),
-    ("OllamaGenerateAnswer", "eval_count"),
-    ("OllamaGenerateAnswer", "eval_duration"),
-    ("ChatCompletionChunk", "usage"),
-    ("ChatDelta", "content"),
-    ("ChatDelta", "role"),
-    ("Completion", "usage"),
-    ("ErrorObject", "details"),
-    ("RankedDocument", "document"),
-    ("RankedText", "text"),
-];
+/// Fields of answers that may be null and may be absent as well. Any other field that may be null is
+/// always there, and an optional one that may not be null is absent instead.
+const SKIPPED_WHEN_NULL: [(&str, &str); 2] =
+    [("ChatCompletionChunk", "usage"), ("Completion", "usage")];
 
 /// All routes of the document.
 type Apis =
-    (OpenAiApis, AnthropicApi, InferenceApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+    (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect, and ranking beside its embeddings.
 type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+/// Routes of llama-server's form.
+type TextApis = (TokenApi, InfillApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
@@ -140,7 +123,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
         ),
         AnthropicApi(Arc::clone(state)),
         InferenceApi(Arc::clone(state)),
-        TokenApi(Arc::clone(state)),
+        (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
@@ -226,6 +209,7 @@ fn finish(mut document: Value) -> Value {
     document["components"]["schemas"]["OllamaErrorBody"] = json!({
         "type": "object",
         "properties": { "error": { "type": "string", "description": "A sentence for a person." } },
+        "required": ["error"],
     });
     document["components"]["schemas"]["AnthropicErrorBody"] = anthropic_error();
     document["tags"] = tags();
@@ -255,6 +239,7 @@ fn anthropic_error() -> Value {
                 "required": ["type", "message"],
             },
         },
+        "required": ["type", "error"],
     })
 }
 
@@ -263,13 +248,24 @@ fn tighten(name: &str, schema: &mut Value) {
     if STRICT_REQUESTS.contains(&name) {
         schema["additionalProperties"] = false.into();
     } else if !LENIENT_REQUESTS.contains(&name) {
-        let fields = schema["properties"].as_object().into_iter().flat_map(Map::keys);
-        let always = fields.filter(|field| !SKIPPED.contains(&(name, field.as_str())));
-        let required: Vec<_> = always.cloned().collect();
-        if !required.is_empty() {
-            schema["required"] = required.into();
+        let required = schema["required"].as_array().cloned().unwrap_or_default();
+        let is_there = |(field, schema): &(&String, &Value)| {
+            let is_skipped = SKIPPED_WHEN_NULL.contains(&(name, field.as_str()));
+            required.iter().any(|name| name == *field) || (takes_null(schema) && !is_skipped)
+        };
+        let fields = schema["properties"].as_object().into_iter().flatten();
+        let always: Vec<_> = fields.filter(is_there).map(|(field, _)| field.clone()).collect();
+        if !always.is_empty() {
+            schema["required"] = always.into();
         }
     }
+}
+
+/// Whether [`allow_null`] was here.
+fn takes_null(schema: &Value) -> bool {
+    let is_null = |kind: &Value| kind == "null" || kind["type"] == "null";
+    let kinds = schema["type"].as_array().or_else(|| schema["anyOf"].as_array());
+    kinds.is_some_and(|kinds| kinds.iter().any(is_null))
 }
 
 fn tags() -> Value {
@@ -350,6 +346,7 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
         } else if path.starts_with("/messages") {
             fail_with(&mut operations, "AnthropicErrorBody");
         }
+        describe_events(&mut operations, path.ends_with("completions"));
         let prefixed = format!("/v1{path}");
         let (main, others) = if LONE_PATHS.contains(&path.as_str()) || path.starts_with("/api/") {
             (path, vec![])
@@ -380,6 +377,30 @@ fn fail_with(operations: &mut Value, body: &str) {
             response["content"]["application/json"]["schema"] =
                 json!({ "$ref": format!("#/components/schemas/{body}") });
         }
+    }
+}
+
+/// The schema of a stream is that of one event, whose data is JSON text of what the handler says, or
+/// of a failure midway. OpenAI's older routes end with a word.
+fn describe_events(operations: &mut Value, ends_with_done: bool) {
+    for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let failure = operation.pointer("/responses/400/content/application~1json/schema").cloned();
+        let schema = operation.pointer_mut("/responses/200/content/text~1event-stream/schema");
+        let (Some(failure), Some(schema)) = (failure, schema) else { continue };
+        let json =
+            |schema| json!({ "contentMediaType": "application/json", "contentSchema": schema });
+        let mut data = vec![json(schema.take()), json(failure)];
+        if ends_with_done {
+            data.push(json!({ "const": "[DONE]" }));
+        }
+        *schema = json!({
+            "type": "object",
+            "properties": {
+                "event": { "type": "string", "description": "The name of the event, if it has one." },
+                "data": { "type": "string", "anyOf": data },
+            },
+            "required": ["data"],
+        });
     }
 }
 

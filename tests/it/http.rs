@@ -7,6 +7,8 @@ mod document;
 mod embeddings;
 mod front;
 mod harness;
+mod hostile;
+mod local;
 mod model;
 mod native;
 mod ollama;

@@ -11,7 +11,7 @@ use kolosal_server::chat::embedding::{EmbedInput, embed};
 use kolosal_server::chat::rerank::{RankRequest, Scale, rank};
 use kolosal_server::chat::{Special, TextModel};
 use kolosal_server::engine::{EmbedRequest, Engine, EngineConfig};
-use kolosal_server::model::gguf::{Access, Gguf};
+use kolosal_server::model::gguf::{Access, Gguf, Writer};
 use kolosal_server::model::{
     self, DeviceChoice, Pooling, Purpose, Quantize, RunnerOptions, load_runner, safetensors,
 };
@@ -303,6 +303,58 @@ async fn scores_equal_those_of_transformers() {
         assert!(rank(&text, &engine, few).await.unwrap().prompt_tokens < 40);
         let refused = embed(&text, &engine, vec![EmbedInput::Tokens(vec![5])], None).await;
         assert_eq!(refused.unwrap_err().param.as_deref(), Some("model"));
+    }
+}
+
+/// all-MiniLM-L6-v2, where `KOLOSAL_TEST_EMBED_MODEL` names its directory: tests/data/hf/minilm.json
+/// holds what sentence-transformers makes of a few texts.
+#[tokio::test]
+async fn a_real_embedding_model_equals_sentence_transformers() {
+    let Some(dir) = std::env::var_os("KOLOSAL_TEST_EMBED_MODEL").map(PathBuf::from) else {
+        eprintln!("KOLOSAL_TEST_EMBED_MODEL is not set; nothing is tested");
+        return;
+    };
+    let gguf = model::open(&dir, Access::Map).unwrap();
+    let text = Arc::new(TextModel::from_gguf(gguf.metadata()).unwrap());
+    let runner = load_runner(&gguf, &options(DeviceChoice::Cpu)).unwrap();
+    let engine = Engine::start(runner, EngineConfig::default()).unwrap();
+    let expected = std::fs::read_to_string(folder("minilm.json")).unwrap();
+    let expected: Value = serde_json::from_str(&expected).unwrap();
+    for case in expected.as_array().unwrap() {
+        let input = case["text"].as_str().unwrap().to_owned();
+        assert_eq!(text.tokenizer.encode_prompt(&input), ids(&case["ids"]), "{input}");
+        let got = embed(&text, &engine, vec![EmbedInput::Text(input)], None).await.unwrap();
+        let cosine = cosine(&got.vectors[0], &floats(&case["embedding"]));
+        assert!(cosine > 0.9999, "{cosine}");
+    }
+}
+
+/// A file as converters write it, which need not say how scores are pooled.
+#[tokio::test]
+async fn a_ranker_in_a_gguf_file_gives_the_same_scores() {
+    for name in RANKERS {
+        let gguf = open(name);
+        let mut writer = Writer::new();
+        for (key, value) in gguf.metadata().iter().filter(|(key, _)| !key.ends_with("pooling_type"))
+        {
+            writer.set(key, value.clone());
+        }
+        for tensor in gguf.tensors() {
+            writer.tensor(&tensor.name, &tensor.shape, tensor.ty, gguf.data(tensor)).unwrap();
+        }
+        let file = Gguf::from_bytes(writer.to_bytes()).unwrap();
+        let runner = load_runner(&file, &options(DeviceChoice::Cpu)).unwrap();
+        let engine = Engine::start(runner, EngineConfig::default()).unwrap();
+        let text = Arc::new(TextModel::from_gguf(file.metadata()).unwrap());
+        let request = RankRequest {
+            query: "cats".to_owned(),
+            documents: vec!["The dog sleeps.".to_owned(), "Cats eat.".to_owned()],
+            field: "documents",
+            ..RankRequest::default()
+        };
+        let scores = rank(&text, &engine, request.clone()).await.unwrap().scores;
+        let (text, engine) = start(name);
+        assert_eq!(scores, rank(&text, &engine, request).await.unwrap().scores, "{name}");
     }
 }
 

@@ -5,13 +5,15 @@ Each directory holds config.json, weights in safetensors (f16, exact; some in bf
 tokenizer.json of a tiny tokenizer made here, and expected.json: for decoders `tokens` and `logits`
 (f32, little-endian, base64), for encoders texts with ids and embeddings, or pairs with ids, types and
 scores, all computed by transformers in f32.
-Needs: pip install torch transformers tokenizers safetensors sentencepiece gguf. The tests need the
+With the directory of all-MiniLM-L6-v2 as argument, it writes minilm.json alone.
+Needs: pip install torch transformers tokenizers safetensors sentencepiece sentence-transformers gguf. The tests need the
 committed files alone.
 """
 
 import base64
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -324,8 +326,23 @@ def nomic():
     print("nomic-bert")
 
 
+def minilm(path):
+    """What sentence-transformers makes of a few texts with all-MiniLM-L6-v2, which lies in `path`."""
+    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer(path, device="cpu")
+    texts = ["The cat sleeps on the mat.", "A kitten naps.", "Naïve cafés, ÜBER 漢字: 1,234.56 – isn't it?",
+             "Rain falls in Spain, mainly on the plain. " * 8]
+    vectors = model.encode(texts, normalize_embeddings=True)
+    cases = [{"text": t, "ids": model.tokenizer(t)["input_ids"], "embedding": encoded(v)} for t, v in zip(texts, vectors)]
+    (OUT / "minilm.json").write_text(json.dumps(cases))
+    print("minilm", [len(c["ids"]) for c in cases])
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
+    if len(sys.argv) > 1:
+        minilm(sys.argv[1])
+        sys.exit(0)
     decoders_()
     encoders()
     nomic()

@@ -26,6 +26,7 @@ use keys::Keys;
 
 use super::error::ModelError;
 use super::gguf::Gguf;
+use super::runner::Pooling;
 use super::spec::{AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormKind, QkNorm};
 
 /// A family that the decoder can run.
@@ -153,7 +154,11 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     };
     let keys = Keys { gguf, metadata, name };
     let mut spec = (architecture.describe)(&keys)?;
-    spec.pooling = keys.pooling()?;
+    spec.pooling = match spec.head {
+        // Scores come from the first token, whether the file says so or not.
+        HeadSpec::Classifier { .. } => Pooling::First,
+        HeadSpec::Logits | HeadSpec::None => keys.pooling()?,
+    };
     let key = keys.key("attention.causal");
     if spec.head == HeadSpec::Logits && metadata.bool(&key)? == Some(false) {
         let problem = "attention to later tokens is not supported here".to_owned();

@@ -367,14 +367,15 @@ impl Ops for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
+        // Activations that the kernels lack: of classifiers, which meet a row a text, and of Apertus.
+        let plain: Option<&dyn Fn(f32) -> f32> = match &act {
+            ActSpec::Tanh => Some(&|x: f32| x.tanh()),
+            ActSpec::Xielu(xielu) => Some(&|x| xielu.apply(x)),
+            _ => None,
+        };
+        if let Some(plain) = plain {
             let mut out = self.buffers.tensor(x.rows, x.cols);
-            for (out, &x) in out.data.iter_mut().zip(&*x.data) {
-                *out = match act {
-                    ActSpec::Xielu(xielu) => xielu.apply(x),
-                    _ => x.tanh(),
-                };
-            }
+            out.data.iter_mut().zip(x.data.iter()).for_each(|(out, x)| *out = plain(*x));
             return self.act(&out);
         }
         let act = activation(act)

@@ -12,7 +12,7 @@ use super::{
     models::engine_id,
     request::{
         Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaEmbeddingsRequest,
-        OllamaGenerateRequest, OllamaOptions, Span,
+        OllamaGenerateRequest, OllamaOptions,
     },
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
         lease::lease,
         lines::Lines,
         reply::{Answer, Content, Reply},
+        span::Span,
     },
 };
 
