@@ -1,7 +1,7 @@
 //! BERT and its relatives: encoders with a norm on each sum; Nomic BERT with rotary positions and a
 //! gated feed-forward part.
 
-use super::keys::Keys;
+use super::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, HeadSpec, ModelSpec, Norms, RopeStyle};
 

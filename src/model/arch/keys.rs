@@ -50,8 +50,6 @@ impl Keys<'_> {
             None | Some(0 | 1) => Ok(Pooling::Mean),
             Some(2) => Ok(Pooling::First),
             Some(3) => Ok(Pooling::Last),
-            // Scores come from the first token.
-            Some(4) if self.has("cls.output.weight") => Ok(Pooling::First),
             Some(number) => {
                 let problem = format!("{number} is none of 0 to 3");
                 Err(ModelError::BadKey { key: self.key("pooling_type"), problem })
