@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::model::DeviceChoice;
+use crate::model::{DeviceChoice, Quantize};
 
 /// LLM inference server for GGUF models with an OpenAI-compatible API
 ///
@@ -104,6 +104,9 @@ pub(super) struct ServeArgs {
     /// Compute threads; 0 = one per core
     #[arg(short, long, value_name = "N")]
     pub(super) threads: Option<usize>,
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    #[arg(long, value_name = "TYPE")]
+    pub(super) quantize: Option<Quantize>,
     /// Start empty when no model is named or configured
     #[arg(long)]
     pub(super) no_default_model: bool,
@@ -165,6 +168,9 @@ pub(super) struct ComputeArgs {
     /// Positions a sequence may have
     #[arg(long, value_name = "N")]
     pub(super) n_ctx: Option<u32>,
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    #[arg(long, value_name = "TYPE")]
+    pub(super) quantize: Option<Quantize>,
 }
 
 #[derive(Debug, Args)]
@@ -218,6 +224,9 @@ pub(super) struct RunnerArgs {
     /// Where to run: auto, cpu, candle-cpu (the portable reference path), gpu:N
     #[arg(long, default_value = "auto", value_parser = device, value_name = "DEVICE")]
     pub(super) device: DeviceChoice,
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    #[arg(long, value_name = "TYPE")]
+    pub(super) quantize: Option<Quantize>,
 }
 
 fn device(text: &str) -> Result<DeviceChoice, String> {

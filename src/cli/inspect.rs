@@ -1,4 +1,4 @@
-//! `kolosal inspect`: what is in a GGUF file.
+//! `kolosal inspect`: what is in a model file.
 
 use serde_json::{Map, json};
 
@@ -7,14 +7,15 @@ use super::args::InspectArgs;
 use super::compute;
 use super::failure::{Context, Outcome};
 use super::output::human_bytes;
-use crate::model::gguf::{Array, Gguf, Value};
+use crate::model;
+use crate::model::gguf::{Access, Array, Gguf, Value};
 
 /// Elements of a list that are printed without `--full`.
 const SHOWN_ELEMENTS: usize = 6;
 
 pub(super) fn run(app: &App, args: &InspectArgs) -> Outcome {
     let path = compute::locate_here(app, &args.file)?;
-    let gguf = Gguf::open(&path).context(path.display())?;
+    let gguf = model::open(&path, Access::Map).context(path.display())?;
     if app.out.json { print_json(app, &gguf, args.full) } else { print_text(app, &gguf, args.full) }
 }
 

@@ -9,9 +9,9 @@ use super::args::ServeArgs;
 use super::assembly::{self, Caller};
 use super::failure::{Failure, Outcome};
 use crate::config::{Config, LogFormat, ModelConfig, Secret};
-use crate::hub::{DEFAULT_MODEL, Reference};
+use crate::hub::{DEFAULT_MODEL, Hub, Reference};
 use crate::registry::{EngineSpec, Registry};
-use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options};
+use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options, ResponseLimits};
 use crate::shutdown;
 
 pub(super) fn run(app: &App, args: &ServeArgs) -> Outcome {
@@ -69,7 +69,7 @@ async fn serve(
 ) -> Outcome {
     let signal = shutdown::on_signal().map_err(Failure::failed)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Clients)?);
-    let loader = assembly::loader(&config, hub, assembly::progress(app.out.quiet));
+    let loader = assembly::loader(&config, Arc::clone(&hub), assembly::progress(app.out.quiet));
     let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
     let address = listener.local_addr().map_err(Failure::failed)?;
     let announce = |text: String| announce(app, &config, &text);
@@ -83,7 +83,7 @@ async fn serve(
             tokio::spawn(load(Arc::clone(&registry), id));
         }
     }
-    let state = AppState::new(Arc::clone(&registry), options(&config));
+    let state = AppState::new(Arc::clone(&registry), options(&config, hub)?);
     let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
     let http = server::App::new(Arc::new(state));
@@ -103,16 +103,22 @@ fn announce(app: &App, config: &Config, text: &str) {
 }
 
 /// How the server is to behave.
-fn options(config: &Config) -> Options {
-    Options {
+fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
+    Ok(Options {
         body: BodyLimits {
             max_bytes: config.limits.max_body_bytes,
             read_timeout: Duration::from_secs(config.limits.body_timeout_s),
         },
         keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
         cors: Cors::new(config.cors.allowed_origins.clone()),
-        engine: assembly::load_params(&config.engine),
-    }
+        engine: assembly::load_params(&config.engine).map_err(Failure::usage)?,
+        responses: ResponseLimits {
+            max_count: config.responses.max_count,
+            max_bytes: config.responses.max_bytes,
+            max_age: Duration::from_secs(config.responses.max_age_s),
+        },
+        hub: Some(hub),
+    })
 }
 
 /// Loads an engine in the background. A failure is logged, shown in the engine's status and told to

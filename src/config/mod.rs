@@ -28,6 +28,7 @@ pub struct Config {
     pub engine: EngineDefaults,
     pub hub: HubSection,
     pub limits: LimitsConfig,
+    pub responses: ResponsesConfig,
     pub logging: LoggingConfig,
     pub auth: AuthConfig,
     pub cors: CorsConfig,
@@ -105,6 +106,8 @@ pub struct EngineDefaults {
     pub target_step_ms: u32,
     /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
     pub max_draft_tokens: usize,
+    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
+    pub quantize: Option<String>,
 }
 
 impl Default for EngineDefaults {
@@ -120,6 +123,7 @@ impl Default for EngineDefaults {
             prefix_cache: true,
             target_step_ms: 100,
             max_draft_tokens: 0,
+            quantize: None,
         }
     }
 }
@@ -153,6 +157,24 @@ pub struct LimitsConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self { max_body_bytes: 16 << 20, body_timeout_s: 60 }
+    }
+}
+
+/// Which responses of OpenAI's Responses API are kept, in memory, to be retrieved and continued.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResponsesConfig {
+    /// Responses at most; 0 = none is kept.
+    pub max_count: usize,
+    /// Bytes of all of them together; the least recently used go first.
+    pub max_bytes: usize,
+    /// Seconds since a response was last used.
+    pub max_age_s: u64,
+}
+
+impl Default for ResponsesConfig {
+    fn default() -> Self {
+        Self { max_count: 1000, max_bytes: 64 << 20, max_age_s: 86_400 }
     }
 }
 
@@ -223,6 +245,7 @@ pub struct ModelConfig {
     pub use_mlock: Option<bool>,
     pub cont_batching: Option<bool>,
     pub warmup: Option<bool>,
+    pub quantize: Option<String>,
 }
 
 impl Default for ModelConfig {
@@ -244,6 +267,7 @@ impl Default for ModelConfig {
             use_mlock: None,
             cont_batching: None,
             warmup: None,
+            quantize: None,
         }
     }
 }

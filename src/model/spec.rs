@@ -15,7 +15,11 @@ pub struct ModelSpec {
     /// Context length that the model was trained for.
     pub context_len: usize,
     pub layers: Vec<LayerSpec>,
+    /// Blocks of the file after the layers: they guess tokens further ahead and are left out.
+    pub spare_blocks: usize,
     pub norm: NormSpec,
+    /// Norms have weights in the file; without, they scale by one (OLMo 1).
+    pub norms_learned: bool,
     /// The distinct rotary embeddings; layers name theirs by index.
     pub ropes: Vec<RopeSpec>,
     /// Factor on the token embedding (gemma: √hidden).
@@ -113,6 +117,13 @@ pub struct AttnSpec {
     /// Index into [`ModelSpec::ropes`]; `None` leaves positions out (NoPE).
     pub rope: Option<usize>,
     pub qk_norm: QkNorm,
+    /// Queries and keys are normed after the rotary embedding, not before.
+    pub qk_norm_late: bool,
+    /// Keys and values of all heads come from one latent vector; `kv_heads` is 1 then, `head_dim` is
+    /// the latent's width and the rotated part's, `value_dim` the latent's width.
+    pub latent: Option<LatentSpec>,
+    /// Queries grow with their position.
+    pub temperature: Option<Temperature>,
     /// Factor on the scores.
     pub scale: f32,
     /// `cap · tanh(score / cap)`.
@@ -125,12 +136,46 @@ pub struct AttnSpec {
     pub causal: bool,
 }
 
-/// Norm on queries and keys before the rotary embedding.
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentSpec {
+    /// Width of the vector that queries are made of; `None` makes them of the input itself.
+    pub q_rank: Option<usize>,
+    /// Width of the latent vector.
+    pub rank: usize,
+    /// Width of a head's part that positions do not turn.
+    pub still: usize,
+    /// Width of a head's part that positions turn; keys share it.
+    pub turned: usize,
+    /// Width of a head's value.
+    pub value: usize,
+}
+
+/// A query at `position` is multiplied by `1 + scale · ln(1 + ⌊(position + offset) / floor⌋)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    pub scale: f32,
+    pub floor: usize,
+    pub offset: usize,
+}
+
+impl Temperature {
+    /// The factor of a query at `position`.
+    #[must_use]
+    pub fn at(&self, position: u32) -> f32 {
+        let steps = (position as usize + self.offset) / self.floor;
+        1.0 + self.scale * (steps as f32).ln_1p()
+    }
+}
+
+/// Norm on queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     None,
     /// Over each head (qwen3, gemma3): weights of `head_dim`.
     PerHead,
+    /// Over each head, without weights (llama4).
+    Plain,
     /// Over the whole projection (olmo2): weights of `heads · head_dim`.
     Full,
 }
@@ -192,7 +237,7 @@ pub struct YarnSpec {
 }
 
 /// Element-wise non-linearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ActSpec {
     Silu,
     /// tanh form.
@@ -205,6 +250,27 @@ pub enum ActSpec {
     Tanh,
     /// gpt-oss: `min(g, 7) · σ(1.702 · min(g, 7)) · (clamp(u, -7, 7) + 1)`.
     OaiSwiglu,
+    /// xIELU (arXiv 2411.13010): `p·x² + beta·x` above 0, `n·(exp(min(x, eps)) - 1 - x) + beta·x` below.
+    Xielu(Xielu),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Xielu {
+    pub p: f32,
+    pub n: f32,
+    pub beta: f32,
+    pub eps: f32,
+}
+
+impl Xielu {
+    #[must_use]
+    pub fn apply(&self, x: f32) -> f32 {
+        if x > 0.0 {
+            self.p * x * x + self.beta * x
+        } else {
+            self.n * (x.min(self.eps).exp_m1() - x) + self.beta * x
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -251,6 +317,20 @@ pub struct MoeSpec {
     pub shared_width: Option<usize>,
     /// The shared experts' output is gated by a sigmoid (qwen2moe).
     pub shared_gate: bool,
+    /// Experts lie in groups, of which a token takes some.
+    pub groups: Option<Groups>,
+    /// A taken expert's weight multiplies its input, not its output (llama4).
+    pub weigh_input: bool,
+}
+
+/// Groups of equally many neighbouring experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    pub count: usize,
+    /// Groups that a token takes experts from.
+    pub used: usize,
+    /// A group counts as much as this many of its best experts together.
+    pub best: usize,
 }
 
 /// From router logits to weights.

@@ -6,6 +6,7 @@ use poem::{
 };
 use sha2::{Digest, Sha256};
 
+use super::openai::Caller;
 use crate::error::{Error, Kind, Result};
 
 /// Paths that need no key: they say nothing that a stranger may not know.
@@ -53,6 +54,12 @@ impl ApiKeys {
                 Err(Error::new(Kind::Unauthorized, text).with_code("missing_api_key"))
             }
         }
+    }
+
+    /// Who asks, by the key that was presented; without configured keys all are one.
+    pub(crate) fn caller(&self, request: &Request) -> Caller {
+        let keys = (!self.hashes.is_empty()).then(|| presented(request.headers()));
+        Caller(keys.flatten().map(hash))
     }
 
     fn contains(&self, key: &str) -> bool {

@@ -19,18 +19,21 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 11] = [
+const V1_SEGMENTS: [&str; 14] = [
     "chat",
     "completions",
     "embeddings",
+    "inference",
     "messages",
     "models",
+    "responses",
     "engines",
     "health",
     "rerank",
     "tokenize",
     "detokenize",
     "apply-template",
+    "infill",
 ];
 /// Other names of `/v1/rerank`, which llama-server and Cohere use.
 pub(super) const RERANK_ALIASES: [&str; 3] = ["/reranking", "/v1/reranking", "/v2/rerank"];
@@ -95,6 +98,7 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             return Ok(response.header(header::ALLOW, allow).finish());
         }
         request.set_data(access);
+        request.set_data(self.state.options.keys.caller(&request));
         request.set_data(self.state.options.body);
         self.inner.call(request).await
     }

@@ -21,6 +21,7 @@ mod openai;
 mod reply;
 mod rerank;
 mod schema;
+mod span;
 mod spec;
 mod sse;
 mod streaming;
@@ -36,11 +37,15 @@ pub use body::BodyLimits;
 pub use cors::Cors;
 pub use drain::Drain;
 pub use error::{Dialect, ErrorBody, ErrorObject, Failure};
+pub use openai::ResponseLimits;
 use poem::{Endpoint, IntoEndpoint, Response, Route, Server, get};
 pub use spec::openapi_json;
 use tokio::net::TcpListener;
 
-use crate::registry::{LoadParams, Registry};
+use crate::{
+    hub::Hub,
+    registry::{LoadParams, Registry},
+};
 
 /// How the server behaves. The defaults are open to everyone who can reach the listener, and to no
 /// page of another origin.
@@ -51,6 +56,10 @@ pub struct Options {
     pub cors: Cors,
     /// What `POST /engines` gives an engine that does not say otherwise.
     pub engine: LoadParams,
+    /// What is kept of OpenAI's Responses.
+    pub responses: ResponseLimits,
+    /// Where models are fetched into; without one, clients cannot fetch any.
+    pub hub: Option<Arc<Hub>>,
 }
 
 /// What all routes share.
@@ -58,6 +67,7 @@ pub struct AppState {
     pub registry: Arc<Registry>,
     pub options: Options,
     pub drain: Drain,
+    pub(crate) responses: Arc<openai::ResponseStore>,
     started: Instant,
     started_unix_s: u64,
 }
@@ -65,9 +75,11 @@ pub struct AppState {
 impl AppState {
     #[must_use]
     pub fn new(registry: Arc<Registry>, options: Options) -> Self {
+        let responses = Arc::new(openai::ResponseStore::new(options.responses));
         Self {
             registry,
             options,
+            responses,
             drain: Drain::default(),
             started: Instant::now(),
             started_unix_s: openai::unix_time_s(),

@@ -74,6 +74,16 @@ macro_rules! wire_enum {
             $($(#[$variant_meta])* #[serde(rename = $text)] $variant),+
         }
 
+        impl $name {
+            /// The string on the wire.
+            #[allow(dead_code, reason = "not every enum is asked for it")]
+            pub(crate) fn wire_text(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text),+
+                }
+            }
+        }
+
         crate::server::schema::wire_type!($name, "string_enum", poem_openapi::registry::MetaSchema {
             enum_items: vec![$(serde_json::Value::from($text)),+],
             ..poem_openapi::registry::MetaSchema::new("string")
@@ -81,6 +91,19 @@ macro_rules! wire_enum {
     };
 }
 
+/// Strings that are always the same, such as the `type` of an object.
+macro_rules! wire_constants {
+    ($($name:ident = $text:literal),+ $(,)?) => {
+        $(crate::server::schema::wire_enum! {
+            /// What kind of object this is.
+            pub(crate) enum $name {
+                Only = $text,
+            }
+        })+
+    };
+}
+
+pub(crate) use wire_constants;
 pub(crate) use wire_enum;
 pub(crate) use wire_type;
 

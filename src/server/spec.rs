@@ -4,7 +4,10 @@
 //! which null is a type. Paths get their prefixes and aliases here, as [`front`](super::front) serves
 //! them: every operation is reachable with and without `/v1`.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
@@ -13,9 +16,9 @@ use super::{
     AppState, Options,
     anthropic::AnthropicApi,
     front::RERANK_ALIASES,
-    native::{EngineApi, HealthApi, ProbeApi, TokenApi},
-    ollama::{OllamaApi, OllamaModelApi},
-    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi},
+    native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
+    ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
+    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
 };
 use crate::{
@@ -31,7 +34,7 @@ Every answer has the header `X-Request-Id`, taken over from the request if it ha
 implemented or refused by name with status 400, never ignored.";
 
 /// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
-const BARE_PATHS: [&str; 8] = [
+const BARE_PATHS: [&str; 9] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
@@ -40,108 +43,62 @@ const BARE_PATHS: [&str; 8] = [
     "/tokenize",
     "/detokenize",
     "/apply-template",
+    "/infill",
 ];
 
 /// Paths without any alias; those below `/api/` have none either.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// Requests that refuse fields they do not have.
-const STRICT_REQUESTS: [&str; 29] = [
-    "AnthropicBlock",
-    "AnthropicMessage",
-    "AnthropicText",
-    "AnthropicTool",
-    "AnthropicToolChoice",
-    "ApplyTemplateRequest",
-    "CacheControl",
-    "ChatCompletionRequest",
-    "CompletionRequest",
-    "CountTokensRequest",
-    "CreateEngineRequest",
-    "DetokenizeRequest",
-    "EmbedOptions",
-    "EmbeddingRequest",
-    "LoadingParameters",
-    "MessagesMetadata",
-    "MessagesRequest",
-    "OllamaChatRequest",
-    "OllamaEmbedRequest",
-    "OllamaGenerateRequest",
-    "OllamaOptions",
-    "OllamaShowRequest",
-    "OutputConfig",
-    "OutputFormat",
-    "RerankRequest",
-    "RerankText",
-    "StreamOptions",
-    "Thinking",
-    "TokenizeRequest",
-];
-
-/// Parts of requests that ignore fields they do not have.
-const LENIENT_REQUESTS: [&str; 8] = [
+/// Parts of requests that ignore fields they do not have: clients send back what other servers gave
+/// them. All other requests refuse such fields.
+const LENIENT_REQUESTS: [&str; 9] = [
     "ChatMessage",
     "Part",
     "ToolCall",
     "FunctionCall",
-    "ResponseFormat",
+    "ResponsesInputItem",
+    "ResponsesInputPart",
     "OllamaMessage",
     "OllamaToolCall",
     "OllamaFunction",
 ];
 
-/// Fields of answers that may be absent.
-const SKIPPED: [(&str, &str); 24] = [
-    ("OllamaAnswerMessage", "thinking"),
-    ("OllamaAnswerMessage", "tool_calls"),
-    ("OllamaGenerateAnswer", "thinking"),
-    ("OllamaChatAnswer", "done_reason"),
-    ("OllamaChatAnswer", "total_duration"),
-    ("OllamaChatAnswer", "load_duration"),
-    ("OllamaChatAnswer", "prompt_eval_count"),
-    ("OllamaChatAnswer", "prompt_eval_duration"),
-    ("OllamaChatAnswer", "eval_count"),
-    ("OllamaChatAnswer", "eval_duration"),
-    ("OllamaGenerateAnswer", "done_reason"),
-    ("OllamaGenerateAnswer", "total_duration"),
-    ("OllamaGenerateAnswer", "load_duration"),
-    ("OllamaGenerateAnswer", "prompt_eval_count"),
-    ("OllamaGenerateAnswer", "prompt_eval_duration"),
-    ("OllamaGenerateAnswer", "eval_count"),
-    ("OllamaGenerateAnswer", "eval_duration"),
-    ("ChatCompletionChunk", "usage"),
-    ("ChatDelta", "content"),
-    ("ChatDelta", "role"),
-    ("Completion", "usage"),
-    ("ErrorObject", "details"),
-    ("RankedDocument", "document"),
-    ("RankedText", "text"),
-];
+/// Fields of answers that may be null, and absent as well.
+const SKIPPED: [(&str, &str); 2] = [("ChatCompletionChunk", "usage"), ("Completion", "usage")];
 
 /// All routes of the document.
-type Apis = (OpenAiApis, AnthropicApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+type Apis =
+    (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect, and ranking beside its embeddings.
-type OpenAiApis = (ChatApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+/// Routes of llama-server's form.
+type TextApis = (TokenApi, InfillApi);
 /// Routes of Ollama's dialect.
-type OllamaApis = (OllamaApi, OllamaModelApi);
+type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
         (
             ChatApi(Arc::clone(state)),
+            ResponseApi(Arc::clone(state)),
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
             RerankApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
-        TokenApi(Arc::clone(state)),
+        InferenceApi(Arc::clone(state)),
+        (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
-        (OllamaApi(Arc::clone(state)), OllamaModelApi(Arc::clone(state))),
+        (
+            OllamaApi(Arc::clone(state)),
+            OllamaModelApi(Arc::clone(state)),
+            OllamaStoreApi(Arc::clone(state)),
+        ),
     );
     described(apis)
 }
@@ -213,12 +170,14 @@ fn allow_table() -> Vec<(Vec<String>, String)> {
 fn finish(mut document: Value) -> Value {
     document["openapi"] = "3.1.0".into();
     add_examples(&mut document);
+    tighten(&mut document);
     if let Some(paths) = document["paths"].as_object_mut() {
         *paths = with_aliases(std::mem::take(paths));
     }
     document["components"]["schemas"]["OllamaErrorBody"] = json!({
         "type": "object",
         "properties": { "error": { "type": "string", "description": "A sentence for a person." } },
+        "required": ["error"],
     });
     document["components"]["schemas"]["AnthropicErrorBody"] = anthropic_error();
     document["tags"] = tags();
@@ -229,9 +188,6 @@ fn finish(mut document: Value) -> Value {
     // Keys are optional: a server without configured keys takes every request.
     document["security"] = json!([{}, { "bearer": [] }, { "apiKey": [] }]);
     modernise(&mut document);
-    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        schemas.iter_mut().for_each(|(name, schema)| tighten(name, schema));
-    }
     document
 }
 
@@ -248,32 +204,70 @@ fn anthropic_error() -> Value {
                 "required": ["type", "message"],
             },
         },
+        "required": ["type", "error"],
     })
 }
 
-/// Says what serde does: requests have no other fields, answers have all of theirs.
-fn tighten(name: &str, schema: &mut Value) {
-    if STRICT_REQUESTS.contains(&name) {
-        schema["additionalProperties"] = false.into();
-    } else if !LENIENT_REQUESTS.contains(&name) {
-        let fields = schema["properties"].as_object().into_iter().flat_map(Map::keys);
-        let always = fields.filter(|field| !SKIPPED.contains(&(name, field.as_str())));
-        let required: Vec<_> = always.cloned().collect();
-        if !required.is_empty() {
-            schema["required"] = required.into();
+/// Says what serde does: requests have no other fields, answers have all of theirs but those that are
+/// left out when there is nothing to say. What is in both is described as in requests.
+fn tighten(document: &mut Value) {
+    let mut requests = BTreeSet::new();
+    for operation in document["paths"].as_object().into_iter().flat_map(Map::values) {
+        for operation in operation.as_object().into_iter().flat_map(Map::values) {
+            reach(&operation["requestBody"], &document["components"]["schemas"], &mut requests);
         }
+    }
+    let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
+    for (name, schema) in schemas {
+        let Some(properties) = schema["properties"].as_object() else { continue };
+        if requests.contains(name) {
+            if !LENIENT_REQUESTS.contains(&name.as_str()) {
+                schema["additionalProperties"] = false.into();
+            }
+            continue;
+        }
+        let is_required = |field: &str| {
+            schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == field))
+        };
+        let always = properties.iter().filter(|(field, property)| {
+            let is_null = property["nullable"] == true;
+            is_required(field) || (is_null && !SKIPPED.contains(&(name, field)))
+        });
+        let always: Vec<_> = always.map(|(field, _)| field.clone()).collect();
+        if !always.is_empty() {
+            schema["required"] = always.into();
+        }
+    }
+}
+
+/// Names of the schemas that a value refers to, directly or not.
+fn reach(value: &Value, schemas: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| reach(item, schemas, found)),
+        Value::Object(object) => {
+            let name = object.get("$ref").and_then(Value::as_str);
+            if let Some(name) = name.and_then(|name| name.rsplit('/').next())
+                && found.insert(name.to_owned())
+            {
+                reach(&schemas[name], schemas, found);
+            }
+            object.values().for_each(|value| reach(value, schemas, found));
+        }
+        _ => {}
     }
 }
 
 fn tags() -> Value {
     json!([
         { "name": "Chat", "description": "Conversations, compatible with OpenAI's API" },
+        { "name": "Responses", "description": "Conversations of items that the server may keep, compatible with OpenAI's API" },
         { "name": "Completions", "description": "Plain text continuation, compatible with OpenAI's API" },
         { "name": "Embeddings", "description": "Texts as vectors, compatible with OpenAI's API" },
         { "name": "Messages", "description": "Conversations, compatible with Anthropic's API" },
         { "name": "Models", "description": "What can be asked" },
         { "name": "Tokens", "description": "Text to tokens and back, and conversations to text" },
         { "name": "Ollama", "description": "Ollama's own API; failures are `{\"error\": \"…\"}`" },
+        { "name": "Inference", "description": "The original Kolosal Server's own inference routes" },
         { "name": "Engines", "description": "Register, load, unload and remove engines" },
         { "name": "Health", "description": "Whether the server lives and serves" },
         { "name": "Aliases", "description": "Other paths of the same operations" },
@@ -343,6 +337,7 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
         } else if path.starts_with("/messages") {
             fail_with(&mut operations, "AnthropicErrorBody");
         }
+        describe_events(&mut operations, path.ends_with("completions"));
         let prefixed = format!("/v1{path}");
         let (main, others) = if LONE_PATHS.contains(&path.as_str()) || path.starts_with("/api/") {
             (path, vec![])
@@ -373,6 +368,30 @@ fn fail_with(operations: &mut Value, body: &str) {
             response["content"]["application/json"]["schema"] =
                 json!({ "$ref": format!("#/components/schemas/{body}") });
         }
+    }
+}
+
+/// The schema of a stream is that of one event, whose data is JSON text of what the handler says, or
+/// of a failure midway. OpenAI's older routes end with a word.
+fn describe_events(operations: &mut Value, ends_with_done: bool) {
+    for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let failure = operation.pointer("/responses/400/content/application~1json/schema").cloned();
+        let schema = operation.pointer_mut("/responses/200/content/text~1event-stream/schema");
+        let (Some(failure), Some(schema)) = (failure, schema) else { continue };
+        let json =
+            |schema| json!({ "contentMediaType": "application/json", "contentSchema": schema });
+        let mut data = vec![json(schema.take()), json(failure)];
+        if ends_with_done {
+            data.push(json!({ "const": "[DONE]" }));
+        }
+        *schema = json!({
+            "type": "object",
+            "properties": {
+                "event": { "type": "string", "description": "The name of the event, if it has one." },
+                "data": { "type": "string", "anyOf": data },
+            },
+            "required": ["data"],
+        });
     }
 }
 

@@ -15,8 +15,10 @@ use super::request::{GenerationRequest, Prompt, PromptInput};
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextLogprobs {
     pub token: TokenText,
-    /// Natural logarithm; `None` for the first token of an echoed prompt, which nothing precedes.
+    /// Natural logarithm; `None` for the first token of a prompt, which nothing precedes.
     pub logprob: Option<f32>,
+    /// 1 for the likeliest token; 0 where nothing precedes.
+    pub rank: u32,
     /// Likeliest first.
     pub top: Vec<(TokenText, f32)>,
 }
@@ -51,13 +53,14 @@ impl TextLogprobs {
         Self {
             token: TokenText::new(tokenizer, logprobs.id),
             logprob: Some(logprobs.logprob),
+            rank: logprobs.rank,
             top: top.collect(),
         }
     }
 
     /// The first token of a prompt.
     pub(super) fn first(tokenizer: &Tokenizer, id: u32) -> Self {
-        Self { token: TokenText::new(tokenizer, id), logprob: None, top: Vec::new() }
+        Self { token: TokenText::new(tokenizer, id), logprob: None, rank: 0, top: Vec::new() }
     }
 }
 
@@ -100,6 +103,8 @@ pub(super) enum Stopped {
     String(usize),
     /// A stop token in a constrained output, or the only call that is wanted.
     Here,
+    /// Its time is up.
+    Late,
 }
 
 /// A token whose text has not been sent.
@@ -170,7 +175,7 @@ impl Choice {
                 detokenizer.showing(text_model.shown_tokens())
             }
             PromptInput::Chat(_) => detokenizer.showing(text_model.shown_reasoning_tokens()),
-            PromptInput::Text(_) | PromptInput::Tokens(_) => detokenizer,
+            PromptInput::Text(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => detokenizer,
         };
         let checker = prompt.compiled.as_ref().and_then(|compiled| compiled.checker());
         let document = checker.map(|checker| Document {

@@ -29,6 +29,7 @@ mod wpm;
 use std::borrow::Cow;
 
 pub use error::TokenizerError;
+pub use special::FillIn;
 use tokenizers::NormalizedString;
 
 use bpe::Bpe;
@@ -265,6 +266,11 @@ impl Tokenizer {
         self.add_bos
     }
 
+    /// Tokens by which a middle is filled in.
+    pub fn fill_in(&self) -> FillIn {
+        self.roles.fill_in
+    }
+
     /// All tokens that end a generation, ascending.
     pub fn eog(&self) -> &[u32] {
         &self.roles.eog
@@ -338,7 +344,7 @@ fn family(meta: &Metadata) -> Result<Family, TokenizerError> {
     const KNOWN: &str = "gpt2 (byte-level BPE), gemma4 (BPE), llama (SentencePiece), bert \
                          (WordPiece), t5 (unigram)";
     let key = "tokenizer.ggml.model";
-    let ids = |bos, eos, unk, sep| Roles { bos, eos, unk, sep, eog: Vec::new() };
+    let ids = |bos, eos, unk, sep| Roles { bos, eos, unk, sep, ..Roles::default() };
     match meta.str(key)?.ok_or(TokenizerError::Missing(key))? {
         name @ ("gpt2" | "gemma4") => byte_pair(meta, name),
         "llama" => Ok(Family {

@@ -10,6 +10,9 @@ use super::unicode::{self, CONTROL, MARK, PUNCTUATION, SYMBOL};
 use super::vocab::Vocab;
 use crate::model::gguf::Metadata;
 
+/// Before what starts a word.
+const START: &[u8] = "\u{2581}".as_bytes();
+
 /// How words are written before the search.
 pub(super) struct Wpm {
     lower_case: bool,
@@ -85,6 +88,9 @@ impl Wpm {
         let mut rest = marked.as_bytes();
         while !rest.is_empty() {
             let longest = rest.len().min(vocab.max_len());
+            // What starts a word continues none, even where a text has the mark in it.
+            let is_start = rest.len() == marked.len();
+            let longest = if is_start || !rest.starts_with(START) { longest } else { 0 };
             let found =
                 (1..=longest).rev().find_map(|len| Some((vocab.plain_id(&rest[..len])?, len)));
             let Some((id, len)) = found else {

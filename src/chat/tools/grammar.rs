@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::ToolFormat;
 use crate::chat::Tokenizer;
@@ -259,10 +259,33 @@ pub(in crate::chat) fn parameters(schema: &Value) -> Value {
             {
                 map.insert("type".to_owned(), "object".into());
             }
+            if is_a_list_of_fields(map) {
+                map.insert("additionalProperties".to_owned(), false.into());
+            }
             schema
         }
         _ => schema,
     }
+}
+
+/// Whether a schema says no more than which fields there are. Who lists the fields of a tool means no
+/// others, and small models like to invent some.
+fn is_a_list_of_fields(map: &Map<String, Value>) -> bool {
+    const PLAIN: [&str; 9] = [
+        "type",
+        "properties",
+        "required",
+        "title",
+        "description",
+        "$schema",
+        "$id",
+        "$defs",
+        "definitions",
+    ];
+    let Some(Value::Object(properties)) = map.get("properties") else { return false };
+    let required = map.get("required").and_then(Value::as_array).into_iter().flatten();
+    map.keys().all(|key| PLAIN.contains(&key.as_str()))
+        && required.filter_map(Value::as_str).all(|name| properties.contains_key(name))
 }
 
 /// A grammar as a Lark expression, where it can be one.

@@ -111,9 +111,10 @@ impl BaseReader {
         let sizes_hold = (8..=1_000_000).contains(&n_ctx)
             && (1..=MAX_VOCABULARY).contains(&vocab_size)
             && (n_ctx..=MAX_TOKENS).contains(&num_tokens);
-        // n_ctx and the number of chunks are bounded, and so is their product with a row.
-        let positions = num_chunks * (n_ctx - 1 - n_ctx / 2).min(MAX_TOKENS);
-        let expected = 20 + 4 * num_tokens + positions.saturating_mul(row_len(vocab_size));
+        let scored = n_ctx.saturating_sub(1 + n_ctx / 2);
+        let positions = num_chunks.saturating_mul(scored);
+        let rows = positions.saturating_mul(row_len(vocab_size));
+        let expected = rows.saturating_add(num_tokens.saturating_mul(4)).saturating_add(20);
         if head[..8] != *MARK || !sizes_hold || size != expected as u64 {
             let text = format!("{} is no whole file of distributions", path.display());
             return Err(Failure::failed(text));

@@ -3,6 +3,7 @@
 //! Every operation computes a row from that row alone, in an order that does not depend on batch,
 //! chunking or threads, so logits are bitwise the same whoever else is served.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use kolosal_kernels::attention::{
@@ -337,6 +338,9 @@ impl Ops for CpuOps {
         act: ActSpec,
     ) -> Result<CpuAct, ModelError> {
         match activation(act) {
+            None if act != ActSpec::OaiSwiglu => {
+                Err(ModelError::Limit("xIELU has no gated form".to_owned()))
+            }
             Some(act) => {
                 Ok(self.prepared(|acts| acts.set_glu(gate.view(), up.view(), act, &self.pool)))
             }
@@ -349,9 +353,15 @@ impl Ops for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        if act == ActSpec::Tanh {
+        // Activations that the kernels lack: of classifiers, which meet a row a text, and of Apertus.
+        let plain: Option<&dyn Fn(f32) -> f32> = match &act {
+            ActSpec::Tanh => Some(&|x: f32| x.tanh()),
+            ActSpec::Xielu(xielu) => Some(&|x| xielu.apply(x)),
+            _ => None,
+        };
+        if let Some(plain) = plain {
             let mut out = self.buffers.tensor(x.rows, x.cols);
-            out.data.iter_mut().zip(x.data.iter()).for_each(|(out, x)| *out = x.tanh());
+            out.data.iter_mut().zip(x.data.iter()).for_each(|(out, x)| *out = plain(*x));
             return self.act(&out);
         }
         let act = activation(act)
@@ -425,6 +435,34 @@ impl Ops for CpuOps {
         Ok(x)
     }
 
+    fn part(
+        &mut self,
+        x: &CpuTensor,
+        heads: usize,
+        range: Range<usize>,
+    ) -> Result<CpuTensor, ModelError> {
+        let mut out = self.buffers.tensor(x.rows, heads * range.len());
+        let heads_of_rows = x.data.chunks_exact(x.cols / heads);
+        for (head, target) in heads_of_rows.zip(out.data.chunks_exact_mut(range.len())) {
+            target.copy_from_slice(&head[range.clone()]);
+        }
+        Ok(out)
+    }
+
+    fn join(&mut self, parts: &[&CpuTensor], heads: usize) -> Result<CpuTensor, ModelError> {
+        let rows = parts.first().map_or(0, |part| part.rows);
+        let mut out = self.buffers.tensor(rows, parts.iter().map(|part| part.cols).sum());
+        let mut at = 0;
+        for head in 0..rows * heads {
+            for part in parts {
+                let width = part.cols / heads;
+                out.data[at..at + width].copy_from_slice(&part.data[head * width..][..width]);
+                at += width;
+            }
+        }
+        Ok(out)
+    }
+
     fn rows(&mut self, x: &CpuTensor, rows: &[u32]) -> Result<CpuTensor, ModelError> {
         let mut out = self.buffers.tensor(rows.len(), x.cols);
         for (target, &row) in out.data.chunks_exact_mut(x.cols).zip(rows) {
@@ -468,8 +506,7 @@ impl Ops for CpuOps {
     }
 }
 
-/// The kernels' name for an activation; `None` for gpt-oss's, which joins both inputs, and for that of
-/// classifiers, which meets a row a text.
+/// The kernels' name for an activation; `None` for those that they lack.
 fn activation(act: ActSpec) -> Option<Activation> {
     match act {
         ActSpec::Silu => Some(Activation::Silu),
@@ -477,7 +514,7 @@ fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::GeluErf => Some(Activation::GeluErf),
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
-        ActSpec::Tanh | ActSpec::OaiSwiglu => None,
+        ActSpec::Tanh | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
     }
 }
 

@@ -53,9 +53,8 @@ wire_enum! {
 pub(crate) struct TextBlock {
     pub r#type: TextKind,
     pub text: String,
-    /// Always null.
-    #[oai(nullable)]
-    pub citations: Option<Vec<FreeObject>>,
+    /// Always empty: nothing is cited. Null would say the same, but not every client reads it.
+    pub citations: Vec<FreeObject>,
 }
 
 /// What the model thought before it answered.
@@ -204,7 +203,7 @@ fn blocks(choice: CollectedChoice) -> Vec<AnswerBlock> {
 
 impl AnswerBlock {
     pub(super) fn text(text: String) -> Self {
-        Self::Text(TextBlock { r#type: TextKind::Text, text, citations: None })
+        Self::Text(TextBlock { r#type: TextKind::Text, text, citations: Vec::new() })
     }
 
     pub(super) fn thinking(thinking: String) -> Self {

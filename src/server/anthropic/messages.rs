@@ -5,21 +5,17 @@ use std::sync::Arc;
 use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
-    AnthropicTag, Counts, Generates,
+    AnthropicTag, Generates,
     answer::{AnthropicAnswer, TokenCount},
     request::{CountTokensRequest, MessagesRequest},
     stream::{MessageEvent, MessageStream},
 };
-use crate::{
-    error::Error,
-    server::{
-        AppState,
-        body::Json,
-        lease::lease,
-        openai::{Running, random_id},
-        reply::{Answer, Content, Reply},
-        sse::Events,
-    },
+use crate::server::{
+    AppState,
+    body::Json,
+    openai::{Counts, Running, count_tokens, random_id},
+    reply::{Answer, Content, Reply},
+    sse::Events,
 };
 
 /// One object, or a stream of events.
@@ -78,12 +74,7 @@ impl AnthropicApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input()?;
-        let lease = lease(&self.0, &model).await?;
-        let text = Arc::clone(&lease.text);
-        // Templates and tokenizers take as long as the text is: not a matter for the async threads.
-        let counted = tokio::task::spawn_blocking(move || text.chat_prompt(&input)).await;
-        let failed = |e| Error::internal(format!("the tokens were not counted: {e}"));
-        let tokens = counted.map_err(failed)??;
-        Ok(Reply::new(Json(TokenCount { input_tokens: tokens.len() })))
+        let input_tokens = count_tokens(&self.0, &model, input).await?;
+        Ok(Reply::new(Json(TokenCount { input_tokens })))
     }
 }

@@ -29,11 +29,3 @@ impl Outcomes for Generates {
     const SUCCESS: (u16, &'static str) = (200, "The answer; with `stream`, server-sent events");
     const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
 }
-
-/// Outcomes of counting tokens.
-pub(crate) struct Counts;
-
-impl Outcomes for Counts {
-    const SUCCESS: (u16, &'static str) = (200, "The number of tokens");
-    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
-}

@@ -20,24 +20,12 @@ use crate::{
     server::{
         error::{Dialect, Failure},
         openai::Running,
-        schema::{FreeObject, wire_enum},
+        schema::{FreeObject, wire_constants},
         sse::Event,
     },
 };
 
-/// Declares the constant `type` of each object.
-macro_rules! kinds {
-    ($($name:ident = $text:literal),+ $(,)?) => {
-        $(wire_enum! {
-            /// What kind of object this is.
-            pub(crate) enum $name {
-                Only = $text,
-            }
-        })+
-    };
-}
-
-kinds! {
+wire_constants! {
     StartKind = "message_start",
     PingKind = "ping",
     BlockStartKind = "content_block_start",

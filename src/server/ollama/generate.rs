@@ -10,10 +10,16 @@ use super::{
     Generates, OllamaTag,
     answer::{Answering, Dress, OllamaChatAnswer, OllamaGenerateAnswer, elapsed, nothing},
     models::engine_id,
-    request::{Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest, Span},
+    request::{
+        Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaEmbeddingsRequest,
+        OllamaGenerateRequest, OllamaOptions,
+    },
 };
 use crate::{
-    chat::{embedding::embed, generation::generate},
+    chat::{
+        embedding::{EmbedInput, Embeddings, embed},
+        generation::generate,
+    },
     error::Result,
     registry::KeepAlive,
     server::{
@@ -23,6 +29,7 @@ use crate::{
         lease::lease,
         lines::Lines,
         reply::{Answer, Content, Reply},
+        span::Span,
     },
 };
 
@@ -52,6 +59,13 @@ pub(crate) struct OllamaEmbeddings {
     pub load_duration: u64,
     /// Tokens of all inputs.
     pub prompt_eval_count: u32,
+}
+
+/// One embedding.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct OllamaEmbedding {
+    /// A vector of length one.
+    pub embedding: Vec<f32>,
 }
 
 /// The routes that compute.
@@ -103,30 +117,57 @@ impl OllamaApi {
         &self,
         request: Json<OllamaEmbedRequest>,
     ) -> Answer<Json<OllamaEmbeddings>, Generates> {
-        let began = Instant::now();
-        let request = request.0;
-        let inputs = request.inputs()?;
-        let keep_alive = request.keep_alive.as_ref().map(Span::keep_alive).transpose()?;
-        let lease = lease(&self.0, &engine_id(&self.0, &request.model)).await?;
-        let load_duration = elapsed(began);
-        request.options().check_context(lease.engine.spec().context_len)?;
-        if let Some(keep_alive) = keep_alive {
-            lease.set_idle_timeout(keep_alive);
-        }
-        let dimensions = request.dimensions.map(|count| count as usize);
-        let embedded = tokio::select! {
-            biased;
-            embedded = embed(&lease.text, &lease.engine, inputs, dimensions) => embedded?,
-            () = self.0.drain.expired() => return Err(Drain::error().into()),
+        let (inputs, request) = (request.0.inputs()?, request.0);
+        let options = request.options();
+        let asked = Embedding {
+            model: &request.model,
+            inputs,
+            options,
+            keep_alive: request.keep_alive.as_ref(),
+            dimensions: request.dimensions.map(|count| count as usize),
         };
+        let (embedded, load_duration, total_duration) = self.embedded(asked).await?;
         Ok(Reply::new(Json(OllamaEmbeddings {
             model: request.model,
             embeddings: embedded.vectors,
-            total_duration: elapsed(began),
+            total_duration,
             load_duration,
             prompt_eval_count: embedded.prompt_tokens,
         })))
     }
+
+    /// Embed one text, as Ollama's older route does
+    #[oai(
+        path = "/api/embeddings",
+        method = "post",
+        operation_id = "ollamaEmbeddings",
+        tag = "OllamaTag::Ollama"
+    )]
+    async fn embed_one(
+        &self,
+        request: Json<OllamaEmbeddingsRequest>,
+    ) -> Answer<Json<OllamaEmbedding>, Generates> {
+        let request = request.0;
+        let asked = Embedding {
+            model: &request.model,
+            inputs: vec![EmbedInput::Text(request.prompt.clone())],
+            options: request.options(),
+            keep_alive: request.keep_alive.as_ref(),
+            dimensions: None,
+        };
+        let (embedded, ..) = self.embedded(asked).await?;
+        let embedding = embedded.vectors.into_iter().next().unwrap_or_default();
+        Ok(Reply::new(Json(OllamaEmbedding { embedding })))
+    }
+}
+
+/// Texts to embed.
+struct Embedding<'a> {
+    model: &'a str,
+    inputs: Vec<EmbedInput>,
+    options: OllamaOptions,
+    keep_alive: Option<&'a Span>,
+    dimensions: Option<usize>,
 }
 
 /// An answer in either form.
@@ -136,10 +177,28 @@ enum Answered<T> {
 }
 
 impl OllamaApi {
+    /// Vectors, and how long loading and all of it took in nanoseconds.
+    async fn embedded(&self, asked: Embedding<'_>) -> Result<(Embeddings, u64, u64)> {
+        let began = Instant::now();
+        let keep_alive = asked.keep_alive.map(Span::keep_alive).transpose()?;
+        let lease = lease(&self.0, &engine_id(&self.0, asked.model).await).await?;
+        let load_duration = elapsed(began);
+        asked.options.check_context(lease.engine.spec().context_len)?;
+        if let Some(keep_alive) = keep_alive {
+            lease.set_idle_timeout(keep_alive);
+        }
+        let embedded = tokio::select! {
+            biased;
+            embedded = embed(&lease.text, &lease.engine, asked.inputs, asked.dimensions) => embedded?,
+            () = self.0.drain.expired() => return Err(Drain::error()),
+        };
+        Ok((embedded, load_duration, elapsed(began)))
+    }
+
     async fn answer<T: Dress>(&self, asked: Asked) -> Result<Answered<T>> {
         let began = Instant::now();
         let Asked { model, is_stream, keep_alive, options, generation } = asked;
-        let id = engine_id(&self.0, &model);
+        let id = engine_id(&self.0, &model).await;
         let unloads = keep_alive == Some(KeepAlive::After(Duration::ZERO));
         let drain = self.0.drain.clone();
         let Some(request) = generation else {

@@ -7,11 +7,13 @@ mod answer;
 mod generate;
 mod models;
 mod request;
+mod store;
 mod time;
 
 pub(crate) use generate::OllamaApi;
 pub(crate) use models::OllamaModelApi;
 use poem_openapi::Tags;
+pub(crate) use store::OllamaStoreApi;
 
 use super::reply::Outcomes;
 

@@ -7,8 +7,9 @@ use poem_openapi::{Object, OpenApi};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{OllamaTag, time};
+use super::{OllamaTag, store, time};
 use crate::{
+    model::Purpose,
     registry::Status,
     server::{
         AppState,
@@ -163,7 +164,7 @@ impl OllamaModelApi {
         tag = "OllamaTag::Ollama"
     )]
     async fn show(&self, request: Json<OllamaShowRequest>) -> Answer<Json<OllamaShown>, Looks> {
-        let id = engine_id(&self.0, &request.0.model);
+        let id = engine_id(&self.0, &request.0.model).await;
         let status = self.0.registry.status(&id).map_err(|error| error.with_param("model"))?;
         let mut info = Map::new();
         if let Some(known) = &status.info {
@@ -173,14 +174,18 @@ impl OllamaModelApi {
             let trained = known.trained_context_len.map_or(known.context_len, |len| len as usize);
             info.insert(key, Value::from(trained));
         }
-        let mut capabilities = vec!["completion".to_owned()];
+        let purpose = status.info.as_ref().map_or(Purpose::Generate, |info| info.purpose);
+        let mut capabilities = Vec::new();
+        if purpose == Purpose::Generate {
+            capabilities.push("completion".to_owned());
+        }
         let mut template = String::new();
         if status.is_ready()
             && let Ok(lease) = self.0.registry.get(&id).await
         {
             lease.text.template.source().clone_into(&mut template);
             let hidden = lease.engine.spec().hidden;
-            if hidden > 0 {
+            if hidden > 0 && purpose != Purpose::Rank {
                 capabilities.push("embedding".to_owned());
                 if let Some(known) = &status.info {
                     let key = format!("{}.embedding_length", known.architecture);
@@ -216,12 +221,15 @@ impl OllamaModelApi {
     }
 }
 
-/// The engine that a name of Ollama's means: `:latest` is what has no tag.
-pub(super) fn engine_id(state: &AppState, model: &str) -> String {
-    match model.strip_suffix(":latest") {
-        Some(plain) if state.registry.status(model).is_err() => plain.to_owned(),
-        _ => model.to_owned(),
+/// The engine that a name of Ollama's means: `:latest` is what has no tag. A model that was pulled is
+/// an engine from the first request on.
+pub(super) async fn engine_id(state: &AppState, model: &str) -> String {
+    let is_known = |name: &str| state.registry.status(name).is_ok();
+    let plain = store::plain(model);
+    if is_known(model) || (!is_known(plain) && store::find(state, plain).await.is_none()) {
+        return model.to_owned();
     }
+    plain.to_owned()
 }
 
 /// A model is never split between processor and GPU.

@@ -11,12 +11,15 @@ mod completion_answer;
 mod completion_request;
 mod completions;
 mod embeddings;
+mod local;
 mod logprobs;
 mod message;
 mod models;
 mod options;
+mod responses;
 mod sampling;
 mod structured;
+mod timings;
 mod tools;
 mod usage;
 
@@ -26,19 +29,29 @@ pub(crate) use embeddings::EmbeddingApi;
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
-pub(crate) use answer::{Running, random_id, unix_time_s};
-pub(crate) use message::{MAX_MESSAGES, Message, conversation};
-pub(crate) use sampling::within;
-pub(crate) use structured::check_name;
-pub(crate) use tools::{MAX_TOOLS, Tool, ToolFields};
+pub(crate) use answer::{Running, progress, random_id, unix_time_s};
+pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
+pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
+pub use responses::ResponseLimits;
+pub(crate) use responses::{Caller, InputTokens, ResponseApi, ResponseStore};
+pub(crate) use sampling::{LogitBias, SamplingFields, within};
+pub(crate) use structured::{ResponseFormat, StructuredFields, check_name};
+pub(crate) use timings::{PromptProgress, Timings};
+pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
 
-use super::reply::Outcomes;
+use super::{AppState, lease::lease, reply::Outcomes};
+use crate::{
+    chat::ChatInput,
+    error::{Error, Result},
+};
 
 /// Headings of the document.
 #[derive(Tags)]
 pub(crate) enum OpenAiTag {
     /// Conversations, compatible with OpenAI's API.
     Chat,
+    /// Conversations of items that the server may keep, compatible with OpenAI's API.
+    Responses,
     /// Plain text continuation, compatible with OpenAI's API.
     Completions,
     /// Texts as vectors, compatible with OpenAI's API.
@@ -52,6 +65,14 @@ pub(crate) struct Generates;
 
 impl Outcomes for Generates {
     const SUCCESS: (u16, &'static str) = (200, "The answer; with `stream`, server-sent events");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
+}
+
+/// Outcomes of counting tokens.
+pub(crate) struct Counts;
+
+impl Outcomes for Counts {
+    const SUCCESS: (u16, &'static str) = (200, "The number of tokens");
     const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
 }
 
@@ -77,4 +98,14 @@ pub(crate) struct Looks;
 impl Outcomes for Looks {
     const SUCCESS: (u16, &'static str) = (200, "What was asked for");
     const FAILURES: &'static [u16] = &[400, 401, 404, 500, 503];
+}
+
+/// Tokens of the prompt that a conversation makes on the engine of this name, which may have to load.
+pub(crate) async fn count_tokens(state: &AppState, model: &str, input: ChatInput) -> Result<usize> {
+    let lease = lease(state, model).await?;
+    let text = std::sync::Arc::clone(&lease.text);
+    // Templates and tokenizers take as long as the text is: not a matter for the async threads.
+    let counted = tokio::task::spawn_blocking(move || text.chat_prompt(&input)).await;
+    let failed = |e| Error::internal(format!("the tokens were not counted: {e}"));
+    Ok(counted.map_err(failed)??.len())
 }

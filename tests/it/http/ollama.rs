@@ -228,7 +228,7 @@ async fn failures_are_a_sentence() {
         ),
         (
             "/api/chat",
-            json!({"model": "e", "messages": user, "options": {"mirostat": 1}}),
+            json!({"model": "e", "messages": user, "options": {"mirostat": 3}}),
             400,
             "mirostat",
         ),
@@ -261,7 +261,7 @@ async fn failures_are_a_sentence() {
         ("/api/embed", json!({"model": "e", "input": "a", "truncate": true}), 400, "truncate"),
         ("/api/embed", json!({"model": "e", "input": ""}), 400, "input[0]"),
         ("/api/show", json!({"model": "f"}), 404, "f"),
-        ("/api/pull", json!({"model": "f"}), 404, "/api/pull"),
+        ("/api/pull", json!({"model": "f"}), 503, "store"),
     ];
     for (path, body, status, word) in cases {
         let reply = server.post(path, body.to_string()).await;

@@ -39,6 +39,9 @@ const CONTROLS: &[&str] = &[
     "<|constrain|>",
     "<|start|>",
     "<|end|>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
 ];
 const VOCABULARY: usize = 256 + CONTROLS.len();
 const END: u32 = 256;

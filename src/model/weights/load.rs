@@ -1,80 +1,33 @@
-//! Weights of a model, found by their GGUF names and checked against the spec.
+//! Weights read from a file: found by their names, checked, and put into the back end's form.
 
 use std::collections::HashSet;
 
-use kolosal_kernels::quant;
+use kolosal_kernels::quant::{self, GgmlType};
 
-use super::error::ModelError;
-use super::gguf::{Gguf, TensorInfo};
-use super::ops::{Norm, Ops, WeightSource};
-use super::spec::{
-    AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
+use crate::model::error::ModelError;
+use crate::model::gguf::{Gguf, TensorInfo};
+use crate::model::latent::{Latent, Queries};
+use crate::model::ops::{Norm, Ops, WeightSource};
+use crate::model::quantize::{Quantised, Quantize};
+use crate::model::spec::{
+    AttnSpec, FfnSpec, HeadSpec, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm,
+    RopeFactors,
 };
 
-/// All weights, in the form that the back end `O` computes with.
-pub struct Weights<O: Ops> {
-    pub table: O::Table,
-    pub positions: Option<O::Table>,
-    /// Which text of a pair a token is of.
-    pub types: Option<O::Table>,
-    pub embed_norm: Option<Norm<O::Vector>>,
-    pub layers: Vec<Layer<O>>,
-    pub head: Head<O>,
-    pub ropes: Vec<O::Rope>,
-}
-
-/// See [`HeadSpec`].
-pub enum Head<O: Ops> {
-    Logits { norm: Norm<O::Vector>, out: O::Linear },
-    None,
-    Classifier { inner: Option<O::Linear>, out: O::Linear },
-}
-
-pub struct Layer<O: Ops> {
-    pub attn_norm: Option<Norm<O::Vector>>,
-    pub q: O::Linear,
-    pub k: O::Linear,
-    pub v: O::Linear,
-    pub o: O::Linear,
-    pub q_norm: Option<Norm<O::Vector>>,
-    pub k_norm: Option<Norm<O::Vector>>,
-    pub sinks: Option<O::Vector>,
-    pub attn_post: Option<Norm<O::Vector>>,
-    /// On the residual stream after attention.
-    pub attn_sum: Option<Norm<O::Vector>>,
-    pub ffn_norm: Option<Norm<O::Vector>>,
-    pub ffn: Ffn<O>,
-    pub ffn_post: Option<Norm<O::Vector>>,
-    /// On the residual stream after the feed-forward part.
-    pub ffn_sum: Option<Norm<O::Vector>>,
-}
-
-pub enum Ffn<O: Ops> {
-    Gated(Gated<O>),
-    Plain { up: O::Linear, down: O::Linear },
-    Moe(Moe<O>),
-}
-
-pub struct Gated<O: Ops> {
-    pub gate: O::Linear,
-    pub up: O::Linear,
-    pub down: O::Linear,
-}
-
-pub struct Moe<O: Ops> {
-    pub router: O::Linear,
-    /// Added to the scores when experts are chosen, not to their weights (deepseek).
-    pub selection_bias: Option<Vec<f32>>,
-    pub experts: Vec<Gated<O>>,
-    pub shared: Option<Gated<O>>,
-    pub shared_gate: Option<O::Linear>,
-}
+use super::{Ffn, Gated, Head, Layer, Moe, Qkv, Weights};
 
 /// Tensors that files carry and inference does not need.
 const IGNORED: [&str; 5] =
     ["attn_rot_embd", "attn.masked_bias", "rope_freqs", "rope_factors", "position_ids"];
 
-/// Reads all weights of `spec` from `gguf`.
+/// Where weights come from, and what becomes of those in floats.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    pub gguf: &'a Gguf,
+    pub quantize: Option<Quantize>,
+}
+
+/// Reads all weights of `spec` from `files`.
 ///
 /// # Errors
 /// A tensor that is missing, misshapen, or that nothing would use: a model that is only half
@@ -82,10 +35,15 @@ const IGNORED: [&str; 5] =
 pub fn load<O: Ops>(
     ops: &mut O,
     spec: &ModelSpec,
-    gguf: &Gguf,
+    files: Files<'_>,
     context_len: usize,
 ) -> Result<Weights<O>, ModelError> {
-    let mut loader = Loader { ops, gguf, used: HashSet::new() };
+    let Files { gguf, quantize } = files;
+    if let Some(target) = quantize {
+        target.check(gguf)?;
+    }
+    let learned = spec.norms_learned;
+    let mut loader = Loader { ops, gguf, quantize, learned, used: HashSet::new() };
     let weights = loader.model(spec, context_len)?;
     let unused: Vec<&str> = gguf
         .tensors()
@@ -93,6 +51,7 @@ pub fn load<O: Ops>(
         .map(|tensor| tensor.name.as_str())
         .filter(|name| !loader.used.contains(*name))
         .filter(|name| !IGNORED.iter().any(|ignored| name.contains(ignored)))
+        .filter(|name| !is_spare(name, spec))
         .collect();
     if unused.is_empty() {
         return Ok(weights);
@@ -105,9 +64,20 @@ pub fn load<O: Ops>(
     Err(ModelError::UnusedTensors { architecture: spec.architecture.clone(), names })
 }
 
+/// The tensor belongs to a block after the layers, as [`ModelSpec::spare_blocks`] counts them.
+fn is_spare(name: &str, spec: &ModelSpec) -> bool {
+    let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next());
+    let block = block.and_then(|block| block.parse::<usize>().ok());
+    let first = spec.layers.len();
+    block.is_some_and(|block| (first..first + spec.spare_blocks).contains(&block))
+}
+
 struct Loader<'a, O> {
     ops: &'a mut O,
     gguf: &'a Gguf,
+    quantize: Option<Quantize>,
+    /// Norms have weights in the file.
+    learned: bool,
     used: HashSet<String>,
 }
 
@@ -166,6 +136,11 @@ impl<O: Ops> Loader<'_, O> {
     fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {
         let hidden = spec.hidden;
         let embd = self.source("token_embd.weight", &[spec.vocab_size, hidden])?;
+        let buffer;
+        let embd = {
+            buffer = self.quantised(&embd)?;
+            buffer.as_ref().map_or(embd, |quantised| quantised.source(&embd))
+        };
         Ok(match spec.head {
             HeadSpec::Logits => {
                 let (table, out) = if self.gguf.tensor("output.weight").is_some() {
@@ -197,7 +172,13 @@ impl<O: Ops> Loader<'_, O> {
         let name = |part: &str| format!("blk.{index}.{part}");
         let hidden = spec.hidden;
         let attn = &layer.attn;
-        let [q, k, v] = self.qkv(index, hidden, attn)?;
+        let (qkv, o_width) = match attn.latent {
+            Some(latent) => {
+                let weights = self.latent(index, hidden, attn.heads, (latent, spec.norm))?;
+                (Qkv::Latent(Box::new(weights)), attn.heads * latent.value)
+            }
+            None => (Qkv::Heads(self.qkv(index, hidden, attn)?), attn.heads * attn.value_dim),
+        };
         let (q_norm, k_norm) = self.qk_norms(index, attn, spec.norm)?;
         let sinks = match attn.sinks {
             true => {
@@ -211,10 +192,8 @@ impl<O: Ops> Loader<'_, O> {
                 Some(part) => Some(self.norm(&name(part), hidden, spec.norm)?),
                 None => None,
             },
-            q,
-            k,
-            v,
-            o: self.linear(&name("attn_output"), hidden, attn.heads * attn.value_dim)?,
+            qkv,
+            o: self.linear(&name("attn_output"), hidden, o_width)?,
             q_norm,
             k_norm,
             sinks,
@@ -284,6 +263,13 @@ impl<O: Ops> Loader<'_, O> {
     ) -> Result<(Option<Norm<O::Vector>>, Option<Norm<O::Vector>>), ModelError> {
         let (q, k) = match attn.qk_norm {
             QkNorm::None => return Ok((None, None)),
+            QkNorm::Plain => {
+                let mut ones = || -> Result<_, ModelError> {
+                    let weight = self.ops.load_vector(vec![1.0; attn.head_dim])?;
+                    Ok(Some(Norm { weight, bias: None, spec: norm }))
+                };
+                return Ok((ones()?, ones()?));
+            }
             QkNorm::PerHead => (attn.head_dim, attn.head_dim),
             QkNorm::Full => (attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim),
         };
@@ -291,6 +277,77 @@ impl<O: Ops> Loader<'_, O> {
             Some(self.norm(&format!("blk.{index}.attn_q_norm"), q, norm)?),
             Some(self.norm(&format!("blk.{index}.attn_k_norm"), k, norm)?),
         ))
+    }
+
+    /// Files of before May 2025 hold what makes keys and values in one tensor, the right way round for
+    /// values; later ones hold two, both as they are needed.
+    fn latent(
+        &mut self,
+        index: usize,
+        hidden: usize,
+        heads: usize,
+        (spec, norm): (LatentSpec, NormSpec),
+    ) -> Result<Latent<O>, ModelError> {
+        let name = |part: &str| format!("blk.{index}.attn_{part}");
+        let (rank, still, value) = (spec.rank, spec.still, spec.value);
+        let q_width = heads * (still + spec.turned);
+        let queries = match spec.q_rank {
+            None => Queries::Full(self.linear(&name("q"), q_width, hidden)?),
+            Some(q_rank) => Queries::LowRank {
+                a: self.linear(&name("q_a"), q_rank, hidden)?,
+                norm: self.norm(&name("q_a_norm"), q_rank, norm)?,
+                b: self.linear(&name("q_b"), q_width, q_rank)?,
+            },
+        };
+        let joined = name("kv_b.weight");
+        let (k_b, v_b) = if self.gguf.tensor(&name("k_b.weight")).is_some() {
+            // Some files hold both forms.
+            self.used.insert(joined);
+            let k_b = self.experts(&name("k_b"), heads, rank, still)?;
+            (k_b, self.experts(&name("v_b"), heads, value, rank)?)
+        } else {
+            self.joined_latent(&joined, heads, spec)?
+        };
+        Ok(Latent {
+            spec,
+            heads,
+            queries,
+            kv_a: self.linear(&name("kv_a_mqa"), rank + spec.turned, hidden)?,
+            kv_norm: self.norm(&name("kv_a_norm"), rank, norm)?,
+            k_b,
+            v_b,
+        })
+    }
+
+    /// For each head `still` rows that make keys, which are turned over, and `value` rows that make
+    /// values, all `rank` long.
+    fn joined_latent(
+        &mut self,
+        name: &str,
+        heads: usize,
+        LatentSpec { rank, still, value, .. }: LatentSpec,
+    ) -> Result<(Vec<O::Linear>, Vec<O::Linear>), ModelError> {
+        let n = heads * (still + value);
+        let source = self.source(name, &[n, rank])?;
+        let row = source.bytes.len() / n;
+        let (mut k_b, mut v_b) = (Vec::new(), Vec::new());
+        for head in source.bytes.chunks_exact((still + value) * row) {
+            let (keys, values) = head.split_at(still * row);
+            let mut key_rows = vec![0.0; still * rank];
+            quant::dequantize(source.ty, keys, &mut key_rows).map_err(|error| {
+                let problem = error.to_string();
+                ModelError::BadTensor { name: name.to_owned(), ty: source.ty.name(), problem }
+            })?;
+            let turned: Vec<u8> = (0..rank)
+                .flat_map(|column| key_rows[column..].iter().step_by(rank))
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            let keys = WeightSource { name, ty: GgmlType::F32, n: rank, k: still, bytes: &turned };
+            k_b.push(self.ops.load_linear(&keys, None)?);
+            let values = WeightSource { n: value, k: rank, bytes: values, ..source };
+            v_b.push(self.ops.load_linear(&values, None)?);
+        }
+        Ok((k_b, v_b))
     }
 
     fn ffn(&mut self, index: usize, hidden: usize, spec: &FfnSpec) -> Result<Ffn<O>, ModelError> {
@@ -380,6 +437,9 @@ impl<O: Ops> Loader<'_, O> {
             true => Some(self.floats(&bias, experts * n)?),
             false => None,
         };
+        let quantised = self.quantised(&WeightSource { n: experts * n, ..source })?;
+        let whole = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
+        let source = WeightSource { n, ..whole };
         let stride = source.bytes.len() / experts;
         (0..experts)
             .map(|expert| {
@@ -401,6 +461,8 @@ impl<O: Ops> Loader<'_, O> {
         let n = widths.iter().sum();
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         let row = source.bytes.len() / n;
         let mut from = 0;
@@ -419,8 +481,18 @@ impl<O: Ops> Loader<'_, O> {
     fn linear(&mut self, name: &str, n: usize, k: usize) -> Result<O::Linear, ModelError> {
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
         let bias = self.bias(name, n)?;
         self.ops.load_linear(&source, bias)
+    }
+
+    /// The matrix in the wanted type, if it is one to be brought there.
+    fn quantised(&self, source: &WeightSource<'_>) -> Result<Option<Quantised>, ModelError> {
+        match self.quantize.filter(|target| target.takes(source.name, source.ty, source.k)) {
+            Some(target) => target.quantise(source).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn bias(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {
@@ -450,7 +522,10 @@ impl<O: Ops> Loader<'_, O> {
         width: usize,
         spec: NormSpec,
     ) -> Result<Norm<O::Vector>, ModelError> {
-        let weight = self.floats(&format!("{name}.weight"), width)?;
+        let weight = match self.learned {
+            true => self.floats(&format!("{name}.weight"), width)?,
+            false => vec![1.0; width],
+        };
         let weight = self.ops.load_vector(weight)?;
         let bias = match self.bias(name, width)? {
             Some(values) => Some(self.ops.load_vector(values)?),

@@ -1,0 +1,28 @@
+//! OpenAI's Responses: conversations of items, which the server keeps if it may.
+
+mod conversation;
+mod events;
+mod input;
+mod items;
+mod object;
+mod request;
+mod routes;
+mod settings;
+mod store;
+mod stream;
+mod tools;
+
+pub(crate) use object::InputTokens;
+pub(crate) use routes::ResponseApi;
+pub use store::ResponseLimits;
+pub(crate) use store::{Caller, ResponseStore};
+
+use crate::server::reply::Outcomes;
+
+/// Outcomes of a change to a stored response.
+pub(crate) struct Cancels;
+
+impl Outcomes for Cancels {
+    const SUCCESS: (u16, &'static str) = (200, "Done");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 409, 500, 503];
+}
