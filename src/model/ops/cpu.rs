@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use kolosal_kernels::attention::{
-    self, AttnInput, AttnParams, AttnScratch, Kv, KvMut, KvShape, SpanRef,
+    self, AttnInput, AttnParams, AttnScratch, Kv, KvLayout, KvMut, KvShape, SpanRef,
 };
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed};
@@ -30,7 +30,7 @@ pub struct CpuOps {
     /// Where packed weights lie.
     arena: Arena,
     buffers: Buffers,
-    kv: Vec<LayerKv>,
+    kv: KvCache,
     positions: Vec<u32>,
     slots: Vec<u32>,
     spans: Vec<Span>,
@@ -40,17 +40,10 @@ pub struct CpuOps {
     has_float_weights: bool,
 }
 
-/// One layer's KV pool.
-struct LayerKv {
-    shape: KvShape,
-    k: HalfPool, // (blocks, k_block_len), f16
-    v: HalfPool, // (blocks, v_block_len), f16
-}
-
-impl LayerKv {
-    fn view_mut(&mut self) -> KvMut<'_> {
-        KvMut { shape: self.shape, k: &mut self.k, v: &mut self.v }
-    }
+/// The KV of all layers.
+struct KvCache {
+    layers: Vec<KvLayout>,
+    halves: HalfPool, // (blocks, block_len), f16
 }
 
 /// (rows, cols) of f32 in a buffer that returns to its pool.
@@ -150,7 +143,7 @@ impl CpuOps {
             pool,
             arena: Arena::default(),
             buffers: Buffers::default(),
-            kv: Vec::new(),
+            kv: KvCache { layers: Vec::new(), halves: HalfPool::new(0) },
             positions: Vec::new(),
             slots: Vec::new(),
             spans: Vec::new(),
@@ -239,17 +232,18 @@ impl Ops for CpuOps {
     }
 
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
-        for attn in layers {
-            let shape = KvShape {
-                kv_heads: attn.kv_heads,
-                head_dim_k: attn.head_dim,
-                head_dim_v: attn.value_dim,
-            };
-            // Pages cost no memory until a block is first used.
-            let k = HalfPool::new(shape.k_block_len() * num_blocks);
-            let v = HalfPool::new(shape.v_block_len() * num_blocks);
-            self.kv.push(LayerKv { shape, k, v });
-        }
+        let shapes = layers.iter().map(|attn| KvShape {
+            kv_heads: attn.kv_heads,
+            head_dim_k: attn.head_dim,
+            head_dim_v: attn.value_dim,
+        });
+        let layers = KvLayout::of_layers(shapes);
+        let block_len = layers.first().map_or(0, |layout| layout.block_len);
+        // Pages cost no memory until a block is first used.
+        let len = block_len.checked_mul(num_blocks).ok_or_else(|| {
+            ModelError::Limit(format!("{num_blocks} blocks of KV exceed the address space"))
+        })?;
+        self.kv = KvCache { layers, halves: HalfPool::new(len) };
         Ok(())
     }
 
@@ -412,8 +406,9 @@ impl Ops for CpuOps {
         sinks: Option<&Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
         let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim);
-        let kv = &mut self.kv[layer];
-        attention::kv_write(kv.view_mut(), k.view(), v.view(), &self.slots, &self.pool);
+        let layout = self.kv.layers[layer];
+        let kv = KvMut { layout, cache: &mut self.kv.halves };
+        attention::kv_write(kv, k.view(), v.view(), &self.slots, &self.pool);
         let spans: Vec<SpanRef<'_>> = self
             .spans
             .iter()
@@ -431,7 +426,7 @@ impl Ops for CpuOps {
             sinks: sinks.map(Vec::as_slice),
             causal: spec.causal,
         };
-        let kv = Kv { shape: kv.shape, k: &kv.k, v: &kv.v };
+        let kv = Kv { layout, cache: &self.kv.halves };
         let input = AttnInput { q: q.view(), kv, spans: &spans, params };
         attention::attention(&input, out.view_mut(), &mut self.scratch, &self.pool);
         Ok(out)
@@ -512,9 +507,8 @@ impl Ops for CpuOps {
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
-        for kv in &mut self.kv {
-            attention::copy_block(kv.view_mut(), from, to);
-        }
+        let block_len = self.kv.layers.first().map_or(0, |layout| layout.block_len);
+        attention::copy_block(&mut self.kv.halves, block_len, from, to);
         Ok(())
     }
 }
