@@ -24,6 +24,9 @@ const WORDS: [&str; 24] = [
     "island", "mirror", "kettle", "saddle", "violin", "lantern",
 ];
 
+/// Times that a request is sent again when its connection breaks before an answer.
+const MAX_RETRIES: usize = 2;
+
 struct Options {
     url: String,
     model: String,
@@ -177,7 +180,15 @@ async fn ask(client: &reqwest::Client, options: &Options, seed: usize) -> Result
     });
     let start = Instant::now();
     let url = format!("{}/v1/chat/completions", options.url);
-    let response = client.post(url).json(&body).send().await?.error_for_status()?;
+    // A server may close an idle connection just as it is used again: the request is sent anew.
+    let mut sent = client.post(&url).json(&body).send().await;
+    for _ in 0..MAX_RETRIES {
+        match sent {
+            Err(error) if error.is_request() => sent = client.post(&url).json(&body).send().await,
+            _ => break,
+        }
+    }
+    let response = sent?.error_for_status()?;
     let mut bytes = response.bytes_stream();
     let (mut buffer, mut first, mut last) = (String::new(), None, start);
     let (mut gaps, mut tokens) = (Vec::new(), 0);

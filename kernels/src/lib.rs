@@ -18,6 +18,7 @@
 #![allow(clippy::cast_ptr_alignment, clippy::excessive_precision, clippy::needless_range_loop)]
 
 pub mod activation;
+pub mod affinity;
 pub mod attention;
 pub mod detect;
 pub mod elementwise;

@@ -153,13 +153,13 @@ impl std::fmt::Debug for Arena {
     }
 }
 
-/// Half floats, as bits, zero at first; those never written take no memory.
+/// Half floats, as bits, zero at first; huge pages of them that are never written take no memory.
 pub struct HalfPool(Buffer);
 
 impl HalfPool {
     /// A pool of `len` half floats.
     pub fn new(len: usize) -> HalfPool {
-        HalfPool(Buffer::sparse(len.checked_mul(2).expect("a pool fits in memory: this is a bug")))
+        HalfPool(Buffer::new(len.checked_mul(2).expect("a pool fits in memory: this is a bug")))
     }
 }
 
@@ -259,6 +259,20 @@ impl std::fmt::Debug for Floats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Floats({})", self.len)
     }
+}
+
+/// Asks for bytes, which need not exist.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+pub(crate) fn prefetch(start: *const u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..len).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, len);
 }
 
 /// Asks for huge pages, without which every few KiB of a stream of weights cost a page walk.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::TextModel;
 use crate::engine::{EmbedRequest, Engine, Job};
 use crate::error::{Error, Kind, Result};
+use crate::model::Purpose;
 
 /// Most texts of one call.
 pub const MAX_INPUTS: usize = 2048;
@@ -44,6 +45,10 @@ pub async fn embed(
         let problem = format!("inputs must be from 1 to {MAX_INPUTS}, are {}", inputs.len());
         return Err(Error::invalid("input", problem));
     }
+    if engine.spec().purpose == Purpose::Rank {
+        let problem = "this model ranks documents (/v1/rerank); it makes no embeddings";
+        return Err(Error::invalid("model", problem).with_code("model_not_embedding"));
+    }
     let hidden = engine.spec().hidden;
     if let Some(wanted) = dimensions
         && (wanted == 0 || wanted > hidden)
@@ -56,50 +61,63 @@ pub async fn embed(
     let requests = prepared
         .await
         .map_err(|failure| Error::internal(format!("the input was not read: {failure}")))??;
-    for (i, request) in requests.iter().enumerate() {
-        request.validate(engine.spec()).map_err(|error| of_input(error, i))?;
+    let field = |i: usize| format!("input[{i}]");
+    let (mut vectors, prompt_tokens) = compute(engine, requests, &field).await?;
+    for vector in &mut vectors {
+        vector.truncate(dimensions.unwrap_or(usize::MAX));
+        normalise(vector);
     }
-    let mut embeddings = Embeddings::default();
+    Ok(Embeddings { vectors, prompt_tokens })
+}
+
+/// What the model makes of each request, in order, and the tokens of all. `field` names a request in
+/// errors about it.
+///
+/// # Errors
+/// 400 with the field of a request that is over a limit; the engine's failures.
+pub(super) async fn compute(
+    engine: &Engine,
+    requests: Vec<EmbedRequest>,
+    field: &(dyn Fn(usize) -> String + Sync),
+) -> Result<(Vec<Vec<f32>>, u32)> {
+    for (i, request) in requests.iter().enumerate() {
+        request.validate(engine.spec()).map_err(|error| of_request(error, &field(i)))?;
+    }
+    let mut vectors = Vec::with_capacity(requests.len());
+    let mut prompt_tokens = 0;
     let mut jobs: VecDeque<Job> = VecDeque::new();
     for request in requests {
         while jobs.len() >= MAX_IN_FLIGHT {
-            embeddings.take_first(&mut jobs, dimensions).await?;
+            take_first(&mut jobs, &mut vectors, &mut prompt_tokens).await?;
         }
         loop {
             match engine.embed(request.clone()) {
                 Ok(job) => break jobs.push_back(job),
                 Err(error) if error.kind == Kind::Unavailable && !jobs.is_empty() => {
-                    embeddings.take_first(&mut jobs, dimensions).await?;
+                    take_first(&mut jobs, &mut vectors, &mut prompt_tokens).await?;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
     while !jobs.is_empty() {
-        embeddings.take_first(&mut jobs, dimensions).await?;
+        take_first(&mut jobs, &mut vectors, &mut prompt_tokens).await?;
     }
-    Ok(embeddings)
+    Ok((vectors, prompt_tokens))
 }
 
-impl Embeddings {
-    /// Waits for the oldest job and takes its result.
-    async fn take_first(
-        &mut self,
-        jobs: &mut VecDeque<Job>,
-        dimensions: Option<usize>,
-    ) -> Result<()> {
-        let Some(job) = jobs.pop_front() else { return Ok(()) };
-        let outcome = job.wait().await?;
-        let mut vector = job
-            .result()
-            .embedding
-            .ok_or_else(|| Error::internal("a finished job has no embedding"))?;
-        vector.truncate(dimensions.unwrap_or(usize::MAX));
-        normalise(&mut vector);
-        self.vectors.push(vector);
-        self.prompt_tokens += outcome.usage.prompt_tokens;
-        Ok(())
-    }
+/// Waits for the oldest job and takes its result.
+async fn take_first(
+    jobs: &mut VecDeque<Job>,
+    vectors: &mut Vec<Vec<f32>>,
+    prompt_tokens: &mut u32,
+) -> Result<()> {
+    let Some(job) = jobs.pop_front() else { return Ok(()) };
+    let outcome = job.wait().await?;
+    let vector = job.result().embedding;
+    vectors.push(vector.ok_or_else(|| Error::internal("a finished job has no embedding"))?);
+    *prompt_tokens += outcome.usage.prompt_tokens;
+    Ok(())
 }
 
 fn requests(inputs: Vec<EmbedInput>, text: &TextModel) -> Result<Vec<EmbedRequest>> {
@@ -114,15 +132,16 @@ fn requests(inputs: Vec<EmbedInput>, text: &TextModel) -> Result<Vec<EmbedReques
             let problem = format!("{field}: an input must not be empty");
             return Err(Error::invalid(field, problem));
         }
-        Ok(EmbedRequest { prompt, cache_salt: 0 })
+        Ok(EmbedRequest { prompt, ..EmbedRequest::default() })
     };
     inputs.into_iter().enumerate().map(request).collect()
 }
 
 /// The engine speaks of prompts.
-fn of_input(error: Error, i: usize) -> Error {
+fn of_request(error: Error, field: &str) -> Error {
     if error.param.as_deref() == Some("prompt") {
-        return error.with_param(format!("input[{i}]"));
+        let message = format!("{field}: {}", error.message);
+        return Error { message, ..error }.with_param(field);
     }
     error
 }

@@ -104,8 +104,11 @@ impl Gate {
 
     /// Everything but what would end the answer too early.
     fn allow_all(&self, mask: &mut [u32]) {
-        mask.fill(0);
-        for id in 0..self.tokenizer.vocab_size() {
+        let size = self.tokenizer.vocab_size();
+        let (whole, rest) = mask.split_at_mut((size / 32).min(mask.len()));
+        whole.fill(u32::MAX);
+        rest.fill(0);
+        for id in whole.len() * 32..size {
             set(mask, id as u32, true);
         }
         if !self.may_end {
@@ -116,10 +119,10 @@ impl Gate {
     /// Bans tokens that hold the end of the marker and text behind it, which the constraint could not
     /// judge.
     fn ban_overlaps(&self, marker: &str, tail: &str, mask: &mut [u32]) {
-        let begun = (1..marker.len()).rev().filter(|len| marker.is_char_boundary(*len));
-        let Some(len) = begun.into_iter().find(|len| tail.ends_with(&marker[..*len])) else {
+        let len = begun_len(marker, tail);
+        if len == 0 {
             return;
-        };
+        }
         let missing = &marker.as_bytes()[len..];
         for id in 0..self.tokenizer.vocab_size() as u32 {
             let rest = self.tokenizer.bytes(id).strip_prefix(missing);
@@ -232,6 +235,21 @@ impl Constraint for Gate {
         }
     }
 
+    fn is_free(&self) -> bool {
+        match &self.state {
+            // A token may hold the end of the marker and more.
+            State::Free { tail } if self.may_end => match &self.wait {
+                Wait::Marker(marker) => begun_len(marker, tail) == 0,
+                Wait::Start(_) => true,
+            },
+            _ => false,
+        }
+    }
+
+    fn forced(&mut self) -> Vec<u32> {
+        if self.state == State::Constrained { self.inner.forced() } else { Vec::new() }
+    }
+
     fn is_finished(&self) -> bool {
         match self.state {
             State::Over => true,
@@ -239,6 +257,12 @@ impl Constraint for Gate {
             State::Start | State::Free { .. } => false,
         }
     }
+}
+
+/// Bytes of the marker that the end of the text may be the beginning of.
+fn begun_len(marker: &str, tail: &str) -> usize {
+    let lens = (1..marker.len()).rev().filter(|len| marker.is_char_boundary(*len));
+    lens.into_iter().find(|len| tail.ends_with(&marker[..*len])).unwrap_or(0)
 }
 
 fn free() -> State {

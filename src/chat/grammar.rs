@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
@@ -20,8 +21,14 @@ use crate::engine::request::Constraint;
 const SOURCE_BYTES_MAX: usize = 1 << 20;
 /// Deepest nesting of a schema's text; beyond it, compilers would recurse too far.
 const DEPTH_MAX: usize = 128;
+/// Rules in a grammar; each may be a level of the compiler's recursion.
+const RULES_MAX: usize = 5_000;
+/// Stack of a compilation: room for that recursion, unoptimised.
+const STACK_BYTES: usize = 512 << 20;
 /// Texts to choose from.
 const CHOICES_MAX: usize = 10_000;
+/// Bytes of forced text that are cut into tokens at a time.
+const FORCED_BYTES_MAX: usize = 512;
 /// Compiled grammars kept for reuse.
 const CACHE_LEN: usize = 64;
 
@@ -48,6 +55,8 @@ pub enum GrammarError {
     TooLarge { bytes: usize },
     #[error("grammar nests {depth} deep, the limit is {DEPTH_MAX}")]
     TooDeep { depth: usize },
+    #[error("grammar has {num} rules, the limit is {RULES_MAX}")]
+    TooManyRules { num: usize },
     #[error("choice list is empty")]
     NoChoice,
     #[error("choice list has {num} texts, the limit is {CHOICES_MAX}")]
@@ -140,13 +149,16 @@ impl GrammarCompiler {
         if let Some(compiled) = self.cached(&key) {
             return Ok(compiled);
         }
-        let parser = self.factory.create_parser(top_level(grammar)?);
-        let mut matcher = Matcher::new(parser);
-        if let Some(error) = matcher.get_error() {
-            return Err(GrammarError::Unsupported(first_line(&error)));
-        }
-        // The first mask proves that the grammar is within the limits of the lexer.
-        matcher.compute_mask().map_err(unsupported)?;
+        let source = top_level(grammar)?;
+        let matcher = on_deep_stack(|| {
+            let mut matcher = Matcher::new(self.factory.create_parser(source));
+            if let Some(error) = matcher.get_error() {
+                return Err(GrammarError::Unsupported(first_line(&error)));
+            }
+            // The first mask proves that the grammar is within the limits of the lexer.
+            matcher.compute_mask().map_err(unsupported)?;
+            Ok(matcher)
+        })?;
         let words = self.factory.tok_env().tok_trie().vocab_size().div_ceil(32);
         let compiled = CompiledGrammar { matcher: Arc::new(Mutex::new(matcher)), words };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,6 +179,21 @@ impl GrammarCompiler {
     }
 }
 
+/// Runs a compilation with room for rules that lead from one to the next, thousands of them: the
+/// compiler recurses, and an overflow would end the process. Pages that are not used cost nothing.
+fn on_deep_stack<T: Send>(
+    compile: impl FnOnce() -> Result<T, GrammarError> + Send,
+) -> Result<T, GrammarError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+        let compiling = thread.spawn_scoped(scope, compile).map_err(|error| {
+            GrammarError::Unsupported(format!("no thread to compile it: {error}"))
+        })?;
+        let panicked = |_| Err(GrammarError::Unsupported("the compiler failed on it".to_owned()));
+        compiling.join().unwrap_or_else(panicked)
+    })
+}
+
 fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
     Ok(match grammar {
         Grammar::JsonObject => {
@@ -179,6 +206,7 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
         Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
         Grammar::Lark(lark) => {
             check_depth(lark_depth(lark))?;
+            check_rules(lark)?;
             TopLevelGrammar::from_lark(lark.clone())
         }
         Grammar::Gbnf(source) => {
@@ -219,6 +247,17 @@ fn check_depth(depth: usize) -> Result<(), GrammarError> {
     if depth > DEPTH_MAX { Err(GrammarError::TooDeep { depth }) } else { Ok(()) }
 }
 
+/// Rules begin with a name at the start of a line.
+fn check_rules(lark: &str) -> Result<(), GrammarError> {
+    let is_rule = |line: &&str| {
+        let name = line.split(':').next().unwrap_or_default();
+        name.len() < line.len()
+            && line.starts_with(|c: char| c.is_alphabetic() || "_?!".contains(c))
+    };
+    let num = lark.lines().filter(is_rule).count();
+    if num > RULES_MAX { Err(GrammarError::TooManyRules { num }) } else { Ok(()) }
+}
+
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
@@ -257,6 +296,11 @@ fn unsupported(error: impl fmt::Display) -> GrammarError {
     GrammarError::Unsupported(first_line(&error.to_string()))
 }
 
+/// Why a grammar at work cannot go on.
+fn complaint(error: impl fmt::Display) -> String {
+    first_line(&error.to_string())
+}
+
 /// What a person can use of a compiler's complaint: its first line, and what the parser of regular
 /// expressions says below.
 fn first_line(text: &str) -> String {
@@ -288,7 +332,7 @@ impl fmt::Debug for GrammarConstraint {
 
 impl Constraint for GrammarConstraint {
     fn mask(&mut self, mask: &mut [u32]) -> Result<(), String> {
-        let allowed = self.matcher.compute_mask_or_eos().map_err(|error| error.to_string())?;
+        let allowed = self.matcher.compute_mask_or_eos().map_err(complaint)?;
         let allowed = allowed.as_slice();
         let words = self.words.min(allowed.len()).min(mask.len());
         mask[..words].copy_from_slice(&allowed[..words]);
@@ -298,11 +342,15 @@ impl Constraint for GrammarConstraint {
     }
 
     fn accept(&mut self, token: u32) -> Result<(), String> {
-        self.matcher.consume_token(token).map_err(|error| error.to_string())
+        self.matcher.consume_token(token).map_err(complaint)
     }
 
     fn is_finished(&self) -> bool {
         self.matcher.is_stopped()
+    }
+
+    fn forced(&mut self) -> Vec<u32> {
+        self.matcher.compute_ff_tokens()
     }
 }
 
@@ -343,13 +391,18 @@ impl TokenizerEnv for VocabularyEnv {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => self.tokenizer.encode(text, Special::Plain),
-            Err(_) => self.trie.greedy_tokenize(bytes),
-        }
+        // Text that is forced is cut again at each step: no more of it than a step can use.
+        let bytes = &bytes[..bytes.len().min(FORCED_BYTES_MAX)];
+        // What begins within a character is no text; what is returned must cover all of it.
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        let tokens = self.tokenizer.encode(text, Special::Plain);
+        // Some vocabularies begin a text with a space of their own.
+        let is_faithful = !tokens.is_empty() && self.trie.decode_raw(&tokens) == bytes;
+        if is_faithful { tokens } else { self.trie.greedy_tokenize(bytes) }
     }
 
+    /// Text that a grammar forces is cut as the model would cut it.
     fn tokenize_is_canonical(&self) -> bool {
-        false
+        true
     }
 }

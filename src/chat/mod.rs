@@ -1,26 +1,30 @@
 //! Text to tokens and back: tokenizers, chat templates, stop strings, and what models write around
 //! their answers.
 
+mod breakers;
 mod detokenizer;
 pub mod embedding;
 mod gate;
 mod gbnf;
 pub mod generation;
 pub mod grammar;
+mod infill;
 mod reasoning;
+pub mod rerank;
 mod scanner;
 mod stop;
 mod template;
 mod text_model;
 mod tokenizer;
-mod tool_grammar;
 mod tools;
 
+pub use breakers::DEFAULT_BREAKERS;
 pub use detokenizer::Detokenizer;
+pub use infill::{ExtraFile, Infill};
 pub use reasoning::{Part, ReasoningSplitter, ReasoningTags};
 pub use stop::{StopMatcher, StopStep};
 pub(crate) use template::strftime;
 pub use template::{ChatInput, ChatTemplate, Rendered, TemplateOrigin};
 pub use text_model::{ChatPrompt, TextModel};
-pub use tokenizer::{Special, Tokenizer, TokenizerError};
-pub use tools::{AnswerPart, ToolCall, ToolFormat, ToolParser};
+pub use tokenizer::{FillIn, Special, Tokenizer, TokenizerError};
+pub use tools::{AnswerPart, CallDelta, CallStart, ToolCall, ToolFormat, ToolParser};

@@ -7,12 +7,14 @@ use super::scanner::{Piece, Scanner};
 pub struct ReasoningTags {
     pub open: &'static str,
     pub close: &'static str,
+    /// What templates that know these tags mention.
+    mark: &'static str,
     /// Markers of the answer, which are no part of it.
     noise: &'static [&'static str],
 }
 
 const fn tags(open: &'static str, close: &'static str) -> ReasoningTags {
-    ReasoningTags { open, close, noise: &[] }
+    ReasoningTags { open, close, mark: open, noise: &[] }
 }
 
 /// In the order in which templates are searched for them.
@@ -20,6 +22,7 @@ const KNOWN: &[ReasoningTags] = &[
     ReasoningTags {
         open: "<|channel|>analysis<|message|>",
         close: "<|end|>",
+        mark: "<|channel|>",
         noise: &[
             "<|start|>assistant",
             "<|channel|>final<|message|>",
@@ -27,12 +30,25 @@ const KNOWN: &[ReasoningTags] = &[
             "<|return|>",
         ],
     },
+    ReasoningTags {
+        open: "<|open|>think<|sep|>",
+        close: "<|close|>think<|sep|>",
+        mark: "open_tag('think')",
+        noise: &[
+            "<|open|>response<|sep|>",
+            "<|open|>response<|sep|>",
+            "<|close|>response<|sep|>",
+            "<|close|>message<|sep|>",
+        ],
+    },
+    tags("<|channel>thought\n", "<channel|>"),
     tags("<|START_THINKING|>", "<|END_THINKING|>"),
     tags("<|inner_prefix|>", "<|inner_suffix|>"),
     tags("<seed:think>", "</seed:think>"),
     tags("◁think▷", "◁/think▷"),
     tags("[THINK]", "[/THINK]"),
     tags("<think>", "</think>"),
+    tags("<thinking>", "</thinking>"),
 ];
 
 /// A stretch of a model's output.
@@ -45,17 +61,14 @@ pub enum Part {
 impl ReasoningTags {
     /// The tags that a chat template mentions.
     pub fn detect(template: &str) -> Option<Self> {
-        KNOWN.iter().find(|tags| template.contains(tags.mark())).copied()
-    }
-
-    /// What of the opening tag templates mention.
-    fn mark(&self) -> &'static str {
-        self.open.strip_suffix("analysis<|message|>").unwrap_or(self.open)
+        // Templates may write a line end as the escape that it is in theirs.
+        let mentions = |mark: &str| template.contains(mark.trim_end());
+        KNOWN.iter().find(|tags| mentions(tags.mark)).copied()
     }
 
     /// Whether a prompt ends inside reasoning that it opened itself.
     pub fn open_at_end(&self, prompt: &str) -> bool {
-        prompt.trim_end().ends_with(self.open)
+        prompt.trim_end().ends_with(self.open.trim_end())
     }
 
     /// Whether each answer opens its reasoning itself.
@@ -74,10 +87,20 @@ impl ReasoningTags {
         }
     }
 
-    /// All texts that a tokenizer must show for these tags to be seen.
+    /// All texts that are no part of reasoning or answer.
     pub fn markers(&self) -> impl Iterator<Item = &'static str> {
         [self.open, self.close].into_iter().chain(self.noise.iter().copied())
     }
+
+    /// All texts that a tokenizer must show for these tags to be seen: some are made of several tokens.
+    pub fn shown(&self) -> impl Iterator<Item = &'static str> {
+        self.markers().flat_map(|marker| special_parts(marker).chain([marker]))
+    }
+}
+
+/// What of a text looks like control tokens: `<|…|>`, `<|…>` or `<…|>`.
+fn special_parts(text: &'static str) -> impl Iterator<Item = &'static str> {
+    text.split_inclusive('>').filter_map(|part| Some(&part[part.find('<')?..]))
 }
 
 /// Splits a stream of text. White space around the tags is dropped.
@@ -199,6 +222,18 @@ mod tests {
             assert_eq!(split(tags, opened, &[text]), expected, "{text}");
         }
         assert!(think.open_at_end("<|assistant|>\n<think>\n"));
+        let shown: Vec<&str> = harmony.shown().collect();
+        assert!(
+            ["<|channel|>", "<|message|>", "<|start|>", "<|end|>"]
+                .iter()
+                .all(|t| shown.contains(t))
+        );
+        let gemma = ReasoningTags::detect("{{- '<|channel>thought\\n' -}}").unwrap();
+        let answer = "<|channel>thought\nHm<channel|>4";
+        assert_eq!(split(gemma, false, &[answer]), ("Hm".to_owned(), "4".to_owned()));
+        let kimi = ReasoningTags::detect("{{- open_tag('think') -}}").unwrap();
+        let answer = "Hm<|close|>think<|sep|><|open|>response<|sep|>4<|close|>response<|sep|>";
+        assert_eq!(split(kimi, true, &[answer]), ("Hm".to_owned(), "4".to_owned()));
         assert_eq!(ReasoningTags::detect("plain"), None);
     }
 

@@ -4,8 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::breakers::{self, DEFAULT_BREAKERS};
 use super::grammar::{GrammarCompiler, GrammarError};
 use super::{ChatInput, ChatTemplate, ReasoningTags, Rendered, Tokenizer, ToolFormat};
+use crate::engine::sampling::Breakers;
 use crate::error::Error;
 use crate::model::gguf::Metadata;
 
@@ -24,6 +26,8 @@ pub struct TextModel {
     shown: Arc<[u32]>,
     /// Of `shown`, those that mark reasoning.
     reasoning_shown: Arc<[u32]>,
+    /// Made for the first request that repeats itself less.
+    default_breakers: OnceLock<Arc<Breakers>>,
     /// Made for the first grammar.
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
     compilers: Arc<Semaphore>,
@@ -47,7 +51,7 @@ impl TextModel {
         let guarded = guarded(&tokenizer, template.source());
         let reasoning = ReasoningTags::detect(template.source());
         let tool_format = ToolFormat::detect(template.tool_source());
-        let mark_reasoning = || reasoning.iter().flat_map(ReasoningTags::markers);
+        let mark_reasoning = || reasoning.iter().flat_map(ReasoningTags::shown);
         let reasoning_shown = shown(&tokenizer, mark_reasoning());
         let shown = shown(&tokenizer, mark_reasoning().chain(tool_format.shown()));
         Ok(Self {
@@ -58,6 +62,7 @@ impl TextModel {
             tool_format,
             shown,
             reasoning_shown,
+            default_breakers: OnceLock::new(),
             grammars: OnceLock::new(),
             compilers: Arc::new(Semaphore::new(COMPILERS)),
         })
@@ -81,6 +86,15 @@ impl TextModel {
     /// Those that a reader must see who does not look for tool calls.
     pub fn shown_reasoning_tokens(&self) -> Arc<[u32]> {
         Arc::clone(&self.reasoning_shown)
+    }
+
+    /// The tokens of texts over which repetitions do not reach. Blocks while the vocabulary is searched.
+    pub(super) fn breakers(&self, texts: &[String]) -> Arc<Breakers> {
+        let make = |texts: &[String]| Arc::new(breakers::find(&self.tokenizer, texts));
+        if texts == DEFAULT_BREAKERS {
+            return Arc::clone(self.default_breakers.get_or_init(|| make(texts)));
+        }
+        make(texts)
     }
 
     /// The compiler of grammars for this vocabulary. Blocks when it is made, at the first call.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::model::DeviceChoice;
+use crate::model::{DeviceChoice, Quantize};
 
 /// LLM inference server for GGUF models with an OpenAI-compatible API
 ///
@@ -104,6 +104,9 @@ pub(super) struct ServeArgs {
     /// Compute threads; 0 = one per core
     #[arg(short, long, value_name = "N")]
     pub(super) threads: Option<usize>,
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    #[arg(long, value_name = "TYPE")]
+    pub(super) quantize: Option<Quantize>,
     /// Start empty when no model is named or configured
     #[arg(long)]
     pub(super) no_default_model: bool,
@@ -165,6 +168,9 @@ pub(super) struct ComputeArgs {
     /// Positions a sequence may have
     #[arg(long, value_name = "N")]
     pub(super) n_ctx: Option<u32>,
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    #[arg(long, value_name = "TYPE")]
+    pub(super) quantize: Option<Quantize>,
 }
 
 #[derive(Debug, Args)]
@@ -218,6 +224,9 @@ pub(super) struct RunnerArgs {
     /// Where to run: auto, cpu, candle-cpu (the portable reference path), gpu:N
     #[arg(long, default_value = "auto", value_parser = device, value_name = "DEVICE")]
     pub(super) device: DeviceChoice,
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    #[arg(long, value_name = "TYPE")]
+    pub(super) quantize: Option<Quantize>,
 }
 
 fn device(text: &str) -> Result<DeviceChoice, String> {
@@ -280,8 +289,14 @@ pub(super) struct PerplexityArgs {
     #[command(flatten)]
     pub(super) runner: RunnerArgs,
     /// Text, read as UTF-8
-    #[arg(short, long)]
-    pub(super) file: PathBuf,
+    #[arg(short, long, required_unless_present = "kl_divergence")]
+    pub(super) file: Option<PathBuf>,
+    /// Write the distribution of every scored position to a file in llama-perplexity's format
+    #[arg(long, value_name = "FILE", conflicts_with = "kl_divergence")]
+    pub(super) save_logits: Option<PathBuf>,
+    /// Take tokens and distributions from such a file, and tell how far this model's are from them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "n_ctx"])]
+    pub(super) kl_divergence: Option<PathBuf>,
     /// Tokens in a chunk
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
     pub(super) n_ctx: u32,
@@ -307,6 +322,9 @@ pub(super) struct TokenizeArgs {
 pub(super) struct InspectArgs {
     /// GGUF file, or a model on this machine
     pub(super) file: String,
+    /// Context length that memory is reckoned for
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) context: u32,
     /// Print every value of long lists
     #[arg(long)]
     pub(super) full: bool,

@@ -10,8 +10,9 @@ use tokio::runtime::Handle;
 use super::progress::{Bars, Lines};
 use crate::config::{Config, EngineDefaults, ModelConfig};
 use crate::engine::EngineConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
+use crate::model::Quantize;
 use crate::registry::load::{GgufLoader, Locate};
 use crate::registry::{EngineSpec, LoadParams, NativeBackend, RegistryConfig};
 
@@ -87,15 +88,23 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
 }
 
 /// What an engine gets unless somebody says otherwise.
-pub(super) fn load_params(defaults: &EngineDefaults) -> LoadParams {
-    LoadParams {
+///
+/// # Errors
+/// A type to quantize to that is none.
+pub(super) fn load_params(defaults: &EngineDefaults) -> Result<LoadParams> {
+    Ok(LoadParams {
         n_ctx: defaults.n_ctx,
         n_keep: LoadParams::default().n_keep.min(defaults.n_ctx),
         n_parallel: defaults.n_parallel,
         n_batch: defaults.n_batch,
         n_ubatch: defaults.n_ubatch,
+        quantize: quantize(defaults.quantize.as_deref())?,
         ..LoadParams::default()
-    }
+    })
+}
+
+fn quantize(name: Option<&str>) -> Result<Option<Quantize>> {
+    name.map(str::parse).transpose().map_err(|problem| Error::invalid("quantize", problem))
 }
 
 /// An engine as an entry of `models` describes it.
@@ -104,7 +113,7 @@ pub(super) fn load_params(defaults: &EngineDefaults) -> LoadParams {
 /// A reference that is none, or a parameter outside its limits.
 pub(super) fn engine_spec(model: &ModelConfig, defaults: &EngineDefaults) -> Result<EngineSpec> {
     let reference = Reference::parse(&model.reference)?;
-    let base = load_params(defaults);
+    let base = load_params(defaults)?;
     let n_ctx = model.n_ctx.unwrap_or(base.n_ctx);
     let n_batch = model.n_batch.unwrap_or(base.n_batch);
     let params = LoadParams {
@@ -119,6 +128,7 @@ pub(super) fn engine_spec(model: &ModelConfig, defaults: &EngineDefaults) -> Res
         use_mlock: model.use_mlock.unwrap_or(base.use_mlock),
         cont_batching: model.cont_batching.unwrap_or(base.cont_batching),
         warmup: model.warmup.unwrap_or(base.warmup),
+        quantize: quantize(model.quantize.as_deref())?.or(base.quantize),
     };
     let spec = EngineSpec {
         id: model.id.clone().unwrap_or_else(|| engine_id(&reference)),

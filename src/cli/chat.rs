@@ -77,6 +77,7 @@ fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome
     let model = ModelConfig {
         reference: args.model.clone(),
         n_ctx: args.compute.n_ctx,
+        quantize: args.compute.quantize.map(|target| target.name().to_owned()),
         ..ModelConfig::default()
     };
     let spec = assembly::engine_spec(&model, &config.engine).map_err(Failure::usage)?;

@@ -7,8 +7,8 @@ use super::args::RunnerArgs;
 use super::failure::{Context, Failure, Outcome};
 use super::models;
 use crate::chat::Tokenizer;
-use crate::model::gguf::Gguf;
-use crate::model::{Runner, RunnerOptions, load_runner};
+use crate::model::gguf::{Access, Gguf};
+use crate::model::{self, Runner, RunnerOptions, load_runner, safetensors};
 
 /// KV that is needed: this many sequences of this many positions.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn open(app: &App, args: &RunnerArgs, room: Room) -> Outcome<Self> {
         let path = models::locate(app, &args.model)?;
-        let gguf = Gguf::open(&path).context(path.display())?;
+        let gguf = model::open(&path, Access::Map).context(path.display())?;
         let options = RunnerOptions {
             threads: args.threads,
             n_ctx: room.positions,
@@ -47,8 +47,13 @@ impl Opened {
             max_rows: RunnerOptions::default().max_rows.max(room.sequences),
             max_kv_bytes: usize::MAX,
             device: args.device.clone(),
+            quantize: args.quantize,
         };
         let runner = load_runner(&gguf, &options).context(path.display())?;
+        if runner.spec().is_encoder() {
+            let text = format!("{}: this command is for models that write text", path.display());
+            return Err(Failure::failed(text));
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let threads = match args.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -66,7 +71,7 @@ impl Opened {
 /// A file on this machine: a path, or a model that has been fetched.
 pub(super) fn locate_here(app: &App, name: &str) -> Outcome<PathBuf> {
     let path = PathBuf::from(name);
-    if path.is_file() {
+    if path.is_file() || safetensors::is_model_dir(&path) {
         return Ok(path);
     }
     models::resolve(app, name)?.ok_or_else(|| {

@@ -18,6 +18,7 @@ pub(super) fn flags(global: &GlobalArgs, args: &ServeArgs) -> Vec<Flag> {
     set("engine.n_ctx", "--n-ctx", args.n_ctx.map(Value::from));
     set("engine.n_parallel", "--n-parallel", args.n_parallel.map(Value::from));
     set("engine.threads", "--threads", args.threads.map(Value::from));
+    set("engine.quantize", "--quantize", args.quantize.map(|target| target.name().into()));
     set("server.default_model", "--no-default-model", args.no_default_model.then(|| false.into()));
     set("hub.offline", "--offline", global.offline.then(|| true.into()));
     set("logging.format", "--log-format", args.log_format.map(|format| format.name().into()));

@@ -12,7 +12,8 @@ use super::output::human_bytes;
 use super::{App, wait_for};
 use crate::error::Error;
 use crate::hub::{Hub, LocalModel, Reference};
-use crate::model::gguf::Gguf;
+use crate::model::gguf::{Access, Gguf};
+use crate::model::{self, arch};
 
 pub(super) fn pull(app: &App, args: &PullArgs) -> Outcome {
     let hub = hub(app)?;
@@ -64,7 +65,7 @@ pub(super) fn remove(app: &App, args: &RmArgs) -> Outcome {
 
 pub(super) fn show(app: &App, args: &ModelArg) -> Outcome {
     let path = locate_here(app, &args.model)?;
-    let gguf = Gguf::open(&path).context(path.display())?;
+    let gguf = model::open(&path, Access::Map).context(path.display())?;
     let facts = facts(&gguf, &path);
     if app.out.json {
         let object = facts.into_iter().map(|(key, value)| (key.to_owned(), value));
@@ -83,13 +84,17 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
     let text = |key: &str| json!(metadata.str(key).ok().flatten());
     let number = |key: &str| json!(metadata.u32(&format!("{architecture}.{key}")).ok().flatten());
     let parameters: u64 = gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum();
-    let supported =
-        crate::model::arch::ARCHITECTURES.iter().any(|known| known.name == architecture);
+    let supported = arch::names().any(|known| known == architecture);
+    let runner = match arch::is_through_transformers(architecture) {
+        true => "candle-transformers, one sequence at a time",
+        false => "kolosal",
+    };
     let vocabulary = metadata.strings("tokenizer.ggml.tokens").ok().flatten();
     vec![
         ("name", text("general.name")),
         ("architecture", json!(architecture)),
         ("supported", json!(supported)),
+        ("runner", json!(supported.then_some(runner))),
         ("parameters", json!(parameters)),
         ("layers", number("block_count")),
         ("context", number("context_length")),

@@ -83,7 +83,7 @@ async fn serve(
             tokio::spawn(load(Arc::clone(&registry), id));
         }
     }
-    let state = AppState::new(Arc::clone(&registry), options(&config, hub));
+    let state = AppState::new(Arc::clone(&registry), options(&config, hub)?);
     let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
     let http = server::App::new(Arc::new(state));
@@ -103,22 +103,22 @@ fn announce(app: &App, config: &Config, text: &str) {
 }
 
 /// How the server is to behave.
-fn options(config: &Config, hub: Arc<Hub>) -> Options {
-    Options {
+fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
+    Ok(Options {
         body: BodyLimits {
             max_bytes: config.limits.max_body_bytes,
             read_timeout: Duration::from_secs(config.limits.body_timeout_s),
         },
         keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
         cors: Cors::new(config.cors.allowed_origins.clone()),
-        engine: assembly::load_params(&config.engine),
+        engine: assembly::load_params(&config.engine).map_err(Failure::usage)?,
         responses: ResponseLimits {
             max_count: config.responses.max_count,
             max_bytes: config.responses.max_bytes,
             max_age: Duration::from_secs(config.responses.max_age_s),
         },
         hub: Some(hub),
-    }
+    })
 }
 
 /// Loads an engine in the background. A failure is logged, shown in the engine's status and told to

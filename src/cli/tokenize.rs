@@ -7,11 +7,11 @@ use super::args::TokenizeArgs;
 use super::compute::locate_here;
 use super::failure::{Context, Outcome};
 use crate::chat::{Special, Tokenizer};
-use crate::model::gguf::Gguf;
+use crate::model::{self, gguf::Access};
 
 pub(super) fn run(app: &App, args: &TokenizeArgs) -> Outcome {
     let path = locate_here(app, &args.model)?;
-    let gguf = Gguf::open(&path).context(path.display())?;
+    let gguf = model::open(&path, Access::Map).context(path.display())?;
     let tokenizer = Tokenizer::from_gguf(gguf.metadata()).context(path.display())?;
     let mut text = String::new();
     std::io::stdin().lock().read_to_string(&mut text).context("standard input")?;

@@ -106,6 +106,8 @@ pub struct EngineDefaults {
     pub target_step_ms: u32,
     /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
     pub max_draft_tokens: usize,
+    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
+    pub quantize: Option<String>,
 }
 
 impl Default for EngineDefaults {
@@ -121,6 +123,7 @@ impl Default for EngineDefaults {
             prefix_cache: true,
             target_step_ms: 100,
             max_draft_tokens: 0,
+            quantize: None,
         }
     }
 }
@@ -242,6 +245,7 @@ pub struct ModelConfig {
     pub use_mlock: Option<bool>,
     pub cont_batching: Option<bool>,
     pub warmup: Option<bool>,
+    pub quantize: Option<String>,
 }
 
 impl Default for ModelConfig {
@@ -263,6 +267,7 @@ impl Default for ModelConfig {
             use_mlock: None,
             cont_batching: None,
             warmup: None,
+            quantize: None,
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::draft::Drafter;
+use super::draft::{Drafter, Forced};
+use super::guide::MaskHelpers;
 use super::job::{JobWriter, Prefill};
 use super::pooler::Pooler;
 use super::request::{FinishReason, Outcome, Request, Timings, TokenLogprobs, Usage};
@@ -19,10 +20,13 @@ pub(super) struct Active {
     pub(super) writer: JobWriter,
     sampler: Sampler,
     drafter: Drafter,
+    forced: Forced,
     prompt_len: usize,
     max_tokens: usize,
     num_generated: usize,
     num_cached: usize,
+    /// Predicted tokens that were right, and wrong.
+    prediction: (u32, u32),
     /// Alternatives wanted for the prompt's tokens.
     num_prompt_logprobs: Option<u32>,
     /// Of the prompt from its second token on, as far as computed.
@@ -54,7 +58,10 @@ impl Active {
         Self {
             writer,
             sampler,
-            drafter: Drafter::new(max_draft),
+            drafter: Drafter::new(max_draft)
+                .predicting(request.prediction.clone(), request.prompt.len()),
+            prediction: (0, 0),
+            forced: Forced::default(),
             prompt_len: request.prompt.len(),
             max_tokens: request.max_tokens as usize,
             num_generated: 0,
@@ -111,10 +118,25 @@ impl Active {
         }
     }
 
-    /// A guess of the tokens after those, short enough not to pass `max_tokens`.
-    pub(super) fn propose(&mut self, tokens: &[u32]) -> Vec<u32> {
+    /// Whether the request brought a prediction of its output.
+    pub(super) fn is_predicting(&self) -> bool {
+        self.drafter.is_predicting()
+    }
+
+    /// Tokens that may follow, short enough not to pass `max_tokens`: those that a constraint leaves no
+    /// choice about, or else a guess from the prediction or the sequence's own tokens, if they are given.
+    pub(super) fn propose(&mut self, tokens: Option<&[u32]>) -> Vec<u32> {
         let left = self.max_tokens.saturating_sub(self.num_generated + 1);
-        self.drafter.propose(tokens, left)
+        let forced = self.forced.propose(|| self.sampler.forced(), left);
+        match tokens {
+            Some(tokens) if forced.is_empty() => self.drafter.propose(tokens, left),
+            _ => forced,
+        }
+    }
+
+    /// Has the constraint's next mask computed beside the forward pass.
+    pub(super) fn look_ahead(&mut self, helpers: &mut MaskHelpers, vocab_size: usize) {
+        self.sampler.look_ahead(helpers, vocab_size);
     }
 
     /// Uses the logits of a step: the reason when the sequence ends with it.
@@ -147,6 +169,8 @@ impl Active {
                 prompt_tokens: self.prompt_len as u32,
                 cached_tokens: self.num_cached as u32,
                 completion_tokens: self.num_generated as u32,
+                accepted_prediction_tokens: self.prediction.0,
+                rejected_prediction_tokens: self.prediction.1,
             },
             timings: Timings {
                 queue_ms: ms(self.writer.submitted(), started),
@@ -189,7 +213,15 @@ impl Active {
             step.scheduler.accept_draft(id);
             num_right += 1;
         };
-        self.drafter.observe(draft.len(), num_right);
+        let is_guess = !self.forced.observe(draft.len(), num_right);
+        if is_guess {
+            self.drafter.observe(draft.len(), num_right);
+        }
+        if is_guess && self.drafter.is_predicting() {
+            self.prediction.0 += num_right as u32;
+            self.prediction.1 += (draft.len() - num_right) as u32;
+            self.writer.prediction(self.prediction);
+        }
         step.meters.draft_tokens.fetch_add(draft.len() as u64, Relaxed);
         step.meters.accepted_draft_tokens.fetch_add(num_right as u64, Relaxed);
         Ok(end)
@@ -229,8 +261,9 @@ impl Active {
 
 fn error(error: SampleError) -> Error {
     let kind = match error {
-        SampleError::AllBanned => Kind::Invalid,
-        SampleError::NotFinite | SampleError::Constraint(_) => Kind::Internal,
+        // A grammar may prove too large for the limits of its parser only while it is followed.
+        SampleError::AllBanned | SampleError::Constraint(_) => Kind::Invalid,
+        SampleError::NotFinite => Kind::Internal,
     };
     Error::new(kind, error.to_string())
 }

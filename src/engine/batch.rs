@@ -21,6 +21,10 @@ pub fn assemble(plan: &Plan, scheduler: &Scheduler) -> Batch {
             batch.positions.push(position as u32);
             batch.slots.push(blocks[position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32);
         }
+        if let Some(second) = sequence.second_from() {
+            batch.types.resize(first as usize, 0);
+            batch.types.extend((piece.start..end).map(|at| u32::from(at >= second as usize)));
+        }
         let wanted =
             if sequence.is_embedded() { &mut batch.hidden_rows } else { &mut batch.logit_rows };
         wanted.extend(piece.logits.clone().map(|row| first + row as u32));
@@ -29,6 +33,9 @@ pub fn assemble(plan: &Plan, scheduler: &Scheduler) -> Batch {
             kv_len: end as u32,
             blocks: blocks.to_vec(),
         });
+    }
+    if !batch.types.is_empty() {
+        batch.types.resize(batch.len(), 0);
     }
     batch
 }

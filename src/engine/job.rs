@@ -63,6 +63,7 @@ struct Record {
     prompt_logprobs: Option<Vec<TokenLogprobs>>,
     tokens: Vec<u32>,
     logprobs: Vec<TokenLogprobs>,
+    prediction: (u32, u32),
     embedding: Option<Vec<f32>>,
     end: Option<Result<Outcome, Error>>,
 }
@@ -106,6 +107,12 @@ impl Job {
             outcome: record.end.as_ref().and_then(|end| end.as_ref().ok().copied()),
             error: record.end.as_ref().and_then(|end| end.as_ref().err().cloned()),
         }
+    }
+
+    /// Tokens of the request's prediction that were right so far, and those that were wrong.
+    #[must_use]
+    pub fn prediction(&self) -> (u32, u32) {
+        self.shared.record().prediction
     }
 
     /// Why the job failed, if it did.
@@ -250,6 +257,10 @@ impl JobWriter {
             record.logprobs.extend(logprobs);
         }
         self.shared.changed.notify_waiters();
+    }
+
+    pub(super) fn prediction(&self, prediction: (u32, u32)) {
+        self.shared.record().prediction = prediction;
     }
 
     pub(super) fn end(mut self, end: Result<Outcome, Error>) {

@@ -14,12 +14,14 @@ pub mod batch;
 pub mod block;
 pub mod budget;
 pub mod draft;
+mod guide;
 pub mod job;
 pub mod logits;
 mod pooler;
 pub mod prefix;
 pub mod request;
 pub mod sampler;
+pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
 pub mod stats;
@@ -33,9 +35,10 @@ use std::thread::JoinHandle;
 
 pub use job::{Job, JobResult};
 pub use request::{
-    Constraint, EmbedRequest, Event, FinishReason, Outcome, Request, Sampling, Timings,
+    Constraint, EmbedRequest, Event, FinishReason, LogprobsOf, Outcome, Request, Timings,
     TokenLogprobs, Usage,
 };
+pub use sampling::Sampling;
 pub use stats::EngineStats;
 
 use crate::error::Error;
@@ -62,6 +65,8 @@ pub struct EngineConfig {
     pub target_step_ms: u32,
     /// Tokens that are guessed from the sequence's own text at a time; 0 = never.
     pub max_draft_tokens: usize,
+    /// Threads that compute the masks of constraints beside the forward pass; 0 = between two passes.
+    pub mask_threads: usize,
 }
 
 impl Default for EngineConfig {
@@ -74,6 +79,7 @@ impl Default for EngineConfig {
             prefix_cache: true,
             target_step_ms: 100,
             max_draft_tokens: 0,
+            mask_threads: 1,
         }
     }
 }

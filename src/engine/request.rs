@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use super::sampling::Sampling;
 use super::scheduler::Scheduler;
 use crate::error::Error;
-use crate::model::RunnerSpec;
+use crate::model::{Purpose, RunnerSpec};
 
 /// One sequence to generate. Built by `chat`, already validated against the model's limits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request {
     /// Prompt token ids; not empty.
     pub prompt: Vec<u32>,
@@ -21,8 +22,12 @@ pub struct Request {
     pub sampling: Sampling,
     /// Wanted alternatives per generated token: `None` = no log-probabilities, `Some(0)` = the chosen alone.
     pub logprobs: Option<u32>,
+    /// What the probabilities of generated tokens are about.
+    pub logprobs_of: LogprobsOf,
     /// The same for the prompt's own tokens (`echo`).
     pub prompt_logprobs: Option<u32>,
+    /// What the output is likely to be, guessed by the caller; it never changes the output.
+    pub prediction: Vec<u32>,
     /// Sequences share cached prefixes only within one salt.
     pub cache_salt: u64,
     /// Token mask from a grammar.
@@ -35,6 +40,13 @@ impl Request {
     /// # Errors
     /// The first limit that is passed, with its value and that of the request.
     pub fn validate(&self, spec: &RunnerSpec) -> Result<(), Error> {
+        if spec.is_encoder() {
+            let text = match spec.purpose {
+                Purpose::Rank => "this model ranks documents (/v1/rerank); it writes no text",
+                _ => "this model makes embeddings (/v1/embeddings); it writes no text",
+            };
+            return Err(Error::invalid("model", text).with_code("model_not_generative"));
+        }
         validate_prompt(&self.prompt, spec)?;
         let (prompt_len, vocab_size) = (self.prompt.len(), spec.vocab_size);
         if self.max_tokens == 0 && self.prompt_logprobs.is_none() {
@@ -72,6 +84,8 @@ pub struct EmbedRequest {
     pub prompt: Vec<u32>,
     /// Sequences share cached prefixes only within one salt.
     pub cache_salt: u64,
+    /// Where the second of two texts begins, for models that score pairs.
+    pub second_from: Option<u32>,
 }
 
 impl EmbedRequest {
@@ -95,17 +109,7 @@ impl EmbedRequest {
 
     /// As the engine sees it: a sequence of which nothing is generated.
     pub(super) fn into_request(self) -> Request {
-        Request {
-            prompt: self.prompt,
-            max_tokens: 0,
-            min_tokens: 0,
-            stop_tokens: Vec::new(),
-            sampling: Sampling::default(),
-            logprobs: None,
-            prompt_logprobs: None,
-            cache_salt: self.cache_salt,
-            constraint: None,
-        }
+        Request { prompt: self.prompt, cache_salt: self.cache_salt, ..Request::default() }
     }
 }
 
@@ -121,77 +125,14 @@ fn validate_prompt(prompt: &[u32], spec: &RunnerSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// How the next token is chosen. Defaults are OpenAI's: temperature 1, everything else off.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 = greedy.
-    pub temperature: f32,
-    /// Nucleus, in (0, 1]; 1 = off.
-    pub top_p: f32,
-    /// 0 = off.
-    pub top_k: u32,
-    /// Tokens less likely than `min_p` times the likeliest are dropped; 0 = off.
-    pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 = off.
-    pub repetition_penalty: f32,
-    /// Subtracted once per occurrence in the output.
-    pub frequency_penalty: f32,
-    /// Subtracted once for a token that occurred in the output.
-    pub presence_penalty: f32,
-    /// Added to the logits: (token id, bias), with -100 and lower a ban.
-    pub logit_bias: Vec<(u32, f32)>,
-    /// Same request and seed, same tokens.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 0,
-        }
-    }
-}
-
-impl Sampling {
-    /// Checks the ranges that the fields document.
-    ///
-    /// # Errors
-    /// The first field out of range, with its value.
-    pub fn validate(&self, vocab_size: usize) -> Result<(), Error> {
-        let finite = f32::MIN..=f32::MAX;
-        let above_zero = f32::MIN_POSITIVE..=f32::MAX;
-        let ranges = [
-            ("temperature", self.temperature, 0.0..=f32::MAX),
-            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0),
-            ("min_p", self.min_p, 0.0..=1.0),
-            ("repetition_penalty", self.repetition_penalty, above_zero),
-            ("frequency_penalty", self.frequency_penalty, finite.clone()),
-            ("presence_penalty", self.presence_penalty, finite.clone()),
-        ];
-        for (name, value, range) in ranges {
-            if !range.contains(&value) {
-                let (start, end) = range.into_inner();
-                let message = format!("{name} {value} is not within {start:e} and {end:e}");
-                return Err(Error::invalid(name, message));
-            }
-        }
-        for &(token, bias) in &self.logit_bias {
-            if token as usize >= vocab_size || bias.is_nan() || bias == f32::INFINITY {
-                let message =
-                    format!("bias {bias} of token {token}: the vocabulary's size is {vocab_size}");
-                return Err(Error::invalid("logit_bias", message));
-            }
-        }
-        Ok(())
-    }
+/// Which probabilities of generated tokens are reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogprobsOf {
+    /// The model's, after logit bias and penalties and before temperature.
+    #[default]
+    Model,
+    /// Those that the token was drawn by, after the samplers.
+    Draw,
 }
 
 /// A token mask that follows the output, such as a grammar. Fails closed.
@@ -210,6 +151,17 @@ pub trait Constraint: Send + fmt::Debug {
 
     /// The output so far is complete and nothing may follow but a stop token.
     fn is_finished(&self) -> bool;
+
+    /// Any token may come next, and no mask is needed.
+    fn is_free(&self) -> bool {
+        false
+    }
+
+    /// Tokens that the rules leave no choice about, as they are likeliest to be written. A guess: the
+    /// engine computes their rows in one step and keeps what it would have chosen anyway.
+    fn forced(&mut self) -> Vec<u32> {
+        Vec::new()
+    }
 }
 
 /// Progress of one sequence.
@@ -227,12 +179,13 @@ pub enum Event {
     Failed(Error),
 }
 
-/// Log-probability (natural) of a token and of its likeliest alternatives, after logit bias and penalties
-/// and before temperature.
+/// Log-probability (natural) of a token and of its likeliest alternatives: see [`LogprobsOf`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprobs {
     pub id: u32,
     pub logprob: f32,
+    /// 1 for the likeliest token.
+    pub rank: u32,
     /// Likeliest first.
     pub top: Vec<(u32, f32)>,
 }
@@ -261,6 +214,10 @@ pub struct Usage {
     /// Of the prompt, taken from the prefix cache.
     pub cached_tokens: u32,
     pub completion_tokens: u32,
+    /// Of the request's prediction, tokens that were computed ahead and were right, and those that were
+    /// not.
+    pub accepted_prediction_tokens: u32,
+    pub rejected_prediction_tokens: u32,
 }
 
 /// Wall-clock times in milliseconds.

@@ -32,6 +32,8 @@ pub struct SchedulerConfig {
     /// Sequences that hold blocks at the same time.
     pub max_running: usize,
     pub prefix_cache: bool,
+    /// A sequence is computed in one step or not at all: its tokens see those after them.
+    pub whole_sequences: bool,
 }
 
 /// How many rows a step may have.
@@ -327,6 +329,12 @@ impl Scheduler {
             // A later, smaller sequence must not overtake, or this one might starve.
             if !self.has_blocks_for(sequence, &cached) {
                 return;
+            }
+            if self.config.whole_sequences && sequence.num_pending() > *left {
+                if !plan.pieces.is_empty() {
+                    return;
+                }
+                *left = sequence.num_pending();
             }
             let Some(sequence) = self.waiting.remove(at) else { return };
             let (at_running, admitted) = self.start(sequence, cached);

@@ -15,6 +15,8 @@ pub struct NewSequence {
     pub prompt_logits: bool,
     /// Hidden states are wanted in place of logits.
     pub embedded: bool,
+    /// Where the second of two texts begins.
+    pub second_from: Option<u32>,
 }
 
 /// A sequence as the scheduler sees it.
@@ -32,6 +34,7 @@ pub struct Sequence {
     salt: u64,
     prompt_logits: bool,
     embedded: bool,
+    second_from: Option<u32>,
     /// Chained hashes of the full blocks of `tokens`.
     hashes: Vec<u64>,
     /// Prompt rows whose logits were handed out; survives preemption.
@@ -60,6 +63,7 @@ impl Sequence {
             salt: new.salt,
             prompt_logits: new.prompt_logits,
             embedded: new.embedded,
+            second_from: new.second_from,
             hashes: Vec::new(),
             num_logits_done: 0,
             blocks: Vec::new(),
@@ -93,6 +97,12 @@ impl Sequence {
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         self.embedded
+    }
+
+    /// Where the second of two texts begins.
+    #[must_use]
+    pub fn second_from(&self) -> Option<u32> {
+        self.second_from
     }
 
     #[must_use]

@@ -11,6 +11,7 @@ use super::EngineConfig;
 use super::active::{Active, Step};
 use super::batch;
 use super::budget::StepBudget;
+use super::guide::MaskHelpers;
 use super::job::{Job, JobWriter, job};
 use super::pooler::Pooler;
 use super::request::{EmbedRequest, FinishReason, Outcome, Request};
@@ -79,6 +80,7 @@ pub struct Worker {
     /// Ends that are told when the step's numbers are published.
     ended: Vec<(JobWriter, Result<Outcome, Error>)>,
     scratch: Scratch,
+    mask_helpers: MaskHelpers,
     meters: Arc<Meters>,
     max_draft: usize,
     num_failed_steps: u32,
@@ -90,20 +92,27 @@ impl Worker {
         let spec = runner.spec();
         let scheduler = Scheduler::new(SchedulerConfig {
             num_blocks: spec.num_blocks,
-            max_running: config.max_running,
-            prefix_cache: config.prefix_cache,
+            max_running: if spec.one_at_a_time { 1 } else { config.max_running },
+            prefix_cache: config.prefix_cache && !spec.is_encoder(),
+            whole_sequences: spec.is_encoder(),
         });
+        let max_rows = match spec.is_encoder() {
+            true => spec.max_rows,
+            false => config.max_batch_tokens.min(spec.max_rows),
+        };
         let target = Duration::from_millis(u64::from(config.target_step_ms));
         let target = (config.target_step_ms > 0).then_some(target);
+        let takes_turns = spec.one_at_a_time;
         let worker = Self {
-            budget: StepBudget::new(config.max_batch_tokens.min(spec.max_rows), target),
+            budget: StepBudget::new(max_rows, target),
             runner,
             scheduler,
             active: BTreeMap::new(),
             ended: Vec::new(),
             scratch: Scratch::default(),
+            mask_helpers: MaskHelpers::new(config.mask_threads),
             meters,
-            max_draft: config.max_draft_tokens,
+            max_draft: if takes_turns { 0 } else { config.max_draft_tokens },
             num_failed_steps: 0,
         };
         worker.publish();
@@ -135,10 +144,12 @@ impl Worker {
     pub fn accept(&mut self, submission: Submission) {
         let Submission { id, work, writer } = submission;
         let spec = self.runner.spec();
-        let (mut request, pooler) = match work {
-            Work::Generate(request) => (request, None),
+        let (mut request, pooler, second_from) = match work {
+            Work::Generate(request) => (request, None, None),
             Work::Embed(request) => {
-                (request.into_request(), Some(Pooler::new(spec.pooling, spec.hidden)))
+                let second_from = request.second_from;
+                let pooler = Pooler::new(spec.pooling, spec.hidden);
+                (request.into_request(), Some(pooler), second_from)
             }
         };
         let embedded = pooler.is_some();
@@ -151,6 +162,7 @@ impl Worker {
             salt: request.cache_salt,
             prompt_logits: request.prompt_logprobs.is_some() || pools_all,
             embedded,
+            second_from,
             prompt: request.prompt,
         });
         match submitted {
@@ -324,19 +336,29 @@ impl Worker {
         }
     }
 
+    /// Gives sequences that decode the tokens that may follow, and has the masks of constraints computed
+    /// while the model computes.
     fn propose_drafts(&mut self) {
         let running = self.scheduler.running();
-        if self.max_draft == 0 || running.len() > MAX_RUNNING_FOR_DRAFTS {
-            return;
-        }
+        let is_calm = running.len() <= MAX_RUNNING_FOR_DRAFTS;
+        // Some runners compute a sequence's last row only.
+        let takes_drafts = !self.runner.spec().one_at_a_time;
         let mut drafts = Vec::new();
-        for sequence in running.iter().filter(|sequence| sequence.num_pending() == 1) {
+        for sequence in
+            running.iter().filter(|sequence| takes_drafts && sequence.num_pending() == 1)
+        {
             if let Some(active) = self.active.get_mut(&sequence.id()) {
-                drafts.push((sequence.id(), active.propose(sequence.tokens())));
+                let may_guess = is_calm && (self.max_draft > 0 || active.is_predicting());
+                let tokens = may_guess.then(|| sequence.tokens());
+                drafts.push((sequence.id(), active.propose(tokens)));
             }
         }
         for (id, draft) in drafts {
             self.scheduler.set_draft(id, draft);
+        }
+        let vocab_size = self.runner.spec().vocab_size;
+        for active in self.active.values_mut() {
+            active.look_ahead(&mut self.mask_helpers, vocab_size);
         }
     }
 

@@ -11,7 +11,7 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::http::{Http, blocked_reason, describe};
 use super::part::{Journal, Part};
-use super::{Expect, HubError, LocalFile, Progress};
+use super::{Expect, HubError, LocalFile, Progress, is_gguf};
 use crate::model::gguf::MAGIC;
 
 /// Longest pause between two tries.
@@ -177,7 +177,8 @@ impl Download<'_> {
             };
             let is_first = part.len() == 0;
             let head = chunk.get(..MAGIC.len().min(chunk.len())).unwrap_or_default();
-            if is_first && !MAGIC.starts_with(head) {
+            // Other formats have no first bytes of their own; whoever opens them checks more.
+            if is_first && is_gguf(&self.name()) && !MAGIC.starts_with(head) {
                 part.discard().await.map_err(Stop::Fatal)?;
                 return Err(Stop::Fatal(self.corrupt("it is not a GGUF file")));
             }

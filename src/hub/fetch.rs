@@ -127,7 +127,12 @@ impl Hub {
             let dest = file.path.split('/').fold(folder.clone(), |path, part| path.join(part));
             first.get_or_insert_with(|| (dest.clone(), url.clone()));
             let token = self.config.token.as_ref().map(super::Token::reveal);
-            let (file, lock) = self.fetch_file(url, &dest, &file.expect, token, &order).await?;
+            let (mut file, lock) = self.fetch_file(url, &dest, &file.expect, token, &order).await?;
+            // Files in folders of their own are named as seen from the first.
+            let home = first.as_ref().and_then(|(first, _): &(PathBuf, Url)| first.parent());
+            if let Some(name) = home.and_then(|home| dest.strip_prefix(home).ok()) {
+                file.name = name.to_string_lossy().replace('\\', "/");
+            }
             files.push(file);
             locks.push(lock);
         }

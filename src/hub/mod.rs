@@ -16,6 +16,7 @@
 
 mod catalog;
 mod config;
+mod directory;
 mod download;
 mod error;
 mod fetch;
@@ -156,6 +157,9 @@ fn locate_path(path: &Path) -> Result<PathBuf, HubError> {
     if !found.is_dir() {
         return Err(HubError::invalid(shown, "neither a file nor a folder"));
     }
+    if crate::model::safetensors::is_model_dir(path) {
+        return Ok(path.into());
+    }
     let entries = std::fs::read_dir(path).map_err(|e| HubError::io("read", path, e))?;
     // Of a split set, the first file stands for all.
     let mut models = BTreeSet::new();
@@ -169,7 +173,10 @@ fn locate_path(path: &Path) -> Result<PathBuf, HubError> {
     }
     let mut names = models.into_iter();
     match (names.next(), names.next()) {
-        (None, _) => Err(HubError::NotFound(format!("{shown} holds no .gguf file"))),
+        (None, _) => {
+            let text = format!("{shown} holds no .gguf file, nor config.json with safetensors");
+            Err(HubError::NotFound(text))
+        }
         (Some(name), None) => Ok(path.join(name)),
         (Some(first), Some(second)) => {
             let choices = [first, second].into_iter().chain(names).collect();

@@ -7,7 +7,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
 use super::reference::check_path;
-use super::{Expect, HubError, RepoReference, Select, is_gguf};
+use super::{Expect, HubError, RepoReference, Select, directory, is_gguf};
 use crate::model::gguf::parse_split_name;
 
 /// Quantisations in the order of preference where none was named: small and good ones first.
@@ -155,6 +155,12 @@ fn collect_names(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<Stri
 pub(super) fn choose(reference: &RepoReference, names: &[&str]) -> Result<Vec<String>, HubError> {
     let models = group(names);
     let shown = reference.to_string();
+    if models.is_empty()
+        && reference.select == Select::Auto
+        && let Some(files) = directory::choose(names)
+    {
+        return Ok(files);
+    }
     let candidates: Vec<&String> = match &reference.select {
         Select::File(file) => {
             models.iter().filter(|(_, files)| files.contains(file)).map(|(key, _)| key).collect()
@@ -175,7 +181,11 @@ pub(super) fn choose(reference: &RepoReference, names: &[&str]) -> Result<Vec<St
             let problem = format!("{shown}: there is no such quantisation; there are: {all}");
             return Err(HubError::NotFound(problem));
         }
-        ([], _) => return Err(HubError::NotFound(format!("{shown}: there is no .gguf file"))),
+        ([], _) => {
+            let problem =
+                format!("{shown}: there is no .gguf file, nor config.json with safetensors");
+            return Err(HubError::NotFound(problem));
+        }
         (several, _) => {
             let choices = several.iter().map(|key| (*key).clone()).collect();
             return Err(HubError::Ambiguous { reference: shown, choices });

@@ -11,12 +11,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::directory::is_safetensors;
 use super::{HubError, is_gguf};
 
 /// Folders are looked into this deep: `hf/org/repo/branch/with/slashes/folder/file` and some more.
@@ -33,7 +34,7 @@ pub struct LocalModel {
     pub references: Vec<String>,
     /// The address it came from.
     pub source: String,
-    /// The file to open; of a split model the first.
+    /// The file to open; of a split model, or one in safetensors files, the first.
     pub path: PathBuf,
     pub files: Vec<LocalFile>,
     /// Of all files together.
@@ -44,7 +45,7 @@ pub struct LocalModel {
 /// One file of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalFile {
-    /// A plain name beside the JSON file.
+    /// A name as seen from the JSON file: beside it, or in a folder that is.
     pub name: String,
     pub bytes: u64,
     pub sha256: String,
@@ -111,7 +112,9 @@ impl Store {
                 _ => {}
             }
         }
-        self.prune(folder);
+        for file in &model.files {
+            self.prune(folder.join(&file.name).parent().unwrap_or(folder));
+        }
         Ok(())
     }
 
@@ -216,6 +219,11 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Whether a file of this name may be the first of a model.
+fn is_model(name: &str) -> bool {
+    is_gguf(name) || is_safetensors(name)
+}
+
 fn sidecar_path(model: &Path) -> PathBuf {
     with_suffix(model, ".json")
 }
@@ -231,7 +239,7 @@ fn collect(folder: &Path, depth: usize, models: &mut Vec<LocalModel>) {
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
         match entry.file_type() {
             Ok(ty) if ty.is_dir() && depth > 0 => collect(&entry.path(), depth - 1, models),
-            Ok(ty) if ty.is_file() && name.strip_suffix(".json").is_some_and(is_gguf) => {
+            Ok(ty) if ty.is_file() && name.strip_suffix(".json").is_some_and(is_model) => {
                 models.extend(local_model(&entry.path()));
             }
             _ => {}
@@ -243,7 +251,10 @@ fn collect(folder: &Path, depth: usize, models: &mut Vec<LocalModel>) {
 fn local_model(sidecar_path: &Path) -> Option<LocalModel> {
     let sidecar = read_sidecar(sidecar_path)?;
     let folder = sidecar_path.parent()?;
-    let is_plain = |file: &&LocalFile| !file.name.contains(['/', '\\']) && file.name != "..";
+    let is_plain = |file: &&LocalFile| {
+        !file.name.contains('\\')
+            && Path::new(&file.name).components().all(|part| matches!(part, Component::Normal(_)))
+    };
     let is_whole = |file: &&LocalFile| {
         let found = fs::metadata(folder.join(&file.name));
         found.is_ok_and(|m| m.is_file() && m.len() == file.bytes)

@@ -20,6 +20,8 @@ pub struct Batch {
     pub logit_rows: Vec<u32>,
     /// Ascending rows whose final hidden states are wanted, for embeddings.
     pub hidden_rows: Vec<u32>,
+    /// Which of two texts each row belongs to, (T): 0 or 1. Empty: all to the first.
+    pub types: Vec<u32>,
 }
 
 /// One sequence's rows in a batch.

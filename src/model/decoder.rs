@@ -4,12 +4,12 @@ use kolosal_kernels::memory::Floats;
 
 use super::batch::Batch;
 use super::error::ModelError;
-use super::gguf::Gguf;
+use super::latent;
 use super::moe;
 use super::ops::{Norm, Ops};
-use super::runner::{Logits, Runner, RunnerError, RunnerSpec};
-use super::spec::{ActSpec, FfnSpec, LayerSpec, ModelSpec, QkNorm};
-use super::weights::{self, Ffn, Gated, Layer, Weights};
+use super::runner::{Logits, Purpose, Runner, RunnerError, RunnerSpec};
+use super::spec::{ActSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, QkNorm};
+use super::weights::{self, Ffn, Files, Gated, Head, Layer, Qkv, Weights};
 
 /// Limits of a runner, resolved from options and model.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +37,10 @@ impl<O: Ops> Decoder<O> {
     pub fn load(
         mut ops: O,
         model: ModelSpec,
-        gguf: &Gguf,
+        files: Files<'_>,
         capacity: Capacity,
     ) -> Result<Self, ModelError> {
-        let weights = weights::load(&mut ops, &model, gguf, capacity.context_len)?;
+        let weights = weights::load(&mut ops, &model, files, capacity.context_len)?;
         let attns: Vec<_> = model.layers.iter().map(|layer| &layer.attn).collect();
         ops.reserve_kv(&attns, capacity.num_blocks)?;
         let spec = RunnerSpec {
@@ -50,9 +50,18 @@ impl<O: Ops> Decoder<O> {
             max_rows: capacity.max_rows,
             kv_bytes_per_block: model.kv_bytes_per_block(),
             weight_bytes: ops.weight_bytes(),
-            hidden: model.hidden,
+            hidden: match model.head {
+                HeadSpec::Logits | HeadSpec::None => model.hidden,
+                HeadSpec::Classifier { scores, .. } => scores,
+            },
             pooling: model.pooling,
             device: ops.device(),
+            purpose: match model.head {
+                HeadSpec::Logits => Purpose::Generate,
+                HeadSpec::None => Purpose::Embed,
+                HeadSpec::Classifier { .. } => Purpose::Rank,
+            },
+            one_at_a_time: false,
         };
         Ok(Self { ops, model, weights, spec, hidden: Vec::new() })
     }
@@ -66,29 +75,61 @@ impl<O: Ops> Decoder<O> {
             let positions = ops.embed(table, &batch.positions, 1.0)?;
             x = ops.add(x, &positions, 1.0)?;
         }
+        if let Some(table) = &weights.types {
+            // Models that know one type take both texts for the first.
+            let last = model.token_types as u32 - 1;
+            let mut types: Vec<u32> = batch.types.iter().map(|&ty| ty.min(last)).collect();
+            types.resize(batch.len(), 0);
+            let types = ops.embed(table, &types, 1.0)?;
+            x = ops.add(x, &types, 1.0)?;
+        }
         if let Some(norm) = &weights.embed_norm {
             x = ops.norm(&x, norm)?;
         }
         for (index, (layer, spec)) in weights.layers.iter().zip(&model.layers).enumerate() {
-            let step = LayerStep { index, layer, spec, ropes: &weights.ropes };
+            let positions = &batch.positions;
+            let step = LayerStep { index, layer, spec, ropes: &weights.ropes, positions };
             x = step.run(ops, x, model.residual_scale)?;
         }
         self.hidden.clear();
         if !batch.hidden_rows.is_empty() {
             let rows = ops.rows(&x, &batch.hidden_rows)?;
-            let rows = ops.norm(&rows, &weights.final_norm)?;
+            let rows = match &weights.head {
+                Head::Logits { norm, .. } => ops.norm(&rows, norm)?,
+                Head::None => rows,
+                Head::Classifier { inner, out } => classify(ops, rows, inner.as_ref(), out)?,
+            };
             self.hidden = ops.host(rows)?.to_vec();
         }
         if batch.logit_rows.is_empty() {
             return Ok(Floats::default());
         }
+        let Head::Logits { norm, out } = &weights.head else {
+            return Err(ModelError::Limit("an encoder has no logits".to_owned()));
+        };
         let x = ops.rows(&x, &batch.logit_rows)?;
-        let input = ops.norm_act(&x, &weights.final_norm)?;
-        let [logits] = ops.linear(&input, [&weights.head])?;
+        let input = ops.norm_act(&x, norm)?;
+        let [logits] = ops.linear(&input, [out])?;
         let mut logits = ops.host(logits)?;
         finish_logits(&mut logits, model);
         Ok(logits)
     }
+}
+
+/// (rows, scores) of hidden states (rows, hidden).
+fn classify<O: Ops>(
+    ops: &mut O,
+    rows: O::Tensor,
+    inner: Option<&O::Linear>,
+    out: &O::Linear,
+) -> Result<O::Tensor, ModelError> {
+    let mut input = ops.act(&rows)?;
+    if let Some(inner) = inner {
+        let [pooled] = ops.linear(&input, [inner])?;
+        input = ops.unary_act(&pooled, ActSpec::Tanh)?;
+    }
+    let [scores] = ops.linear(&input, [out])?;
+    Ok(scores)
 }
 
 fn finish_logits(logits: &mut [f32], model: &ModelSpec) {
@@ -130,6 +171,7 @@ struct LayerStep<'a, O: Ops> {
     layer: &'a Layer<O>,
     spec: &'a LayerSpec,
     ropes: &'a [O::Rope],
+    positions: &'a [u32],
 }
 
 impl<O: Ops> LayerStep<'_, O> {
@@ -143,35 +185,90 @@ impl<O: Ops> LayerStep<'_, O> {
             let x = ops.add(x, &attn, scale)?;
             return ops.add(x, &ffn, scale);
         }
-        let x = ops.add(x, &attn, scale)?;
+        let mut x = ops.add(x, &attn, scale)?;
+        if let Some(norm) = &self.layer.attn_sum {
+            x = ops.norm(&x, norm)?;
+        }
         let ffn = self.ffn(ops, &x, None)?;
-        ops.add(x, &ffn, scale)
+        let x = ops.add(x, &ffn, scale)?;
+        match &self.layer.ffn_sum {
+            Some(norm) => ops.norm(&x, norm),
+            None => Ok(x),
+        }
     }
 
     /// (T, hidden), its post-norm applied.
     fn attention(&self, ops: &mut O, input: &O::Act) -> Result<O::Tensor, ModelError> {
         let (layer, spec) = (self.layer, &self.spec.attn);
-        let [mut q, mut k, v] = ops.linear(input, [&layer.q, &layer.k, &layer.v])?;
-        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
-            if spec.qk_norm == QkNorm::Full {
-                q = ops.norm(&q, q_norm)?;
-                k = ops.norm(&k, k_norm)?;
-            } else {
-                q = ops.head_norm(q, spec.heads, q_norm)?;
-                k = ops.head_norm(k, spec.kv_heads, k_norm)?;
+        let [q, k, v] = match &layer.qkv {
+            Qkv::Heads(weights) => self.heads(ops, input, weights)?,
+            Qkv::Latent(weights) => {
+                let rope = spec.rope.map(|rope| &self.ropes[rope]);
+                latent::project(ops, input, weights, rope)?
             }
+        };
+        let q = self.tempered(ops, q)?;
+        let mut mixed = ops.attention(self.index, [&q, &k, &v], spec, layer.sinks.as_ref())?;
+        if let Qkv::Latent(weights) = &layer.qkv {
+            mixed = latent::values(ops, &mixed, weights)?;
         }
-        if let Some(rope) = spec.rope {
-            q = ops.rope(q, spec.heads, &self.ropes[rope])?;
-            k = ops.rope(k, spec.kv_heads, &self.ropes[rope])?;
-        }
-        let mixed = ops.attention(self.index, [&q, &k, &v], spec, layer.sinks.as_ref())?;
         let mixed = ops.act(&mixed)?;
         let [out] = ops.linear(&mixed, [&layer.o])?;
         match &layer.attn_post {
             Some(norm) => ops.norm(&out, norm),
             None => Ok(out),
         }
+    }
+
+    /// Queries, keys and values of all heads.
+    fn heads(
+        &self,
+        ops: &mut O,
+        input: &O::Act,
+        [q, k, v]: &[O::Linear; 3],
+    ) -> Result<[O::Tensor; 3], ModelError> {
+        let spec = &self.spec.attn;
+        let [mut q, mut k, v] = ops.linear(input, [q, k, v])?;
+        if !spec.qk_norm_late {
+            (q, k) = self.normed(ops, q, k)?;
+        }
+        if let Some(rope) = spec.rope {
+            q = ops.rope(q, spec.heads, &self.ropes[rope])?;
+            k = ops.rope(k, spec.kv_heads, &self.ropes[rope])?;
+        }
+        if spec.qk_norm_late {
+            (q, k) = self.normed(ops, q, k)?;
+        }
+        Ok([q, k, v])
+    }
+
+    fn normed(
+        &self,
+        ops: &mut O,
+        q: O::Tensor,
+        k: O::Tensor,
+    ) -> Result<(O::Tensor, O::Tensor), ModelError> {
+        let spec = &self.spec.attn;
+        match (&self.layer.q_norm, &self.layer.k_norm) {
+            (Some(q_norm), Some(k_norm)) if spec.qk_norm == QkNorm::Full => {
+                Ok((ops.norm(&q, q_norm)?, ops.norm(&k, k_norm)?))
+            }
+            (Some(q_norm), Some(k_norm)) => Ok((
+                ops.head_norm(q, spec.heads, q_norm)?,
+                ops.head_norm(k, spec.kv_heads, k_norm)?,
+            )),
+            _ => Ok((q, k)),
+        }
+    }
+
+    /// Queries times what their positions ask for.
+    fn tempered(&self, ops: &mut O, q: O::Tensor) -> Result<O::Tensor, ModelError> {
+        let Some(temperature) = self.spec.attn.temperature else { return Ok(q) };
+        let scales: Vec<f32> =
+            self.positions.iter().map(|&position| temperature.at(position)).collect();
+        let rows: Vec<u32> = (0..scales.len() as u32).collect();
+        let zeros = ops.zeros_like(&q)?;
+        ops.add_rows(zeros, &rows, &scales, &q)
     }
 
     /// (T, hidden), its post-norm applied, from the residual stream `x`; `shared` is its input where

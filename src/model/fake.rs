@@ -91,6 +91,7 @@ impl FakeRunner {
             hidden: HIDDEN,
             pooling: config.pooling,
             device: "cpu".to_owned(),
+            ..RunnerSpec::default()
         };
         let slots = vec![None; config.num_blocks * BLOCK];
         Self { config, spec, slots, steps: 0, hook: None, hidden: Vec::new() }

@@ -1,5 +1,6 @@
 //! From a file and options to a [`Runner`].
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -9,11 +10,15 @@ use super::arch;
 use super::batch::BLOCK;
 use super::decoder::{Capacity, Decoder};
 use super::error::ModelError;
-use super::gguf::Gguf;
+use super::gguf::{Access, Gguf, GgufError};
 use super::ops::candle::CandleOps;
 use super::ops::cpu::CpuOps;
+use super::quantize::Quantize;
 use super::runner::Runner;
-use super::spec::ModelSpec;
+use super::safetensors;
+use super::spec::{HeadSpec, ModelSpec};
+use super::transformers::{self, TransformersRunner};
+use super::weights::Files;
 
 /// How a model is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub struct RunnerOptions {
     /// Upper bound of the KV pool in bytes; the pool holds at least one full context regardless.
     pub max_kv_bytes: usize,
     pub device: DeviceChoice,
+    /// Matrices in floats are brought to this type on the way into memory.
+    pub quantize: Option<Quantize>,
 }
 
 /// Where a model runs.
@@ -45,6 +52,22 @@ pub enum DeviceChoice {
     Gpu(usize),
 }
 
+/// A kind of device, for people.
+pub struct DeviceKind {
+    /// As engines report it.
+    pub name: &'static str,
+    /// What the build needs.
+    pub feature: &'static str,
+    pub computes: &'static str,
+}
+
+/// All kinds.
+pub const DEVICES: [DeviceKind; 3] = [
+    DeviceKind { name: "cpu", feature: "none", computes: "kernels of our own" },
+    DeviceKind { name: "cuda:N", feature: "`cuda`", computes: "candle" },
+    DeviceKind { name: "metal:N", feature: "`metal`", computes: "candle" },
+];
+
 impl Default for RunnerOptions {
     fn default() -> Self {
         Self {
@@ -54,7 +77,24 @@ impl Default for RunnerOptions {
             max_rows: 512,
             max_kv_bytes: 1 << 30,
             device: DeviceChoice::Auto,
+            quantize: None,
         }
+    }
+}
+
+/// Opens a model: a GGUF file, a directory with safetensors files, or one of these.
+///
+/// # Errors
+/// See [`Gguf::open_with`] and [`safetensors::open`].
+pub fn open(path: &Path, access: Access) -> Result<Gguf, GgufError> {
+    if safetensors::is_model_dir(path) {
+        return safetensors::open(path, access);
+    }
+    let is_safetensors =
+        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"));
+    match path.parent().filter(|_| is_safetensors) {
+        Some(dir) => safetensors::open(dir, access),
+        None => Gguf::open_with(path, access),
     }
 }
 
@@ -63,16 +103,21 @@ impl Default for RunnerOptions {
 /// # Errors
 /// See [`ModelError`].
 pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, ModelError> {
+    if arch::is_through_transformers(gguf.metadata().architecture()?) {
+        let device = device(&options.device)?.unwrap_or(Device::Cpu);
+        return Ok(Box::new(TransformersRunner::load(gguf, options, device)?));
+    }
     let model = arch::describe(gguf)?;
     let capacity = capacity(&model, options);
+    let files = Files { gguf, quantize: options.quantize };
     match device(&options.device)? {
         Some(device) => {
             let ops = CandleOps::new(device);
-            Ok(Box::new(Decoder::load(ops, model, gguf, capacity)?))
+            Ok(Box::new(Decoder::load(ops, model, files, capacity)?))
         }
         None => {
             let ops = CpuOps::new(Arc::new(Pool::new(threads(options.threads))));
-            Ok(Box::new(Decoder::load(ops, model, gguf, capacity)?))
+            Ok(Box::new(Decoder::load(ops, model, files, capacity)?))
         }
     }
 }
@@ -82,6 +127,9 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
 /// # Errors
 /// As [`load_runner`], as far as metadata tells.
 pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, ModelError> {
+    if arch::is_through_transformers(gguf.metadata().architecture()?) {
+        return transformers::estimate_bytes(gguf, options);
+    }
     let model = arch::describe(gguf)?;
     let capacity = capacity(&model, options);
     let kv = model.kv_bytes_per_block() as u64 * capacity.num_blocks as u64;
@@ -89,7 +137,11 @@ pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, Model
     let activations = (widest * 4 * 6) as u64 * capacity.max_rows as u64
         + (model.vocab_size * 4 * options.n_parallel.max(1)) as u64;
     // The packed form of low-bit types is slightly larger than the file's.
-    Ok(gguf.file_bytes() + gguf.file_bytes() / 16 + kv + activations)
+    let weights = match options.quantize {
+        None => gguf.file_bytes(),
+        Some(target) => target.bytes_of(gguf),
+    };
+    Ok(weights + weights / 16 + kv + activations)
 }
 
 fn widest_row(layer: &super::spec::LayerSpec) -> usize {
@@ -108,7 +160,9 @@ fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
     let affordable = options.max_kv_bytes / model.kv_bytes_per_block().max(1);
     // One block more than a full context: the prefix cache may hold a shared one.
     let num_blocks = wanted.min(affordable).max(one) + 1;
-    Capacity { context_len, num_blocks, max_rows: options.max_rows.max(1) }
+    // An encoder computes a text in one step.
+    let least = if model.head == HeadSpec::Logits { 1 } else { context_len };
+    Capacity { context_len, num_blocks, max_rows: options.max_rows.max(least) }
 }
 
 fn threads(wanted: usize) -> usize {

@@ -1,4 +1,4 @@
-//! Models: GGUF files, architectures as data, one decoder over the flat batch, and the [`Runner`]
+//! Models: GGUF and safetensors files, architectures as data, one decoder over the flat batch, and the [`Runner`]
 //! seam through which the engine drives them. candle appears in this module alone.
 
 pub mod arch;
@@ -7,15 +7,20 @@ pub mod decoder;
 pub mod error;
 pub mod fake;
 pub mod gguf;
+mod latent;
 pub mod load;
 mod moe;
 pub mod ops;
+mod quantize;
 mod rope;
 pub mod runner;
+pub mod safetensors;
 pub mod spec;
+mod transformers;
 pub mod weights;
 
 pub use batch::{BLOCK, Batch, Span};
 pub use error::ModelError;
-pub use load::{DeviceChoice, RunnerOptions, estimate_bytes, load_runner};
-pub use runner::{Logits, Pooling, Runner, RunnerError, RunnerSpec};
+pub use load::{DeviceChoice, RunnerOptions, estimate_bytes, load_runner, open};
+pub use quantize::Quantize;
+pub use runner::{Logits, Pooling, Purpose, Runner, RunnerError, RunnerSpec};

@@ -3,7 +3,7 @@
 use super::decoder::gated;
 use super::error::ModelError;
 use super::ops::Ops;
-use super::spec::{MoeScore, MoeSpec};
+use super::spec::{Groups, MoeScore, MoeSpec};
 use super::weights::Moe;
 
 /// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden).
@@ -41,10 +41,20 @@ pub(super) fn mixture<O: Ops>(
         if rows.is_empty() {
             continue;
         }
-        let picked = ops.rows(x, rows)?;
+        let mut picked = ops.rows(x, rows)?;
+        let all: Vec<u32> = (0..rows.len() as u32).collect();
+        let ones = vec![1.0; rows.len()];
+        let (before, after) = match spec.weigh_input {
+            true => (shares, &ones),
+            false => (&ones, shares),
+        };
+        if spec.weigh_input {
+            let zeros = ops.zeros_like(&picked)?;
+            picked = ops.add_rows(zeros, &all, before, &picked)?;
+        }
         let picked = ops.act(&picked)?;
         let y = gated(ops, &picked, expert, spec.act)?;
-        out = ops.add_rows(out, rows, shares, &y)?;
+        out = ops.add_rows(out, rows, after, &y)?;
     }
     Ok(out)
 }
@@ -57,9 +67,15 @@ fn route(logits: &[f32], bias: Option<&[f32]>, spec: &MoeSpec) -> Vec<(usize, f3
         MoeScore::Sigmoid => scores.iter_mut().for_each(|score| *score = sigmoid(*score)),
         MoeScore::SoftmaxAfter => {}
     }
-    let rank = |expert: usize| scores[expert] + bias.map_or(0.0, |bias| bias[expert]);
+    let mut ranks = scores.clone();
+    for (rank, bias) in ranks.iter_mut().zip(bias.unwrap_or_default()) {
+        *rank += bias;
+    }
+    if let Some(groups) = spec.groups {
+        leave_groups(&mut ranks, groups);
+    }
     let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| rank(b).total_cmp(&rank(a)).then(a.cmp(&b)));
+    order.sort_by(|&a, &b| ranks[b].total_cmp(&ranks[a]).then(a.cmp(&b)));
     order.truncate(spec.used);
     let mut shares: Vec<f32> = order.iter().map(|&expert| scores[expert]).collect();
     if spec.score == MoeScore::SoftmaxAfter {
@@ -71,6 +87,22 @@ fn route(logits: &[f32], bias: Option<&[f32]>, spec: &MoeSpec) -> Vec<(usize, f3
         shares.iter_mut().for_each(|share| *share /= sum);
     }
     order.into_iter().zip(shares.into_iter().map(|share| share * spec.scale)).collect()
+}
+
+/// Sinks the ranks of all experts outside the best groups.
+fn leave_groups(ranks: &mut [f32], groups: Groups) {
+    let width = ranks.len() / groups.count;
+    let worth = |group: &[f32]| -> f32 {
+        let mut best = group.to_vec();
+        best.sort_by(|a, b| b.total_cmp(a));
+        best.iter().take(groups.best).sum()
+    };
+    let worths: Vec<f32> = ranks.chunks_exact(width).map(worth).collect();
+    let mut order: Vec<usize> = (0..worths.len()).collect();
+    order.sort_by(|&a, &b| worths[b].total_cmp(&worths[a]).then(a.cmp(&b)));
+    for &group in order.iter().skip(groups.used) {
+        ranks[group * width..][..width].fill(f32::NEG_INFINITY);
+    }
 }
 
 fn softmax(values: &mut [f32]) {
@@ -100,6 +132,8 @@ mod tests {
             scale: 1.0,
             shared_width: None,
             shared_gate: false,
+            groups: None,
+            weigh_input: false,
         }
     }
 
@@ -114,6 +148,21 @@ mod tests {
         assert!((normalised[0].1 + normalised[1].1 - 1.0).abs() < 1e-6);
         let after = route(&logits, None, &spec(MoeScore::SoftmaxAfter, false));
         assert!((after[0].1 - normalised[0].1).abs() < 1e-6);
+    }
+
+    #[test]
+    fn experts_of_groups_left_out_are_not_taken() {
+        let grouped = |best| MoeSpec {
+            groups: Some(Groups { count: 2, used: 1, best }),
+            ..spec(MoeScore::Sigmoid, false)
+        };
+        let taken = |best| -> Vec<usize> {
+            let routed = route(&[2.0, -9.0, 1.0, 1.5], None, &grouped(best));
+            routed.into_iter().map(|taken| taken.0).collect()
+        };
+        // By its best expert the first group wins, by its best two the second.
+        assert_eq!(taken(1), [0, 1]);
+        assert_eq!(taken(2), [3, 2]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use kolosal_kernels::memory::Floats;
 use super::batch::Batch;
 
 /// What the engine must know of a model to schedule for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunnerSpec {
     /// Logits per row.
     pub vocab_size: usize,
@@ -19,12 +19,38 @@ pub struct RunnerSpec {
     pub kv_bytes_per_block: usize,
     /// Bytes of resident weights.
     pub weight_bytes: usize,
-    /// Values of a hidden state; 0 when [`Runner::hidden`] gives none.
+    /// Values of a row that [`Runner::hidden`] gives: of a hidden state, or the scores of a
+    /// classifier; 0 when it gives none.
     pub hidden: usize,
     /// How hidden states become an embedding.
     pub pooling: Pooling,
     /// Where the model runs: `cpu`, `cuda:0`, `metal:0`.
     pub device: String,
+    /// What the model is for.
+    pub purpose: Purpose,
+    /// Sequences take turns: the runner keeps the state of one.
+    pub one_at_a_time: bool,
+}
+
+impl RunnerSpec {
+    /// Tokens see those after them: a sequence must be computed in one step, and no part of it can
+    /// be reused by another.
+    #[must_use]
+    pub fn is_encoder(&self) -> bool {
+        self.purpose != Purpose::Generate
+    }
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// It continues text. Its hidden states make embeddings too.
+    #[default]
+    Generate,
+    /// Embeddings alone.
+    Embed,
+    /// Scores of pairs of texts: a cross-encoder.
+    Rank,
 }
 
 /// How the hidden states of a text become one vector.
@@ -77,8 +103,8 @@ pub trait Runner: Send {
     /// Takes back logits that were read, for their memory to be used again.
     fn recycle(&mut self, _logits: Logits) {}
 
-    /// Takes the hidden states after the final norm of the last batch's `hidden_rows`,
-    /// (`hidden_rows.len()`, `hidden`), row-major.
+    /// Takes the hidden states after the final norm of the last batch's `hidden_rows`, or what a
+    /// classifier makes of them, (`hidden_rows.len()`, `hidden`), row-major.
     fn hidden(&mut self) -> Vec<f32> {
         Vec::new()
     }

@@ -5,7 +5,7 @@
 
 use super::runner::Pooling;
 
-/// A decoder-only transformer, described.
+/// A transformer, described: a decoder, or an encoder, whose tokens see those after them too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
     /// `general.architecture`.
@@ -15,7 +15,11 @@ pub struct ModelSpec {
     /// Context length that the model was trained for.
     pub context_len: usize,
     pub layers: Vec<LayerSpec>,
+    /// Blocks of the file after the layers: they guess tokens further ahead and are left out.
+    pub spare_blocks: usize,
     pub norm: NormSpec,
+    /// Norms have weights in the file; without, they scale by one (OLMo 1).
+    pub norms_learned: bool,
     /// The distinct rotary embeddings; layers name theirs by index.
     pub ropes: Vec<RopeSpec>,
     /// Factor on the token embedding (gemma: √hidden).
@@ -32,6 +36,21 @@ pub struct ModelSpec {
     pub logit_softcap: Option<f32>,
     /// How hidden states become an embedding.
     pub pooling: Pooling,
+    /// Rows of `token_types.weight`, which tell the first text of a pair from the second; 0 = none.
+    pub token_types: usize,
+    /// What stands on the last layer.
+    pub head: HeadSpec,
+}
+
+/// What stands on the last layer of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadSpec {
+    /// A norm and a projection to the vocabulary.
+    Logits,
+    /// Nothing: hidden states are the result.
+    None,
+    /// Scores from a hidden state: `cls.output(tanh(cls(x)))`, with or without the inner layer.
+    Classifier { inner: bool, scores: usize },
 }
 
 impl ModelSpec {
@@ -63,6 +82,8 @@ pub struct Norms {
     pub ffn_post: bool,
     /// Both parts read the same residual (phi-2, falcon, command-r, gpt-neox).
     pub parallel: bool,
+    /// On the residual stream after each part (`attn_output_norm`, `layer_output_norm`).
+    pub residual: bool,
 }
 
 impl Norms {
@@ -73,6 +94,7 @@ impl Norms {
         ffn: Some("ffn_norm"),
         ffn_post: false,
         parallel: false,
+        residual: false,
     };
     /// Gemma 2 and 3, GLM-4: a norm before and after each part.
     pub const PRE_POST: Self = Self { attn_post: true, ffn_post: true, ..Self::PRE };
@@ -80,6 +102,8 @@ impl Norms {
     pub const POST: Self = Self { attn: None, ffn: None, ..Self::PRE_POST };
     /// phi-2, falcon, command-r: one norm, then both parts side by side.
     pub const PARALLEL: Self = Self { ffn: None, parallel: true, ..Self::PRE };
+    /// BERT: a norm on each sum.
+    pub const RESIDUAL: Self = Self { attn: None, ffn: None, residual: true, ..Self::PRE };
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +117,13 @@ pub struct AttnSpec {
     /// Index into [`ModelSpec::ropes`]; `None` leaves positions out (NoPE).
     pub rope: Option<usize>,
     pub qk_norm: QkNorm,
+    /// Queries and keys are normed after the rotary embedding, not before.
+    pub qk_norm_late: bool,
+    /// Keys and values of all heads come from one latent vector; `kv_heads` is 1 then, `head_dim` is
+    /// the latent's width and the rotated part's, `value_dim` the latent's width.
+    pub latent: Option<LatentSpec>,
+    /// Queries grow with their position.
+    pub temperature: Option<Temperature>,
     /// Factor on the scores.
     pub scale: f32,
     /// `cap · tanh(score / cap)`.
@@ -101,14 +132,50 @@ pub struct AttnSpec {
     pub window: Option<usize>,
     /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).
     pub sinks: bool,
+    /// A token sees those before it alone; else all of its sequence.
+    pub causal: bool,
 }
 
-/// Norm on queries and keys before the rotary embedding.
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentSpec {
+    /// Width of the vector that queries are made of; `None` makes them of the input itself.
+    pub q_rank: Option<usize>,
+    /// Width of the latent vector.
+    pub rank: usize,
+    /// Width of a head's part that positions do not turn.
+    pub still: usize,
+    /// Width of a head's part that positions turn; keys share it.
+    pub turned: usize,
+    /// Width of a head's value.
+    pub value: usize,
+}
+
+/// A query at `position` is multiplied by `1 + scale · ln(1 + ⌊(position + offset) / floor⌋)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    pub scale: f32,
+    pub floor: usize,
+    pub offset: usize,
+}
+
+impl Temperature {
+    /// The factor of a query at `position`.
+    #[must_use]
+    pub fn at(&self, position: u32) -> f32 {
+        let steps = (position as usize + self.offset) / self.floor;
+        1.0 + self.scale * (steps as f32).ln_1p()
+    }
+}
+
+/// Norm on queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     None,
     /// Over each head (qwen3, gemma3): weights of `head_dim`.
     PerHead,
+    /// Over each head, without weights (llama4).
+    Plain,
     /// Over the whole projection (olmo2): weights of `heads · head_dim`.
     Full,
 }
@@ -170,7 +237,7 @@ pub struct YarnSpec {
 }
 
 /// Element-wise non-linearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ActSpec {
     Silu,
     /// tanh form.
@@ -180,8 +247,30 @@ pub enum ActSpec {
     Relu,
     /// ReLU squared.
     Relu2,
+    Tanh,
     /// gpt-oss: `min(g, 7) · σ(1.702 · min(g, 7)) · (clamp(u, -7, 7) + 1)`.
     OaiSwiglu,
+    /// xIELU (arXiv 2411.13010): `p·x² + beta·x` above 0, `n·(exp(min(x, eps)) - 1 - x) + beta·x` below.
+    Xielu(Xielu),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Xielu {
+    pub p: f32,
+    pub n: f32,
+    pub beta: f32,
+    pub eps: f32,
+}
+
+impl Xielu {
+    #[must_use]
+    pub fn apply(&self, x: f32) -> f32 {
+        if x > 0.0 {
+            self.p * x * x + self.beta * x
+        } else {
+            self.n * (x.min(self.eps).exp_m1() - x) + self.beta * x
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -228,6 +317,20 @@ pub struct MoeSpec {
     pub shared_width: Option<usize>,
     /// The shared experts' output is gated by a sigmoid (qwen2moe).
     pub shared_gate: bool,
+    /// Experts lie in groups, of which a token takes some.
+    pub groups: Option<Groups>,
+    /// A taken expert's weight multiplies its input, not its output (llama4).
+    pub weigh_input: bool,
+}
+
+/// Groups of equally many neighbouring experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    pub count: usize,
+    /// Groups that a token takes experts from.
+    pub used: usize,
+    /// A group counts as much as this many of its best experts together.
+    pub best: usize,
 }
 
 /// From router logits to weights.

@@ -35,6 +35,7 @@ impl NativeBackend {
             max_rows: params.max_rows(),
             max_kv_bytes: self.max_kv_bytes,
             device: self.device(params),
+            quantize: params.quantize,
         }
     }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chat::TextModel;
-use crate::engine::{Engine, EngineConfig, Request, Sampling};
+use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
-use crate::model::Runner;
 use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
+use crate::model::{self, Purpose, Runner};
 
 use super::spec::{EngineSpec, LoadParams};
 
@@ -40,6 +40,9 @@ pub struct ModelInfo {
     pub device: String,
     /// The first file.
     pub path: PathBuf,
+    /// candle-transformers runs it, one sequence at a time.
+    pub one_at_a_time: bool,
+    pub purpose: Purpose,
     /// Whether the file brings a chat template of its own.
     pub chat_template: bool,
     /// What a person should know: a parameter without effect, a shorter context than asked for.
@@ -80,7 +83,7 @@ pub trait Backend: Send + Sync {
     fn runner(&self, gguf: &Gguf, params: &LoadParams) -> Result<Box<dyn Runner>>;
 }
 
-/// Loads GGUF files.
+/// Loads model files.
 pub struct GgufLoader {
     locate: Locate,
     backend: Box<dyn Backend>,
@@ -97,7 +100,7 @@ impl GgufLoader {
     fn open(&self, spec: &EngineSpec) -> Result<(PathBuf, Gguf)> {
         let path = (self.locate)(&spec.reference)?;
         let access = if spec.params.use_mmap { Access::Map } else { Access::Read };
-        let gguf = Gguf::open_with(&path, access).map_err(|error| open_error(&path, &error))?;
+        let gguf = model::open(&path, access).map_err(|error| open_error(&path, &error))?;
         Ok((path, gguf))
     }
 }
@@ -116,8 +119,12 @@ impl Loader for GgufLoader {
         let mut info = describe(&gguf, path);
         info.context_len = runner.spec().context_len;
         runner.spec().device.clone_into(&mut info.device);
+        info.one_at_a_time = runner.spec().one_at_a_time;
+        info.purpose = runner.spec().purpose;
         info.warnings = warnings(&spec.params, &info);
-        info.warnings.extend(text.warning().map(str::to_owned));
+        if info.purpose == Purpose::Generate {
+            info.warnings.extend(text.warning().map(str::to_owned));
+        }
         // The mapping goes before the engine runs: weights that were packed need it no more.
         drop(gguf);
         let config = EngineConfig {
@@ -163,6 +170,8 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         context_len: 0,
         trained_context_len: trained_context(metadata, &architecture),
         path,
+        one_at_a_time: false,
+        purpose: Purpose::default(),
         chat_template: metadata.get("tokenizer.chat_template").is_some(),
         warnings: Vec::new(),
         architecture,
@@ -191,21 +200,25 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
             params.n_ctx, info.context_len
         ));
     }
+    if info.one_at_a_time {
+        warnings
+            .push("candle-transformers runs this architecture, one sequence at a time".to_owned());
+    }
     warnings
 }
 
 /// One token through the whole model: first-use costs are paid here and not by the first request.
 fn warm_up(engine: &Engine) -> Result<()> {
+    if engine.spec().is_encoder() {
+        let request = EmbedRequest { prompt: vec![0], ..EmbedRequest::default() };
+        return engine.embed(request)?.wait_blocking().map(|_| ());
+    }
     let request = Request {
         prompt: vec![0],
         max_tokens: 1,
-        min_tokens: 0,
-        stop_tokens: Vec::new(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        logprobs: None,
-        prompt_logprobs: None,
         cache_salt: u64::MAX,
-        constraint: None,
+        ..Request::default()
     };
     engine.submit(request)?.wait_blocking().map(|_| ())
 }

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::model::Quantize;
 
 /// Longest engine id in bytes.
 const MAX_ID_BYTES: usize = 256;
@@ -84,6 +85,8 @@ pub struct LoadParams {
     pub cont_batching: bool,
     /// Run one token through the model before the engine is ready.
     pub warmup: bool,
+    /// Bring matrices in floats to this type.
+    pub quantize: Option<Quantize>,
 }
 
 /// As in the seed, but for `n_parallel`, which was 1: sequences cost nothing until they run.
@@ -101,6 +104,7 @@ impl Default for LoadParams {
             use_mlock: true,
             cont_batching: true,
             warmup: false,
+            quantize: None,
         }
     }
 }

@@ -61,6 +61,26 @@ fn others() -> Vec<(&'static str, &'static str, Value)> {
             "/inference/chat/completions",
             json!({ "model": "my-model", "messages": messages(), "maxNewTokens": 32 }),
         ),
+        (
+            "post",
+            "/rerank",
+            json!({
+                "model": "my-model",
+                "query": "What do cats do?",
+                "documents": ["The cat sleeps.", "Rain falls."],
+                "top_n": 1,
+            }),
+        ),
+        (
+            "post",
+            "/infill",
+            json!({
+                "model": "my-model",
+                "input_prefix": "def one():\n    return",
+                "input_suffix": "\n\nprint(one())",
+                "n_predict": 16,
+            }),
+        ),
         ("post", "/tokenize", json!({ "model": "my-model", "content": "Hello world" })),
         ("post", "/detokenize", json!({ "model": "my-model", "tokens": [11, 12] })),
         ("post", "/apply-template", json!({ "model": "my-model", "messages": messages() })),

@@ -19,7 +19,7 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 12] = [
+const V1_SEGMENTS: [&str; 14] = [
     "chat",
     "completions",
     "embeddings",
@@ -29,10 +29,14 @@ const V1_SEGMENTS: [&str; 12] = [
     "responses",
     "engines",
     "health",
+    "rerank",
     "tokenize",
     "detokenize",
     "apply-template",
+    "infill",
 ];
+/// Other names of `/v1/rerank`, which llama-server and Cohere use.
+pub(super) const RERANK_ALIASES: [&str; 3] = ["/reranking", "/v1/reranking", "/v2/rerank"];
 /// Paths that answer during a shutdown too.
 const ALWAYS_ANSWERED: [&str; 4] = ["/livez", "/readyz", "/health", "/status"];
 
@@ -141,6 +145,9 @@ fn routed_path(path: &str) -> Option<String> {
     if path == "/status" {
         return Some("/health".to_owned());
     }
+    if RERANK_ALIASES.contains(&path) {
+        return Some("/rerank".to_owned());
+    }
     let has_segment =
         |rest: &&str| rest.split('/').next().is_some_and(|segment| V1_SEGMENTS.contains(&segment));
     let bare = path.strip_prefix("/v1/").filter(has_segment).map(|rest| format!("/{rest}"));
@@ -173,6 +180,9 @@ mod tests {
             ("/v1/", None),
             ("/v1/livez", None),
             ("/v1/v1/models", None),
+            ("/v1/rerank", Some("/rerank")),
+            ("/v2/rerank", Some("/rerank")),
+            ("/v1/reranking", Some("/rerank")),
             ("/", None),
         ];
         for (path, routed) in cases {

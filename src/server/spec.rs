@@ -16,9 +16,11 @@ use super::{
     AppState, Options,
     anthropic::AnthropicApi,
     examples::request_examples,
-    native::{EngineApi, HealthApi, InferenceApi, ProbeApi, TokenApi},
+    front::RERANK_ALIASES,
+    native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
+    rerank::RerankApi,
 };
 use crate::{
     error::{Error, Result},
@@ -33,7 +35,7 @@ Every answer has the header `X-Request-Id`, taken over from the request if it ha
 implemented or refused by name with status 400, never ignored.";
 
 /// Paths whose main form is without `/v1`, as in the original and in llama-server; all others have it.
-const BARE_PATHS: [&str; 8] = [
+const BARE_PATHS: [&str; 9] = [
     "/engines",
     "/engines/{engine_id}",
     "/engines/{engine_id}/status",
@@ -42,6 +44,7 @@ const BARE_PATHS: [&str; 8] = [
     "/tokenize",
     "/detokenize",
     "/apply-template",
+    "/infill",
 ];
 
 /// Paths without any alias; those below `/api/` have none either.
@@ -66,10 +69,12 @@ const SKIPPED: [(&str, &str); 2] = [("ChatCompletionChunk", "usage"), ("Completi
 
 /// All routes of the document.
 type Apis =
-    (OpenAiApis, AnthropicApi, InferenceApi, TokenApi, EngineApi, HealthApi, ProbeApi, OllamaApis);
+    (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
-/// Routes of the OpenAI dialect.
-type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi);
+/// Routes of the OpenAI dialect, and ranking beside its embeddings.
+type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+/// Routes of llama-server's form.
+type TextApis = (TokenApi, InfillApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
@@ -82,10 +87,11 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
+            RerankApi(Arc::clone(state)),
         ),
         AnthropicApi(Arc::clone(state)),
         InferenceApi(Arc::clone(state)),
-        TokenApi(Arc::clone(state)),
+        (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
@@ -286,6 +292,7 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
         } else if path.starts_with("/messages") {
             fail_with(&mut operations, "AnthropicErrorBody");
         }
+        describe_events(&mut operations, path.ends_with("completions"));
         let prefixed = format!("/v1{path}");
         let (main, others) = if LONE_PATHS.contains(&path.as_str()) || path.starts_with("/api/") {
             (path, vec![])
@@ -293,6 +300,9 @@ fn with_aliases(paths: Map<String, Value>) -> Map<String, Value> {
             (path, vec![prefixed])
         } else if path == "/health" {
             (prefixed, vec![path, "/status".to_owned()])
+        } else if path == "/rerank" {
+            let others = RERANK_ALIASES.map(str::to_owned);
+            (prefixed, std::iter::once(path).chain(others).collect())
         } else {
             (prefixed, vec![path])
         };
@@ -313,6 +323,30 @@ fn fail_with(operations: &mut Value, body: &str) {
             response["content"]["application/json"]["schema"] =
                 json!({ "$ref": format!("#/components/schemas/{body}") });
         }
+    }
+}
+
+/// The schema of a stream is that of one event, whose data is JSON text of what the handler says, or
+/// of a failure midway. OpenAI's older routes end with a word.
+fn describe_events(operations: &mut Value, ends_with_done: bool) {
+    for operation in operations.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let failure = operation.pointer("/responses/400/content/application~1json/schema").cloned();
+        let schema = operation.pointer_mut("/responses/200/content/text~1event-stream/schema");
+        let (Some(failure), Some(schema)) = (failure, schema) else { continue };
+        let json =
+            |schema| json!({ "contentMediaType": "application/json", "contentSchema": schema });
+        let mut data = vec![json(schema.take()), json(failure)];
+        if ends_with_done {
+            data.push(json!({ "const": "[DONE]" }));
+        }
+        *schema = json!({
+            "type": "object",
+            "properties": {
+                "event": { "type": "string", "description": "The name of the event, if it has one." },
+                "data": { "type": "string", "anyOf": data },
+            },
+            "required": ["data"],
+        });
     }
 }
 

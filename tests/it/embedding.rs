@@ -17,7 +17,7 @@ use crate::engine::{prompt, request};
 use crate::tiny::Tiny;
 
 fn embed(prompt: Vec<u32>) -> EmbedRequest {
-    EmbedRequest { prompt, cache_salt: 0 }
+    EmbedRequest { prompt, ..EmbedRequest::default() }
 }
 
 fn vector(job: &Job) -> Vec<f32> {

@@ -17,13 +17,8 @@ pub(crate) fn request(prompt: Vec<u32>, max_tokens: u32) -> Request {
     Request {
         prompt,
         max_tokens,
-        min_tokens: 0,
-        stop_tokens: Vec::new(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        logprobs: None,
-        prompt_logprobs: None,
-        cache_salt: 0,
-        constraint: None,
+        ..Request::default()
     }
 }
 
@@ -623,6 +618,69 @@ fn a_constraint_is_obeyed() {
     let (end, tokens) = run(9);
     assert_eq!(end.unwrap_err().message, "the constraint cannot go on: seven is not allowed");
     assert_eq!(tokens.len(), 7);
+}
+
+/// Allows one token at every third place and every second token elsewhere.
+#[derive(Debug)]
+struct Rail {
+    taken: u32,
+    /// Tells what it forces, and a wrong guess behind it.
+    foresees: bool,
+}
+
+impl Constraint for Rail {
+    fn mask(&mut self, mask: &mut [u32]) -> Result<(), String> {
+        let only = self.taken * 7 % 64;
+        mask.fill(if self.taken.is_multiple_of(3) { 0 } else { 0x5555_5555 });
+        mask[only as usize / 32] |= 1 << (only % 32);
+        Ok(())
+    }
+
+    fn accept(&mut self, _: u32) -> Result<(), String> {
+        self.taken += 1;
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.taken == 40
+    }
+
+    fn is_free(&self) -> bool {
+        self.taken % 11 == 5
+    }
+
+    fn forced(&mut self) -> Vec<u32> {
+        let is_forced = self.foresees && self.taken.is_multiple_of(3);
+        if is_forced { vec![self.taken * 7 % 64, 1] } else { Vec::new() }
+    }
+}
+
+#[test]
+fn masks_beside_the_forward_pass_and_forced_tokens_change_no_output() {
+    let run = |mask_threads, foresees| {
+        let config = EngineConfig { mask_threads, max_running: 8, ..small() };
+        let engine = start(FakeConfig::default(), config);
+        let submit = |i: u32| {
+            let constraint: Box<dyn Constraint> = Box::new(Rail { taken: 0, foresees });
+            let constraint = (i % 4 != 3).then_some(constraint);
+            let sampling = Sampling { seed: u64::from(i), ..Sampling::default() };
+            let request = request(prompt(5, i), 60);
+            engine.submit(Request { constraint, sampling, ..request }).unwrap()
+        };
+        let jobs: Vec<Job> = (0..8).map(submit).collect();
+        let tokens = jobs.iter().map(|job| {
+            job.wait_blocking().unwrap();
+            job.result().tokens
+        });
+        (tokens.collect::<Vec<_>>(), engine.stats().accepted_draft_tokens)
+    };
+    let (alone, none) = run(0, false);
+    assert_eq!((alone[0].len(), none), (40, 0));
+    for mask_threads in [0, 1, 3] {
+        let (tokens, accepted) = run(mask_threads, true);
+        assert_eq!(tokens, alone, "{mask_threads} threads");
+        assert!(accepted > 50, "{accepted} forced tokens were computed ahead");
+    }
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn start(document: Vec<u32>, fails_at: Option<u32>) -> Engine {
         hidden: 0,
         pooling: Pooling::Mean,
         device: "test".to_owned(),
+        ..RunnerSpec::default()
     };
     let config = EngineConfig { max_batch_tokens: 64, ..EngineConfig::default() };
     Engine::start(Box::new(Recital { spec, document, fails_at }), config).unwrap()
@@ -149,7 +150,7 @@ async fn text_goes_on_until_the_end_token() {
     assert_eq!((choice.reason, &choice.stop_string), (FinishReason::Stop, &None));
     let completion_tokens = "üße, Welt! 🎉".len() as u32;
     assert_eq!(choice.tokens.len() as u32, completion_tokens, "the end token is not output");
-    let want = Usage { prompt_tokens: 2, cached_tokens: 0, completion_tokens };
+    let want = Usage { prompt_tokens: 2, completion_tokens, ..Usage::default() };
     assert_eq!(collected.usage, want);
     assert!(choice.logprobs.is_empty());
     // Streamed, each piece is whole characters with the tokens that they came from.

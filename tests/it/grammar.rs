@@ -94,6 +94,10 @@ fn texts_follow_regex_choice_lark_and_gbnf() {
         let text = walk(&compiler, &tokenizer, &Grammar::Regex("[a-f]{3}-[0-9]+x".into()), seed);
         let text = text.unwrap();
         assert!(text.len() > 5 && text.as_bytes()[3] == b'-' && text.ends_with('x'), "{text}");
+        // Forced text whose characters are several tokens each.
+        let constant = Grammar::JsonSchema(json!({"const": "üü-日本\u{1f999}"}));
+        let text = walk(&compiler, &tokenizer, &constant, seed).unwrap();
+        assert_eq!(text, "\"üü-日本\u{1f999}\"");
         let choices = vec!["yes".to_owned(), "no \"way\"".to_owned()];
         let text = walk(&compiler, &tokenizer, &Grammar::Choice(choices.clone()), seed).unwrap();
         assert!(choices.contains(&text), "{text}");
@@ -105,6 +109,30 @@ fn texts_follow_regex_choice_lark_and_gbnf() {
         assert!((2..=3).contains(&words.len()), "{text}");
         assert!(words.iter().all(|word| *word == "x" || (2..=3).contains(&word.len())), "{text}");
     }
+}
+
+#[test]
+fn long_chains_of_rules_end_no_process() {
+    let compiler = GrammarCompiler::new(tokenizer()).unwrap();
+    let chain = |arrow: &str, num: usize| {
+        let rule = |i: usize| format!("r{i}{arrow} r{}\n", i + 1);
+        (0..num).map(rule).collect::<String>() + &format!("r{num}{arrow} \"a\"\n")
+    };
+    let gbnf = format!("root ::= r0\n{}", chain(" ::=", 4_900));
+    let lark = format!("start: r0\n{}", chain(":", 4_900));
+    let mut definitions = serde_json::Map::new();
+    for i in 0..2_000 {
+        let next = json!({"type": "array", "items": {"$ref": format!("#/$defs/d{}", i + 1)}});
+        definitions.insert(format!("d{i}"), next);
+    }
+    definitions.insert("d2000".to_owned(), json!({"type": "string"}));
+    let schema = json!({"$ref": "#/$defs/d0", "$defs": definitions});
+    // Compiled or refused, whichever.
+    for grammar in [Grammar::Gbnf(gbnf), Grammar::Lark(lark), Grammar::JsonSchema(schema)] {
+        let _ = compiler.compile(&grammar);
+    }
+    let long = Grammar::Lark(format!("start: r0\n{}", chain(":", 6_000)));
+    assert!(compiler.compile(&long).unwrap_err().to_string().contains("limit is 5000"));
 }
 
 #[test]

@@ -12,13 +12,14 @@ use std::time::Duration;
 use kolosal_kernels::quant::GgmlType;
 use kolosal_server::error::Kind;
 use kolosal_server::hub::{Hub, HubConfig, HubError, NoProgress, Reference, Token};
-use kolosal_server::model::gguf::Writer;
+use kolosal_server::model;
+use kolosal_server::model::gguf::{Access, Writer};
 use sha2::{Digest, Sha256};
 
 use server::{Reply, Server};
 
 /// A valid model of a little over `len` bytes.
-pub(crate) fn model(len: usize, seed: u8) -> Vec<u8> {
+pub(crate) fn model_file(len: usize, seed: u8) -> Vec<u8> {
     let rows = len / 32;
     let bytes: Vec<u8> = (0..rows * 32).map(|i| (i / 7) as u8 ^ seed).collect();
     let mut writer = Writer::new();
@@ -66,7 +67,7 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn a_download_is_stored_listed_found_and_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let body = model(100_000, 0);
+    let body = model_file(100_000, 0);
     let (content, len) = (body.clone(), body.len() as u64);
     let server = Server::start(move |r, _| Reply::file(r, &content, "\"1\"")).await;
     let (hub, reference) = (hub(dir.path()), server.url("x/m.gguf"));
@@ -91,7 +92,7 @@ async fn a_download_is_stored_listed_found_and_removed() {
 #[tokio::test]
 async fn a_broken_connection_is_resumed_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let body = model(400_000, 0);
+    let body = model_file(400_000, 0);
     let content = body.clone();
     let server = Server::start(move |r, n| {
         let reply = Reply::file(r, &content, "\"1\"");
@@ -109,7 +110,7 @@ async fn a_broken_connection_is_resumed_where_it_stopped() {
 #[tokio::test]
 async fn a_killed_download_is_resumed_by_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
-    let body = model(1_500_000, 0);
+    let body = model_file(1_500_000, 0);
     let content = body.clone();
     let server = Server::start(move |r, n| {
         let mut reply = Reply::file(r, &content, "\"1\"");
@@ -144,7 +145,7 @@ async fn a_killed_download_is_resumed_by_the_next_one() {
 async fn a_file_that_changed_meanwhile_is_begun_anew() {
     for honest in [true, false] {
         let dir = tempfile::tempdir().unwrap();
-        let (old, new) = (model(300_000, 1), model(300_000, 2));
+        let (old, new) = (model_file(300_000, 1), model_file(300_000, 2));
         let expected = new.clone();
         let server = Server::start(move |r, n| match n {
             0 => Reply::file(r, &old, "\"old\"").cut(200_000),
@@ -165,7 +166,7 @@ async fn a_file_that_changed_meanwhile_is_begun_anew() {
 #[tokio::test]
 async fn without_a_validator_nothing_is_resumed_across_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let body = model(100_000, 3);
+    let body = model_file(100_000, 3);
     let content = body.clone();
     let server = Server::start(move |r, n| {
         let mut reply = Reply::file(r, &content, "W/\"weak\"");
@@ -196,18 +197,18 @@ async fn refusals_and_lies_of_the_server_are_told_apart() {
         }),
         ("a page", Reply::ok("<!DOCTYPE html>"), 1, |e| matches!(e, HubError::Corrupt { .. })),
         ("nothing", Reply::ok(""), 1, |e| matches!(e, HubError::Corrupt { .. })),
-        ("always short", Reply::ok(model(1000, 0)).cut(500), 6, |e| {
+        ("always short", Reply::ok(model_file(1000, 0)).cut(500), 6, |e| {
             matches!(e, HubError::Interrupted { received: 500, .. })
         }),
         ("compressed", Reply::ok("x").with("content-encoding", "br"), 1, |e| {
             matches!(e, HubError::Failed { .. })
         }),
-        ("too large", Reply::ok(model(300_000, 0)), 1, |e| {
+        ("too large", Reply::ok(model_file(300_000, 0)), 1, |e| {
             matches!(e, HubError::TooLarge { limit: 200_000, .. })
         }),
         (
             "too large without saying",
-            Reply { unsized_body: true, ..Reply::ok(model(300_000, 0)) },
+            Reply { unsized_body: true, ..Reply::ok(model_file(300_000, 0)) },
             1,
             |e| matches!(e, HubError::TooLarge { limit: 200_000, .. }),
         ),
@@ -234,7 +235,7 @@ async fn a_passing_failure_is_waited_out() {
     let server = Server::start(|r, n| match n {
         0 => Reply::status(503),
         1 => Reply::status(429).with("retry-after", "0"),
-        _ => Reply::file(r, &model(1000, 0), "\"1\""),
+        _ => Reply::file(r, &model_file(1000, 0), "\"1\""),
     })
     .await;
     hub(dir.path()).fetch(&server.url("m.gguf"), &NoProgress).await.unwrap();
@@ -244,7 +245,7 @@ async fn a_passing_failure_is_waited_out() {
 #[tokio::test]
 async fn two_fetches_of_one_file_download_it_once() {
     let dir = tempfile::tempdir().unwrap();
-    let body = model(500_000, 0);
+    let body = model_file(500_000, 0);
     let server = Server::start(move |r, _| Reply::file(r, &body, "\"1\"")).await;
     let (a, b, reference) = (hub(dir.path()), hub(dir.path()), server.url("m.gguf"));
     let (a, b) = tokio::join!(a.fetch(&reference, &NoProgress), b.fetch(&reference, &NoProgress));
@@ -287,15 +288,15 @@ async fn a_repository_gives_the_quantisation_that_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let files = vec![
         ("README.md", b"x".to_vec()),
-        ("m-Q4_K_M.gguf", model(1000, 4)),
-        ("m-Q8_0.gguf", model(2000, 8)),
+        ("m-Q4_K_M.gguf", model_file(1000, 4)),
+        ("m-Q8_0.gguf", model_file(2000, 8)),
     ];
     let server = repository(files, |_, _| {}).await;
     let hub = hub_at(dir.path(), &server);
     for (text, expected) in [
-        ("hf:o/r", model(1000, 4)),
-        ("hf:o/r:q8_0", model(2000, 8)),
-        ("hf:o/r/m-Q4_K_M.gguf", model(1000, 4)),
+        ("hf:o/r", model_file(1000, 4)),
+        ("hf:o/r:q8_0", model_file(2000, 8)),
+        ("hf:o/r/m-Q4_K_M.gguf", model_file(1000, 4)),
     ] {
         let reference = Reference::parse(text).unwrap();
         let path = hub.fetch(&reference, &NoProgress).await.unwrap();
@@ -314,7 +315,7 @@ async fn a_repository_gives_the_quantisation_that_is_asked_for() {
 async fn a_split_model_comes_whole() {
     let dir = tempfile::tempdir().unwrap();
     let names = ["q/m-00001-of-00002.gguf", "q/m-00002-of-00002.gguf"];
-    let files = vec![(names[1], model(2000, 2)), (names[0], model(1000, 1))];
+    let files = vec![(names[1], model_file(2000, 2)), (names[0], model_file(1000, 1))];
     let server = repository(files, |_, _| {}).await;
     let hub = hub_at(dir.path(), &server);
     let reference = Reference::parse("hf:o/r").unwrap();
@@ -339,7 +340,7 @@ async fn what_the_listing_promised_must_arrive() {
     ];
     for (name, edit, expected) in cases {
         let dir = tempfile::tempdir().unwrap();
-        let server = repository(vec![("m.gguf", model(1000, 0))], edit).await;
+        let server = repository(vec![("m.gguf", model_file(1000, 0))], edit).await;
         let hub = hub_at(dir.path(), &server);
         let reference = Reference::parse("hf:o/r").unwrap();
         let error = hub.fetch(&reference, &NoProgress).await.unwrap_err().to_string();
@@ -357,7 +358,7 @@ fn the_cache_of_the_hubs_own_tools_is_used() {
     fs::create_dir_all(&snapshot).unwrap();
     fs::create_dir_all(repo.join("refs")).unwrap();
     fs::write(repo.join("refs/main"), commit).unwrap();
-    fs::write(snapshot.join("m-Q4_0.gguf"), model(100, 0)).unwrap();
+    fs::write(snapshot.join("m-Q4_0.gguf"), model_file(100, 0)).unwrap();
     let cache = Some(dir.path().join("cache"));
     let hub = Hub::new(HubConfig { hf_cache_dir: cache, ..config(dir.path()) }).unwrap();
     for (text, expected) in [
@@ -377,7 +378,7 @@ fn the_cache_of_the_hubs_own_tools_is_used() {
 #[tokio::test]
 async fn the_private_network_is_out_of_reach() {
     let dir = tempfile::tempdir().unwrap();
-    let inner = Server::start(|r, _| Reply::file(r, &model(100, 0), "\"1\"")).await;
+    let inner = Server::start(|r, _| Reply::file(r, &model_file(100, 0), "\"1\"")).await;
     let port = inner.address.rsplit(':').next().unwrap().to_owned();
     let closed = Hub::new(HubConfig { allow_private_addresses: false, ..config(dir.path()) });
     let closed = closed.unwrap();
@@ -431,4 +432,37 @@ fn paths_and_folders_lead_to_one_model() {
     put("other.gguf");
     assert_eq!(look("."), None, "two models");
     assert_eq!(look("none.gguf"), None);
+}
+
+#[tokio::test]
+async fn a_repository_of_safetensors_comes_whole_and_goes_whole() {
+    const NAMES: [&str; 6] = [
+        "README.md",
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "modules.json",
+        "1_Pooling/config.json",
+    ];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/hf/bert");
+    let read = |name| (name, fs::read(source.join(name)).unwrap_or_default());
+    let small_files_have_no_checksum = |name: &str, sibling: &mut serde_json::Value| {
+        if !Path::new(name).extension().is_some_and(|extension| extension == "safetensors") {
+            sibling["lfs"] = serde_json::Value::Null;
+        }
+    };
+    let server = repository(NAMES.map(read).to_vec(), small_files_have_no_checksum).await;
+    let dir = tempfile::tempdir().unwrap();
+    let hub = hub_at(dir.path(), &server);
+    let reference = Reference::parse("hf:o/r").unwrap();
+    let path = hub.fetch(&reference, &NoProgress).await.unwrap();
+    let gguf = model::open(&path, Access::Map).unwrap();
+    assert_eq!(gguf.metadata().u32("bert.pooling_type").unwrap(), Some(2), "the folder came too");
+    assert_eq!(hub.resolve(&reference), Some(path));
+    assert_eq!(hub.list()[0].files.len(), 5);
+    // A folder with such files is a model as well.
+    let folder = Reference::Path(source.clone());
+    assert_eq!(hub.resolve(&folder), Some(source));
+    hub.remove("hf:o/r").unwrap();
+    assert_eq!(files_in(dir.path()), Vec::<PathBuf>::new());
 }

@@ -5,6 +5,7 @@
 
 use kolosal_kernels::quant::{GgmlType, dequantize, quantize};
 use kolosal_server::chat::TextModel;
+use kolosal_server::engine::sampling::{Dry, Mirostat, MirostatVersion, Stage, Xtc};
 use kolosal_server::engine::{Engine, EngineConfig, Job, Outcome, Request, Sampling};
 use kolosal_server::model::gguf::{Gguf, Writer};
 use kolosal_server::model::{DeviceChoice, RunnerOptions, load_runner};
@@ -63,6 +64,57 @@ fn a_batch_of_eight_equals_eight_singles() {
     for (i, job) in jobs.iter().enumerate() {
         assert!(answer(job).0 == singles[i], "sequence {i} differs in company");
     }
+}
+
+/// Each sampler alone, and some together.
+fn samplers() -> Vec<Sampling> {
+    let base = || Sampling { temperature: 0.9, ..Sampling::default() };
+    let mirostat = |version| Some(Mirostat { version, tau: 4.0, eta: 0.1 });
+    let xtc = Xtc { probability: 0.5, threshold: 0.1 };
+    let dry = Dry { multiplier: 0.8, ..Dry::default() };
+    let order = vec![Stage::TopK, Stage::Xtc, Stage::Penalties, Stage::MinP, Stage::Temperature];
+    vec![
+        base(),
+        Sampling { temperature: 0.0, ..base() },
+        Sampling { top_k: 40, top_p: 0.9, min_p: 0.05, ..base() },
+        Sampling { typical_p: 0.8, ..base() },
+        Sampling { top_n_sigma: 1.0, ..base() },
+        Sampling { xtc, ..base() },
+        Sampling { dry, ..base() },
+        Sampling { mirostat: mirostat(MirostatVersion::V1), ..base() },
+        Sampling { mirostat: mirostat(MirostatVersion::V2), ..base() },
+        Sampling { temperature_range: 0.5, top_p: 0.9, ..base() },
+        Sampling { repetition_penalty: 1.2, penalty_last_n: Some(16), ..base() },
+        Sampling { presence_penalty: 0.5, frequency_penalty: 0.5, ..base() },
+        Sampling { banned: vec![vec![30], vec![28, 216]], top_k: 50, min_keep: 2, ..base() },
+        Sampling { order: Some(order), xtc, top_k: 60, repetition_penalty: 1.1, ..base() },
+    ]
+}
+
+#[test]
+fn every_sampler_is_the_same_alone_and_in_company() {
+    let Some(gguf) = smollm2() else { return };
+    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
+    let prompts = prompts(&text);
+    let engine = engine(&gguf, EngineConfig::default());
+    let samplers = samplers();
+    let submit = |i: usize| {
+        let request = Request {
+            sampling: Sampling { seed: i as u64, ..samplers[i].clone() },
+            max_tokens: 10,
+            prediction: if i.is_multiple_of(3) { prompts[0].clone() } else { Vec::new() },
+            ..drawn(&prompts[i % 2], 1)
+        };
+        engine.submit(request).unwrap()
+    };
+    let alone: Vec<_> = (0..samplers.len()).map(|i| answer(&submit(i)).0).collect();
+    let jobs: Vec<Job> = (0..samplers.len()).map(submit).collect();
+    for (i, job) in jobs.iter().enumerate() {
+        assert!(answer(job).0 == alone[i], "{:?} differs in company", samplers[i]);
+    }
+    let different: std::collections::HashSet<_> =
+        alone.iter().map(|one| format!("{one:?}")).collect();
+    assert!(different.len() > samplers.len() / 2, "samplers do nothing");
 }
 
 #[test]

@@ -112,6 +112,7 @@ impl Loader for FakeLoader {
                 hidden: 0,
                 pooling: Pooling::Mean,
                 device: "test".to_owned(),
+                ..RunnerSpec::default()
             },
             alive: Arc::clone(&self.alive),
             broken: Arc::clone(&self.broken),
@@ -152,13 +153,8 @@ fn long_job(engine: &Engine) -> Job {
     let request = Request {
         prompt: vec![1, 2, 3],
         max_tokens: 1_000_000,
-        min_tokens: 0,
-        stop_tokens: Vec::new(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        logprobs: None,
-        prompt_logprobs: None,
-        cache_salt: 0,
-        constraint: None,
+        ..Request::default()
     };
     engine.submit(request).unwrap()
 }

@@ -1,6 +1,7 @@
 //! The official OpenAI client against the running program with a real model.
 //!
-//! Needs Python with the `openai` package (`KOLOSAL_TEST_PYTHON`, else `python3`) and SmolLM2
+//! Needs Python with the packages of `tests/tools/requirements-clients.txt` (`KOLOSAL_TEST_PYTHON`,
+//! else `python3`) and SmolLM2
 //! (`KOLOSAL_TEST_MODEL`, else whatever `kolosal pull` has fetched before). Continuous integration
 //! installs both, and there their absence is a failure; elsewhere the test says why it does nothing.
 
@@ -11,14 +12,30 @@ use crate::program::Serving;
 
 #[test]
 fn the_official_client_is_content() {
+    run_script("openai_client.py", &[]);
+}
+
+#[test]
+fn answers_follow_random_schemas() {
+    run_script("random_schemas.py", &["24", "7000"]);
+}
+
+#[test]
+fn required_calls_have_valid_arguments() {
+    run_script("required_tools.py", &["40"]);
+}
+
+/// Runs a script against the program with SmolLM2; it ends with `all ok`.
+fn run_script(name: &str, arguments: &[&str]) {
     let (Some(python), Some(model)) = (or_skip(python()), or_skip(model())) else { return };
     let home = tempfile::tempdir().unwrap();
     let engine = format!("smollm2={}", model.display());
-    let serving = Serving::start(home.path(), &[&engine, "--n-ctx", "1024", "--n-parallel", "4"]);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/openai_client.py");
+    let serving = Serving::start(home.path(), &[&engine, "--n-ctx", "8192", "--n-parallel", "4"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools").join(name);
     let output = Command::new(python)
         .arg(script)
         .args([&format!("{}/v1", serving.url), "smollm2"])
+        .args(arguments)
         .env("NO_PROXY", "127.0.0.1")
         .output()
         .unwrap();
@@ -42,10 +59,10 @@ pub(crate) fn or_skip<T>(found: Result<T, String>) -> Option<T> {
 fn python() -> Result<PathBuf, String> {
     let python = std::env::var_os("KOLOSAL_TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let python = PathBuf::from(python);
-    let imported = Command::new(&python).args(["-c", "import openai"]).output();
+    let imported = Command::new(&python).args(["-c", "import openai, jsonschema"]).output();
     match imported {
         Ok(output) if output.status.success() => Ok(python),
-        _ => Err(format!("{} has no openai package", python.display())),
+        _ => Err(format!("{} lacks the package openai or jsonschema", python.display())),
     }
 }
 

@@ -57,10 +57,9 @@ impl Plan {
             min_tokens: self.min_tokens,
             stop_tokens: vec![1],
             sampling: self.sampling.clone(),
-            logprobs: None,
             prompt_logprobs: self.prompt_logprobs.then_some(0),
             cache_salt: self.salt,
-            constraint: None,
+            ..Request::default()
         }
     }
 }
@@ -102,6 +101,7 @@ impl Simulation {
             prefix_cache: !dice.one_in(6),
             target_step_ms: 0,
             max_draft_tokens: dice.pick(&[0, 3]),
+            mask_threads: 0,
         };
         let meters = Arc::new(Meters::default());
         let runner = Box::new(FakeRunner::new(model.clone()));

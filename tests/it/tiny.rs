@@ -184,7 +184,7 @@ impl Maker {
         self.linear(&name("v"), attn.kv_heads * attn.value_dim, hidden);
         self.linear(&name("output"), hidden, attn.heads * attn.value_dim);
         match attn.qk_norm {
-            QkNorm::None => {}
+            QkNorm::None | QkNorm::Plain => {}
             QkNorm::PerHead => {
                 self.norm(&name("q_norm"), attn.head_dim, false);
                 self.norm(&name("k_norm"), attn.head_dim, false);

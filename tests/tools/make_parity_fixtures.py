@@ -3,6 +3,7 @@
 
 For every architecture: NAME.gguf (weights in f16, exact) and NAME.ref.gguf with two tensors,
 `tokens` (T) i32 and `logits` (T, vocabulary) f32, computed by transformers in f32.
+Families that came later are in parity_families.py.
 Needs: pip install torch transformers gguf numpy. The tests need the committed files alone.
 """
 
@@ -44,6 +45,12 @@ PARTS = {
     "attention.query_key_value": "attn_qkv", "attention.dense": "attn_output",
     "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
     "self_attention.query_key_value": "attn_qkv", "self_attention.dense": "attn_output",
+    # LFM 2
+    "operator_norm": "attn_norm", "ffn_norm": "ffn_norm", "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj", "conv.conv": "shortconv.conv",
+    "self_attn.out_proj": "attn_output", "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm", "feed_forward.w1": "ffn_gate", "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
 }
 TOP = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
@@ -51,6 +58,7 @@ TOP = {
     "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
     "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm",
     "embed_out": "output", "transformer.word_embeddings": "token_embd",
+    "model.embedding_norm": "token_embd_norm",
 }
 LAYER = re.compile(r"^(?:model|transformer|gpt_neox)\.(?:layers|h)\.(\d+)\.(.+?)(?:\.(weight|bias))?$")
 
@@ -60,9 +68,9 @@ def permute(w, heads):
     return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
-def fill(model, unit_norm):
+def fill(model, unit_norm, seed):
     """Random weights, exact in f16, large enough that logits differ."""
-    gen = torch.Generator().manual_seed(7)
+    gen = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=gen)
@@ -73,10 +81,13 @@ def fill(model, unit_norm):
             else:
                 p.copy_(noise * 0.2)
             p.copy_(p.half().float())
+        for name, p in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                p.copy_(torch.randn(p.shape, generator=gen) * 0.2)
 
 
 class Fixture:
-    def __init__(self, name, arch, model, config, meta, parts=None, rope_norm=False, unit_norm=False, split=None):
+    def __init__(self, name, arch, model, config, meta, parts=None, rope_norm=False, unit_norm=False, split=None, seed=7):
         self.name, self.arch, self.meta, self.split = name, arch, meta, split
         self.parts, self.rope_norm, self.unit_norm = {**PARTS, **(parts or {})}, rope_norm, unit_norm
         torch.manual_seed(1)
@@ -84,7 +95,7 @@ class Fixture:
         if "rope_theta" in theta:
             self.meta.setdefault("rope.freq_base", float(theta["rope_theta"]))
         self.config, self.model = config, model(config).float().eval()
-        fill(self.model, unit_norm)
+        fill(self.model, unit_norm, seed)
 
     def write(self):
         c = self.config
@@ -92,17 +103,19 @@ class Fixture:
         key = lambda k: f"{self.arch}.{k}"
         head = lambda *names: next(getattr(c, n) for n in names if hasattr(c, n))
         heads = head("num_attention_heads", "n_head")
-        kv = getattr(c, "num_key_value_heads", None) or getattr(c, "num_kv_heads", None) or heads
+        kv = self.meta.pop("kv", None) or getattr(c, "num_key_value_heads", None) or getattr(c, "num_kv_heads", None) or heads
         w.add_uint32(key("block_count"), head("num_hidden_layers", "n_layer"))
         w.add_uint32(key("embedding_length"), head("hidden_size", "n_embd"))
         w.add_uint32(key("feed_forward_length"), self.meta.pop("ff", None) or FF)
         w.add_uint32(key("context_length"), CONTEXT)
         w.add_uint32(key("attention.head_count"), heads)
-        w.add_uint32(key("attention.head_count_kv"), kv)
+        self.write_head_counts(w, key, kv)
         w.add_uint32(key("vocab_size"), VOCAB)
         for k, v in self.meta.items():
             k = key(k)
-            {bool: w.add_bool, int: w.add_uint32, float: w.add_float32, str: w.add_string}[type(v)](k, v)
+            {bool: w.add_bool, int: w.add_uint32, float: w.add_float32, str: w.add_string, list: w.add_array}[type(v)](k, v)
+        for k, v in getattr(self, "arrays", {}).items():
+            w.add_array(k, v)
         self.heads, self.kv = heads, kv
         for name, tensor in self.tensors():
             if tensor.ndim >= 2:
@@ -119,6 +132,9 @@ class Fixture:
         r.add_tensor("logits", logits.numpy().astype(np.float32))
         finish(r, OUT / f"{self.name}.ref.gguf")
         print(f"{self.name}: logits spread {spread:.2f}")
+
+    def write_head_counts(self, w, key, kv):
+        w.add_uint32(key("attention.head_count_kv"), kv)
 
     def tensors(self):
         state = {k: v.detach().numpy() for k, v in self.model.named_parameters()}
@@ -303,6 +319,10 @@ def fixtures():
     yield "falcon-40b", lambda: Fixture("falcon-40b", "falcon", tf.FalconForCausalLM,
         tf.FalconConfig(**falcon, new_decoder_architecture=True, num_kv_heads=2),
         dict(LN), split=split_falcon, parts={"ln_attn": "attn_norm_2", "ln_mlp": "attn_norm"})
+    yield "lfm2", lambda: Lfm2("lfm2", "lfm2", tf.Lfm2ForCausalLM,
+        tf.Lfm2Config(**{**BASE, "tie_word_embeddings": True, "norm_eps": 1e-5, "conv_L_cache": 3, "block_auto_adjust_ff_dim": False,
+            "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"], **theta(1e6)}),
+        {**RMS, "shortconv.l_cache": 3})
     yield "gpt-oss", lambda: GptOss("gpt-oss", "gpt-oss", tf.GptOssForCausalLM,
         tf.GptOssConfig(**b(head_dim=16, intermediate_size=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=24,
             layer_types=["sliding_attention", "full_attention"],
@@ -312,6 +332,22 @@ def fixtures():
          "rope.freq_base": 150000.0, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
          "rope.scaling.original_context_length": 64},
         parts={"post_attention_layernorm": "post_attention_norm"})
+
+
+class Lfm2(Fixture):
+    """Layers without attention have no heads for keys, and a convolution of one channel each. The tokenizer
+    counts the vocabulary for candle-transformers."""
+
+    def write_head_counts(self, w, key, kv):
+        counts = [kv if kind == "full_attention" else 0 for kind in self.config.layer_types]
+        w.add_array(key("attention.head_count_kv"), counts)
+        w.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(VOCAB)])
+
+    def layer(self, blk, part, suffix, t):
+        if part == "conv.conv":
+            # (channels, 1, width): GGUF leaves the one out.
+            t = t.reshape(t.shape[0], t.shape[2])
+        yield from super().layer(blk, part, suffix, t)
 
 
 class Phi3(Fixture):
@@ -328,7 +364,9 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     wanted = set(sys.argv[1:])
     failed = []
-    for name, make in fixtures():
+    import parity_families  # imports this file
+
+    for name, make in [*fixtures(), *parity_families.fixtures()]:
         if wanted and name not in wanted:
             continue
         try:

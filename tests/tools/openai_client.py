@@ -3,16 +3,14 @@
 Prints one line for each thing that was checked; any failure ends the program with an error.
 """
 
+import asyncio
 import json
 import sys
 
 import openai
+import pydantic
 
-
-def check(what, condition, seen):
-    if not condition:
-        raise SystemExit(f"FAILED {what}: {seen!r}")
-    print(f"ok {what}")
+from checks import CITY_SCHEMA, WEATHER_PARAMETERS, check, raises
 
 
 def chat(client, model):
@@ -85,17 +83,7 @@ def models(client, model):
 
 
 def structured(client, model):
-    schema = {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "maxLength": 20},
-            "population": {"type": "integer", "minimum": 0, "maximum": 100000000},
-            "capital": {"type": "boolean"},
-        },
-        "required": ["name", "population", "capital"],
-        "additionalProperties": False,
-    }
-    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, "strict": True}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY_SCHEMA, "strict": True}}
     answer = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "Describe Paris as JSON."}],
@@ -104,21 +92,16 @@ def structured(client, model):
         max_tokens=100,
     )
     city = json.loads(answer.choices[0].message.content)
-    check("a schema is followed", list(city) == schema["required"], answer)
+    check("a schema is followed", list(city) == CITY_SCHEMA["required"], answer)
     check("its types too", isinstance(city["population"], int) and isinstance(city["capital"], bool), city)
     check("a document ends", answer.choices[0].finish_reason == "stop", answer)
 
 
 def tools(client, model):
-    city = {"type": "string", "maxLength": 20}
     definitions = [
         {
             "type": "function",
-            "function": {
-                "name": "get_weather",
-                "parameters": {"type": "object", "properties": {"city": city}, "required": ["city"],
-                               "additionalProperties": False},
-            },
+            "function": {"name": "get_weather", "parameters": WEATHER_PARAMETERS},
         },
         {"type": "function", "function": {"name": "get_time"}},
     ]
@@ -147,28 +130,167 @@ def tools(client, model):
     check("a result is taken", answer.usage.completion_tokens > 0, answer)
 
 
-def errors(client, base_url, model):
+class Colour(pydantic.BaseModel):
+    """A type that the client turns into a schema and back."""
+
+    name: str = pydantic.Field(max_length=10)
+    shade: str = pydantic.Field(pattern="^(light|dark)$")
+    parts: list[int] = pydantic.Field(min_length=3, max_length=3)
+
+
+class GetWeather(pydantic.BaseModel):
+    """Tells the weather of a city."""
+
+    city: str = pydantic.Field(max_length=20)
+
+
+def parsed(client, model):
+    messages = [{"role": "user", "content": "Describe the colour red as JSON."}]
+    asked = dict(model=model, messages=messages, response_format=Colour, temperature=0, max_tokens=120)
+    answer = client.chat.completions.parse(**asked).choices[0].message
+    check("parse() gives the type", isinstance(answer.parsed, Colour), answer)
+    with client.chat.completions.stream(**asked) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion().choices[0].message
+    check("stream() has its events", {"chunk", "content.delta", "content.done"} <= kinds, kinds)
+    check("stream() gives the same", final.parsed == answer.parsed, final)
+    answer = client.chat.completions.parse(
+        model=model,
+        messages=[{"role": "user", "content": "What is the weather in Rome?"}],
+        tools=[openai.pydantic_function_tool(GetWeather)],
+        tool_choice={"type": "function", "function": {"name": "GetWeather"}},
+        temperature=0,
+        max_tokens=100,
+    )
+    call = answer.choices[0].message.tool_calls[0].function
+    check("a named tool is called", isinstance(call.parsed_arguments, GetWeather), answer)
+
+
+def logprobs(client, model):
+    answer = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Say hello."}],
+        max_tokens=4,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=3,
+        n=2,
+    )
+    tokens = answer.choices[0].logprobs.content
+    check("n answers", [c.index for c in answer.choices] == [0, 1], answer)
+    check("logprobs for each token", len(tokens) == 4, tokens)
+    check("the greedy one is the best", all(t.logprob == t.top_logprobs[0].logprob for t in tokens), tokens)
+    text = b"".join(bytes(t.bytes) for t in tokens).decode()
+    check("tokens spell the text", text == answer.choices[0].message.content, text)
+    legacy = client.completions.create(model=model, prompt="Water is", max_tokens=2, temperature=0, logprobs=2, echo=True)
+    choice = legacy.choices[0]
+    check("echo repeats the prompt", choice.text.startswith("Water is"), choice)
+    check("the first token has no logprob", choice.logprobs.token_logprobs[0] is None, choice.logprobs)
+    check("offsets fit", choice.logprobs.text_offset[0] == 0, choice.logprobs)
+
+
+def embeddings(client, model):
+    texts = ["A cat sleeps.", "A kitten naps.", "Steel is an alloy."]
+    floats = client.embeddings.create(model=model, input=texts, encoding_format="float")
+    packed = client.embeddings.create(model=model, input=texts)
+    check("one vector a text", [d.index for d in floats.data] == [0, 1, 2], floats.usage)
+    pairs = [zip(a.embedding, b.embedding) for a, b in zip(floats.data, packed.data)]
+    check("base64 and floats agree", all(abs(x - y) < 1e-6 for pair in pairs for x, y in pair))
+    length = sum(x * x for x in floats.data[0].embedding)
+    check("vectors have length one", abs(length - 1) < 1e-3, length)
+    short = client.embeddings.create(model=model, input=texts[0], dimensions=32)
+    check("dimensions", len(short.data[0].embedding) == 32, len(short.data[0].embedding))
+
+
+def responses(client, model):
+    asked = dict(model=model, input="Say hello.", max_output_tokens=16, temperature=0)
+    answer = client.responses.create(**asked)
+    check("a response", answer.status in ("completed", "incomplete") and answer.output_text, answer)
+    check("its frame", answer.object == "response" and answer.output[0].type == "message", answer)
+    check("its usage", answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens, answer)
+    events = list(client.responses.create(**asked, stream=True))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    check("the stream says the same", text == answer.output_text, text)
+    check("it begins and ends", (events[0].type, events[-1].type) == ("response.created", f"response.{answer.status}"), events[-1])
+    check("events are numbered", [event.sequence_number for event in events] == list(range(len(events))))
+    counted = client.responses.input_tokens.count(model=model, input="Say hello.")
+    check("input tokens are counted", counted.input_tokens == answer.usage.input_tokens, counted)
+
+    described = {**asked, "input": "Describe the colour red as JSON.", "max_output_tokens": 120, "text_format": Colour}
+    parsed = client.responses.parse(**described)
+    check("parse() gives the type", isinstance(parsed.output_parsed, Colour), parsed)
+    with client.responses.stream(**described) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_response()
+    check("stream() gives the same", final.output_parsed == parsed.output_parsed, final)
+    tool = {"type": "function", "name": "get_weather", "parameters": WEATHER_PARAMETERS, "strict": True}
+    question = {**asked, "input": "What is the weather in Paris?", "tools": [tool], "max_output_tokens": 100,
+                "parallel_tool_calls": False}
+    called = client.responses.create(**question, tool_choice="required")
+    call = called.output[-1]
+    check("a required tool is called", (call.type, call.name) == ("function_call", "get_weather"), called)
+    check("its arguments follow", list(json.loads(call.arguments)) == ["city"], call)
+    pieces = [event for event in client.responses.create(**question, tool_choice="required", stream=True)
+              if event.type.startswith("response.function_call_arguments")]
+    joined = "".join(event.delta for event in pieces if event.type.endswith("delta"))
+    check("streamed arguments are the same", joined == call.arguments == pieces[-1].arguments, joined)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    followed = client.responses.create(model=model, previous_response_id=called.id, input=[result], max_output_tokens=5)
+    check("a conversation goes on", followed.previous_response_id == called.id and followed.output, followed)
+
+    check("a response can be asked for", client.responses.retrieve(answer.id).output_text == answer.output_text)
+    items = client.responses.input_items.list(answer.id).data
+    check("and what it answers", items[0].content[0].text == "Say hello.", items)
+    client.responses.delete(answer.id)
+    raises("and deleted", openai.NotFoundError, lambda: client.responses.retrieve(answer.id))
+
+
+async def together(base_url, model):
+    client = openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=300)
+    prompts = ["The sky is", "Water is", "One two three", "Once upon a time"]
+
+    async def ask(prompt):
+        answer = await client.completions.create(model=model, prompt=prompt, max_tokens=6, temperature=0)
+        return answer.choices[0].text
+
+    alone = [await ask(prompt) for prompt in prompts]
+    check("company changes no answer", await asyncio.gather(*map(ask, prompts)) == alone, alone)
+    stream = await client.completions.create(model=model, prompt="Water is", max_tokens=500, stream=True)
+    async for _ in stream:
+        break
+    await stream.close()
+    check("a stream can be left", await ask("Water is") == alone[1])
+
+
+def errors(client, model):
     messages = [{"role": "user", "content": "x"}]
-    try:
-        client.chat.completions.create(model="no-such-model", messages=messages)
-        check("unknown model is an error", False, None)
-    except openai.NotFoundError as error:
-        check("unknown model is 404", error.code == "model_not_found", error)
-    try:
-        client.chat.completions.create(model=model, messages=messages, temperature=9)
-        check("temperature 9 is an error", False, None)
-    except openai.BadRequestError as error:
-        check("bad value is 400 and named", "temperature" in str(error.param), error.body)
-    try:
-        client.chat.completions.create(model=model, messages=messages, extra_body={"temprature": 1})
-        check("unknown field is an error", False, None)
-    except openai.BadRequestError as error:
-        check("unknown field is 400 and named", "temprature" in str(error), error.body)
-    try:
-        client.chat.completions.create(model=model, messages=messages, max_tokens=10_000_000)
-        check("an answer beyond the context is an error", False, None)
-    except openai.BadRequestError as error:
-        check("an answer beyond the context is 400", error.status_code == 400, error.body)
+    ask = lambda **fields: client.chat.completions.create(**{"model": model, "messages": messages, **fields})
+    error = raises("unknown model is 404", openai.NotFoundError, lambda: ask(model="no-such-model"))
+    check("with a code", error.code == "model_not_found", error.body)
+    error = raises("an answer beyond the context is 400", openai.BadRequestError, lambda: ask(max_tokens=10_000_000))
+    check("with a code", error.code == "context_length_exceeded", error.body)
+    bad = [
+        ("temperature", dict(temperature=9)),
+        ("temprature", dict(extra_body={"temprature": 1})),
+        ("n", dict(n=0)),
+        ("top_logprobs", dict(top_logprobs=2)),
+        ("messages", dict(messages=[])),
+        ("messages[0].content[0].type", dict(messages=[{"role": "user", "content": [IMAGE]}])),
+        ("response_format.json_schema.schema", dict(response_format=schema_format({"type": 5}))),
+        ("audio", dict(audio={"voice": "alloy", "format": "wav"})),
+        ("store", dict(store=True)),
+    ]
+    for param, fields in bad:
+        error = raises(f"a wrong {param} is 400", openai.BadRequestError, lambda: ask(**fields))
+        check("and named", (error.param or "").startswith(param), error.body)
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def schema_format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
 
 
 def main():
@@ -180,7 +302,12 @@ def main():
     completions(client, model)
     structured(client, model)
     tools(client, model)
-    errors(client, base_url, model)
+    parsed(client, model)
+    logprobs(client, model)
+    embeddings(client, model)
+    responses(client, model)
+    errors(client, model)
+    asyncio.run(together(base_url, model))
     print("all ok")
 
 

@@ -1,6 +1,6 @@
 //! Writing the cache.
 
-use super::{BLOCK, KvShape};
+use super::{BLOCK, KvLayout};
 use crate::parallel::Shared;
 use crate::pool::Pool;
 use crate::rows::Rows;
@@ -9,56 +9,55 @@ use crate::simd::{Kernel, LANES, Level, Simd, dispatch};
 /// Fewer values than this are written by the caller alone.
 const SERIAL_BELOW: usize = 4 * 1024;
 
-/// The pools of one layer, to be written.
+/// One layer of a cache, to be written.
 #[derive(Debug)]
 pub struct KvMut<'a> {
-    pub shape: KvShape,
-    /// (blocks, [`KvShape::k_block_len`]).
-    pub k: &'a mut [u16],
-    /// (blocks, [`KvShape::v_block_len`]).
-    pub v: &'a mut [u16],
+    pub layout: KvLayout,
+    /// (blocks, [`KvLayout::block_len`]).
+    pub cache: &'a mut [u16],
 }
 
 /// Stores rows of keys `k` (T, kv_heads * head_dim_k) and values `v` (T, kv_heads * head_dim_v),
 /// rounded to half floats, in `slots` (T), each `block * BLOCK + position % BLOCK`. Where slots
 /// repeat, the last row stays.
 ///
-/// Panics if the shapes do not fit or a slot lies outside the pools.
+/// Panics if the shapes do not fit or a slot lies outside the cache.
 pub fn kv_write(kv: KvMut<'_>, k: Rows<'_>, v: Rows<'_>, slots: &[u32], pool: &Pool) {
-    let shape = kv.shape;
+    let KvMut { layout, cache } = kv;
+    let shape = layout.shape;
     assert_eq!(k.cols, shape.kv_heads * shape.head_dim_k, "columns of the keys");
     assert_eq!(v.cols, shape.kv_heads * shape.head_dim_v, "columns of the values");
     assert!(k.rows == slots.len() && v.rows == slots.len(), "one slot for each row");
-    let (k_head, v_head) = (shape.k_head_len(), shape.v_head_len());
-    let blocks = (kv.k.len() / shape.k_block_len()).min(kv.v.len() / shape.v_block_len());
+    let num_slots = layout.num_blocks(cache.len()) * BLOCK;
     for slot in slots {
-        assert!((*slot as usize) < blocks * BLOCK, "slot {slot} of {}", blocks * BLOCK);
+        assert!((*slot as usize) < num_slots, "slot {slot} of {num_slots}");
     }
     let level = Level::current();
-    let (k_pool, v_pool) = (Shared::new(kv.k), Shared::new(kv.v));
+    let cache = Shared::new(cache);
     // A thread takes the keys or the values of one head, so no two write to the same place even
     // if slots repeat.
     let write = |_: usize, item: usize| {
         let head = item / 2;
         for (row, slot) in slots.iter().enumerate() {
-            let (block, position) = (*slot as usize / BLOCK, *slot as usize % BLOCK);
-            if item.is_multiple_of(2) {
-                let start = (block * shape.kv_heads + head) * k_head;
-                // SAFETY: this item alone touches the keys of this head.
-                let tile = unsafe { k_pool.slice(start..start + k_head) };
+            let (block, position) = (*slot / BLOCK as u32, *slot as usize % BLOCK);
+            let start = layout.head(block, head);
+            let (values, range) = if item.is_multiple_of(2) {
                 let values = &k.row(row)[head * shape.head_dim_k..][..shape.head_dim_k];
-                let tile = &mut tile[position / LANES * (k_head / 2)..][..k_head / 2];
-                let to = Destination::Column(&mut tile[position % LANES..]);
-                dispatch(level, Halve { values, to });
+                (values, start..start + shape.k_len())
             } else {
-                let start = (block * shape.kv_heads + head) * v_head;
-                // SAFETY: this item alone touches the values of this head.
-                let rows = unsafe { v_pool.slice(start..start + v_head) };
                 let values = &v.row(row)[head * shape.head_dim_v..][..shape.head_dim_v];
-                let width = v_head / BLOCK;
-                let to = Destination::Row(&mut rows[position * width..][..width]);
-                dispatch(level, Halve { values, to });
-            }
+                (values, start + shape.k_len()..start + shape.head_len())
+            };
+            // SAFETY: this item alone touches the keys, or the values, of this head.
+            let place = unsafe { cache.slice(range) };
+            let to = if item.is_multiple_of(2) {
+                let tile = &mut place[position / LANES * (shape.k_len() / 2)..];
+                Destination::Column(&mut tile[position % LANES..shape.k_len() / 2])
+            } else {
+                let width = shape.v_len() / BLOCK;
+                Destination::Row(&mut place[position * width..][..width])
+            };
+            dispatch(level, Halve { values, to });
         }
     };
     let items = shape.kv_heads * 2;
@@ -69,16 +68,12 @@ pub fn kv_write(kv: KvMut<'_>, k: Rows<'_>, v: Rows<'_>, slots: &[u32], pool: &P
     }
 }
 
-/// Copies block `from` to block `to`, keys and values.
+/// Copies block `from` of a cache whose blocks are `block_len` long to block `to`, all layers.
 ///
-/// Panics if the pools do not have them.
-pub fn copy_block(kv: KvMut<'_>, from: u32, to: u32) {
-    let copy = |pool: &mut [u16], len: usize| {
-        let start = from as usize * len;
-        pool.copy_within(start..start + len, to as usize * len);
-    };
-    copy(kv.k, kv.shape.k_block_len());
-    copy(kv.v, kv.shape.v_block_len());
+/// Panics if the cache does not have them.
+pub fn copy_block(cache: &mut [u16], block_len: usize, from: u32, to: u32) {
+    let start = from as usize * block_len;
+    cache.copy_within(start..start + block_len, to as usize * block_len);
 }
 
 /// Where the halves of one head of one row go.

@@ -7,8 +7,9 @@
 //! rows of the batch, or on how a prompt was cut into chunks: a segment that a row does not see
 //! leaves its state as it was.
 //!
-//! Layout of the cache, private to this module, for each block of [`BLOCK`] positions and each
-//! KV head:
+//! Layout of the cache: a block of [`BLOCK`] positions holds all layers side by side, so that a
+//! sequence's cache is a few long runs of memory, which huge pages serve. In a block, a layer has for
+//! each KV head
 //!
 //! ```text
 //! K: two tiles of 16 positions, [tile][dimension][position]   one vector holds 16 keys
@@ -49,23 +50,23 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Half floats that one block takes in the pool of keys.
-    pub fn k_block_len(&self) -> usize {
-        self.kv_heads * self.k_head_len()
+    /// Half floats that one layer takes in a block.
+    fn len(&self) -> usize {
+        self.kv_heads * self.head_len()
     }
 
-    /// Half floats that one block takes in the pool of values.
-    pub fn v_block_len(&self) -> usize {
-        self.kv_heads * self.v_head_len()
+    /// Half floats of one head: its keys, then its values.
+    fn head_len(&self) -> usize {
+        self.k_len() + self.v_len()
     }
 
-    /// Half floats of one head in one block.
-    fn k_head_len(&self) -> usize {
+    /// Half floats of the keys of one head.
+    fn k_len(&self) -> usize {
         BLOCK * self.head_dim_k
     }
 
-    /// Half floats of one head in one block.
-    fn v_head_len(&self) -> usize {
+    /// Half floats of the values of one head.
+    fn v_len(&self) -> usize {
         BLOCK * self.v_lines() * LANES
     }
 
@@ -75,14 +76,50 @@ impl KvShape {
     }
 }
 
-/// The pools of one layer, shared.
+/// Where one layer's keys and values lie in a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    pub shape: KvShape,
+    /// Half floats of one block, all layers together.
+    pub block_len: usize,
+    /// Half floats of the layers before this one.
+    pub offset: usize,
+}
+
+impl KvLayout {
+    /// The layouts of all layers that share a cache.
+    pub fn of_layers(shapes: impl IntoIterator<Item = KvShape>) -> Vec<KvLayout> {
+        let mut block_len = 0;
+        let mut layouts: Vec<KvLayout> = shapes
+            .into_iter()
+            .map(|shape| {
+                let offset = block_len;
+                block_len += shape.len();
+                KvLayout { shape, block_len: 0, offset }
+            })
+            .collect();
+        layouts.iter_mut().for_each(|layout| layout.block_len = block_len);
+        layouts
+    }
+
+    /// Where the keys of a head begin; its values follow them.
+    fn head(&self, block: u32, kv_head: usize) -> usize {
+        block as usize * self.block_len + self.offset + kv_head * self.shape.head_len()
+    }
+
+    /// Whole blocks in a cache of `len` half floats.
+    fn num_blocks(&self, len: usize) -> usize {
+        assert!(self.offset + self.shape.len() <= self.block_len, "a layer outside its block");
+        len / self.block_len
+    }
+}
+
+/// One layer of a cache, shared.
 #[derive(Clone, Copy, Debug)]
 pub struct Kv<'a> {
-    pub shape: KvShape,
-    /// (blocks, [`KvShape::k_block_len`]).
-    pub k: &'a [u16],
-    /// (blocks, [`KvShape::v_block_len`]).
-    pub v: &'a [u16],
+    pub layout: KvLayout,
+    /// (blocks, [`KvLayout::block_len`]).
+    pub cache: &'a [u16],
 }
 
 /// One sequence's part of a batch.
@@ -167,6 +204,7 @@ pub fn attention(
     let work = Shared::new(work);
     let partials = Shared::new(partials);
     let run_job = |thread: usize, job: usize| {
+        let next = plan.jobs.get(job + 1).map(|job| (&plan.tiles[job.tile], job));
         let job = &plan.jobs[job];
         let tile = &plan.tiles[job.tile];
         // SAFETY: no two calls with the same thread number overlap.
@@ -175,7 +213,7 @@ pub fn attention(
             // SAFETY: the plan gives every job a range of its own.
             unsafe { partials.slice(range) }
         });
-        dispatch(level, RunJob { input, tile, job, work: &mut work[0], partial, out });
+        dispatch(level, RunJob { input, tile, job, work: &mut work[0], partial, out, next });
     };
     if total < SERIAL_BELOW {
         (0..plan.jobs.len()).for_each(|job| run_job(0, job));
@@ -197,7 +235,7 @@ pub fn attention(
 /// Panics on input that would read or write out of bounds.
 fn check(input: &AttnInput<'_>, out: &RowsMut<'_>) {
     let AttnInput { q, kv, spans, params } = input;
-    let shape = &kv.shape;
+    let shape = &kv.layout.shape;
     let heads = params.heads;
     assert!(
         shape.kv_heads > 0 && heads.is_multiple_of(shape.kv_heads),
@@ -209,7 +247,7 @@ fn check(input: &AttnInput<'_>, out: &RowsMut<'_>) {
     assert_eq!(out.cols, heads * shape.head_dim_v, "columns of the output");
     assert_eq!(q.rows, out.rows, "rows of the output");
     assert!(params.sinks.is_none_or(|sinks| sinks.len() == heads), "one sink for each head");
-    let blocks = (kv.k.len() / shape.k_block_len()).min(kv.v.len() / shape.v_block_len());
+    let blocks = kv.layout.num_blocks(kv.cache.len());
     let mut covered = 0;
     for span in *spans {
         assert!(covered <= span.rows.start && span.rows.start <= span.rows.end, "spans overlap");

@@ -72,10 +72,10 @@ impl Plan {
         self.jobs.clear();
         self.folds.clear();
         self.partial_lines = 0;
-        let group = input.params.heads / input.kv.shape.kv_heads;
+        let group = input.params.heads / input.kv.layout.shape.kv_heads;
         let tokens_per_tile = (TILE_ROWS / group).max(1);
         for (index, span) in input.spans.iter().enumerate() {
-            for kv_head in 0..input.kv.shape.kv_heads {
+            for kv_head in 0..input.kv.layout.shape.kv_heads {
                 for first in (0..span.rows.len()).step_by(tokens_per_tile) {
                     let tokens = first..(first + tokens_per_tile).min(span.rows.len());
                     let start = visible(input, span, tokens.start).start;
@@ -92,15 +92,15 @@ impl Plan {
             let parts = cost(&self.tiles[index]).checked_div(target).unwrap_or(usize::MAX);
             self.cut(input, index, parts);
         }
-        let shape = &input.kv.shape;
+        let shape = &input.kv.layout.shape;
         total * group * SEGMENT * (shape.head_dim_k + shape.v_lines() * LANES)
     }
 
     /// Makes the jobs of a tile, whose segments may be cut into `parts`.
     fn cut(&mut self, input: &AttnInput<'_>, index: usize, parts: usize) {
         let Tile { ref tokens, ref segments, .. } = self.tiles[index];
-        let group = input.params.heads / input.kv.shape.kv_heads;
-        let lines = tokens.len() * group * row_lines(input.kv.shape.v_lines());
+        let group = input.params.heads / input.kv.layout.shape.kv_heads;
+        let lines = tokens.len() * group * row_lines(input.kv.layout.shape.v_lines());
         let parts = parts.min(segments.len());
         let end = self.partial_lines + lines * segments.len();
         if parts < 2 || end * size_of::<Line>() > MAX_PARTIAL_BYTES {

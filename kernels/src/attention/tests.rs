@@ -108,12 +108,13 @@ impl Data {
             refs.push(SpanRef { rows: first..slots.len(), kv_len, blocks });
         }
         let rows = slots.len();
-        let kv = KvMut { shape, k: &mut cache.k, v: &mut cache.v };
+        let layout = cache.layout;
+        let kv = KvMut { layout, cache: &mut cache.cells };
         kv_write(kv, Rows::new(&k, rows, k_cols), Rows::new(&v, rows, v_cols), &slots, &cache.pool);
         let mut out = vec![f32::NAN; rows * self.case.heads * shape.head_dim_v];
         let input = AttnInput {
             q: Rows::new(&q, rows, q_cols),
-            kv: Kv { shape, k: &cache.k, v: &cache.v },
+            kv: Kv { layout, cache: &cache.cells },
             spans: &refs,
             params: self.params(),
         };
@@ -183,19 +184,20 @@ impl Data {
 }
 
 struct Cache {
-    k: Vec<u16>,
-    v: Vec<u16>,
+    layout: KvLayout,
+    cells: Vec<u16>,
     scratch: AttnScratch,
     pool: Pool,
 }
 
 impl Cache {
     fn new(data: &Data, threads: usize) -> Cache {
-        let shape = data.case.shape;
+        // The middle one of three layers.
+        let other = KvShape { kv_heads: 1, head_dim_k: 3, head_dim_v: 16 };
+        let layout = KvLayout::of_layers([other, data.case.shape, other])[1];
         // Not a number: what another sequence left behind must not matter.
-        let k = vec![0x7e00; data.num_blocks * shape.k_block_len()];
-        let v = vec![0x7e00; data.num_blocks * shape.v_block_len()];
-        Cache { k, v, scratch: AttnScratch::new(), pool: Pool::new(threads) }
+        let cells = vec![0x7e00; data.num_blocks * layout.block_len];
+        Cache { layout, cells, scratch: AttnScratch::new(), pool: Pool::new(threads) }
     }
 }
 
@@ -340,8 +342,7 @@ fn shared_blocks_and_copies_read_the_same() {
     // The second sequence begins with a block of the first and a copy of another.
     let mut forked = Data::new(data.case.clone());
     forked.blocks[1][0] = data.blocks[0][0];
-    let kv = KvMut { shape: data.case.shape, k: &mut cache.k, v: &mut cache.v };
-    copy_block(kv, data.blocks[0][1], forked.blocks[1][1]);
+    copy_block(&mut cache.cells, cache.layout.block_len, data.blocks[0][1], forked.blocks[1][1]);
     for i in 0..3 {
         let len = forked.sequences[0][i].len();
         let prefix = forked.sequences[0][i].clone();
@@ -359,10 +360,11 @@ fn the_last_row_of_a_repeated_slot_stays() {
     let shape = KvShape { kv_heads: 2, head_dim_k: 3, head_dim_v: 3 };
     let pool = Pool::new(3);
     let write = |values: &[f32], slots: &[u32]| {
-        let (mut k, mut v) = (vec![0; shape.k_block_len()], vec![0; shape.v_block_len()]);
+        let layout = KvLayout::of_layers([shape])[0];
+        let mut cache = vec![0; layout.block_len];
         let rows = Rows::new(values, slots.len(), 6);
-        kv_write(KvMut { shape, k: &mut k, v: &mut v }, rows, rows, slots, &pool);
-        (k, v)
+        kv_write(KvMut { layout, cache: &mut cache }, rows, rows, slots, &pool);
+        cache
     };
     let values: Vec<f32> = (0..12_000).map(|i| i as f32).collect();
     assert_eq!(write(&values, &[5; 2000]), write(&values[11_994..], &[5]));

@@ -4,8 +4,9 @@
 use std::ops::Range;
 
 use super::plan::{Job, Tile, row_lines, visible};
-use super::{AttnInput, BLOCK, Line, SEGMENT, SpanRef};
+use super::{AttnInput, BLOCK, Kv, Line, SEGMENT, SpanRef};
 use crate::math;
+use crate::memory::prefetch;
 use crate::rows::SharedRows;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -38,6 +39,8 @@ pub(super) struct RunJob<'a> {
     pub(super) work: &'a mut Work,
     pub(super) partial: Option<&'a mut [Line]>,
     pub(super) out: SharedRows<'a>,
+    /// What this thread will probably do after it: fetched meanwhile.
+    pub(super) next: Option<(&'a Tile, &'a Job)>,
 }
 
 /// Folds the partial results of a tile into the output.
@@ -54,6 +57,10 @@ struct Segment<'a> {
     k: [&'a [[u16; LANES]]; SEGMENT_BLOCKS],
     v: [&'a [[u16; LANES]]; SEGMENT_BLOCKS],
     softcap: Option<f32>,
+    /// Blocks lie apart, and no prefetcher of a processor follows them. So keys are asked for while
+    /// the block before them is computed, and values and what comes after the segment too.
+    fetches: bool,
+    after: *const u8,
 }
 
 /// Rows of a tile: which token and which head.
@@ -67,7 +74,7 @@ struct TileRows<'a> {
 
 impl<'a> TileRows<'a> {
     fn new(input: &'a AttnInput<'a>, tile: &'a Tile) -> TileRows<'a> {
-        let shape = &input.kv.shape;
+        let shape = &input.kv.layout.shape;
         TileRows {
             input,
             span: &input.spans[tile.span],
@@ -97,22 +104,32 @@ impl<'a> TileRows<'a> {
     /// The blocks of a segment; where the sequence ends, empty ones.
     fn segment(&self, segment: usize) -> Segment<'a> {
         let Self { input, span, tile, .. } = self;
-        let shape = &input.kv.shape;
+        let Kv { layout, cache } = input.kv;
         let mut k: [&[[u16; LANES]]; SEGMENT_BLOCKS] = [&[]; SEGMENT_BLOCKS];
         let mut v = k;
         let blocks = span.blocks[..span.kv_len.div_ceil(BLOCK)].iter();
         for (i, block) in blocks.skip(segment * SEGMENT_BLOCKS).take(SEGMENT_BLOCKS).enumerate() {
-            let head = *block as usize * shape.kv_heads + tile.kv_head;
-            let (k_len, v_len) = (shape.k_head_len(), shape.v_head_len());
-            k[i] = input.kv.k[head * k_len..][..k_len].as_chunks().0;
-            v[i] = input.kv.v[head * v_len..][..v_len].as_chunks().0;
+            let head = &cache[layout.head(*block, tile.kv_head)..][..layout.shape.head_len()];
+            let (keys, values) = head.split_at(layout.shape.k_len());
+            k[i] = keys.as_chunks().0;
+            v[i] = values.as_chunks().0;
         }
-        Segment { k, v, softcap: input.params.softcap }
+        let softcap = input.params.softcap;
+        Segment { k, v, softcap, fetches: false, after: std::ptr::null() }
+    }
+
+    /// The first keys that this tile needs of a segment.
+    fn first_keys(&self, segment: usize) -> *const u8 {
+        let start = visible(self.input, self.span, self.tile.tokens.start).start;
+        let Kv { layout, cache } = self.input.kv;
+        let block = (start / BLOCK).max(segment * SEGMENT_BLOCKS);
+        let block = self.span.blocks.get(block).copied().unwrap_or(0);
+        cache.as_ptr().wrapping_add(layout.head(block, self.tile.kv_head)).cast()
     }
 
     /// Copies the queries, scaled, so that a dimension's values for `width` rows lie together.
     fn pack_queries(&self, width: usize, packed: &mut Vec<f32>) {
-        let dim = self.input.kv.shape.head_dim_k;
+        let dim = self.input.kv.layout.shape.head_dim_k;
         let scale = self.input.params.scale;
         packed.resize(packed.len().max(self.len() * dim), 0.0);
         for first in (0..self.len()).step_by(width) {
@@ -131,7 +148,7 @@ impl<'a> TileRows<'a> {
     /// Divides by the denominators and writes the rows.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, state: &[Line], out: SharedRows<'_>) {
-        let dim = self.input.kv.shape.head_dim_v;
+        let dim = self.input.kv.layout.shape.head_dim_v;
         for (i, state) in state.chunks_exact(row_lines(self.v_lines)).enumerate() {
             let (row, head) = self.row_and_head(i);
             let max = s.splat(state[0].0[0]);
@@ -215,7 +232,7 @@ impl Kernel for RunJob<'_> {
         };
         // Even groups: 9 rows are better served as 5 and 4 than as 8 and 1.
         let width = rows.len().div_ceil(rows.len().div_ceil(most));
-        let dim = self.input.kv.shape.head_dim_k;
+        let dim = self.input.kv.layout.shape.head_dim_k;
         let row_lines = row_lines(rows.v_lines);
         let lines = rows.len() * row_lines;
         let Work { queries, state, partial, scores } = self.work;
@@ -229,7 +246,14 @@ impl Kernel for RunJob<'_> {
         let is_whole = self.partial.is_none();
         let mut wanted = self.partial.map(|partial| partial.chunks_exact_mut(lines));
         for index in self.job.segments.clone() {
-            let segment = rows.segment(index);
+            let mut segment = rows.segment(index);
+            segment.after = if index + 1 < self.job.segments.end {
+                rows.first_keys(index + 1)
+            } else {
+                self.next.map_or(std::ptr::null(), |(tile, job)| {
+                    TileRows::new(self.input, tile).first_keys(job.segments.start)
+                })
+            };
             let mut wanted = wanted.as_mut().and_then(Iterator::next);
             for first in (0..rows.len()).step_by(width) {
                 let count = width.min(rows.len() - first);
@@ -244,6 +268,7 @@ impl Kernel for RunJob<'_> {
                     None => &mut partial[..at.len()],
                 };
                 let scores = &mut scores[..];
+                segment.fetches = first == 0;
                 match count {
                     1 => segment.run::<S, 1>(s, queries, &keys, scores, partial),
                     2 => segment.run::<S, 2>(s, queries, &keys, scores, partial),
@@ -319,6 +344,12 @@ impl Segment<'_> {
     ) {
         let (queries, _) = queries.as_chunks::<R>();
         let dim = queries.len();
+        // What is read after the keys of block `i`.
+        let after = |i: usize| match () {
+            () if !self.fetches => self.k[i.min(blocks.end - 1)].as_ptr().cast(),
+            () if i < blocks.end => self.k[i].as_ptr().cast(),
+            () => self.v[(blocks.start + i - blocks.end).min(blocks.end - 1)].as_ptr().cast(),
+        };
         let mut block = blocks.start;
         while block < blocks.end {
             let k = self.k[block];
@@ -327,15 +358,15 @@ impl Segment<'_> {
                 // Few rows: more keys at once hide the latency of the additions.
                 let next = self.k[block + 1];
                 let tiles = [&k[..dim], &k[dim..], &next[..dim], &next[dim..]];
-                products(s, queries, tiles, scores, line);
+                products(s, queries, tiles, [after(block + 2), after(block + 3)], scores, line);
                 block += 2;
                 continue;
             }
             if S::REGISTERS >= 32 || (S::REGISTERS >= 8 && R <= 2) {
-                products(s, queries, [&k[..dim], &k[dim..]], scores, line);
+                products(s, queries, [&k[..dim], &k[dim..]], [after(block + 1)], scores, line);
             } else {
-                products(s, queries, [&k[..dim]], scores, line);
-                products(s, queries, [&k[dim..]], scores, line + 1);
+                products(s, queries, [&k[..dim]], [after(block + 1)], scores, line);
+                products(s, queries, [&k[dim..]], [], scores, line + 1);
             }
             block += 1;
         }
@@ -391,7 +422,15 @@ impl Segment<'_> {
             let first = keys.start.max(block * BLOCK);
             let last = keys.end.min((block + 1) * BLOCK);
             let values = &self.v[block][..BLOCK * v_lines];
+            let is_last = block + 1 == keys.end.div_ceil(BLOCK);
+            let ahead = if is_last { self.after } else { self.v[block + 1].as_ptr().cast() };
+            let ahead_len = if self.fetches && column == 0 && !ahead.is_null() {
+                v_lines * 2 * LANES
+            } else {
+                0
+            };
             for key in first..last {
+                prefetch(ahead.wrapping_add(key % BLOCK * ahead_len), ahead_len);
                 let row = &values[key % BLOCK * v_lines + column..][..N];
                 let mut v = [s.zero(); N];
                 for n in 0..N {
@@ -424,20 +463,26 @@ fn mask<S: Simd>(s: S, keys: &Range<usize>, line: usize) -> S::M {
 }
 
 /// Products of `R` queries with `N` tiles of sixteen keys, into lines `line..line + N` of each
-/// row's scores. Every product is one chain of multiply-adds over the dimensions.
+/// row's scores. Every product is one chain of multiply-adds over the dimensions. Meanwhile a block
+/// of keys is fetched from each of `ahead`.
 #[inline(always)]
-fn products<S: Simd, const R: usize, const N: usize>(
+fn products<S: Simd, const R: usize, const N: usize, const A: usize>(
     s: S,
     queries: &[[f32; R]],
     tiles: [&[[u16; LANES]]; N],
+    ahead: [*const u8; A],
     scores: &mut [Line],
     line: usize,
 ) {
+    const BLOCK_LINE: usize = size_of::<[u16; BLOCK]>();
     for tile in tiles {
         assert_eq!(tile.len(), queries.len(), "dimensions of a key");
     }
     let mut sums = [[s.zero(); N]; R];
     for (i, query) in queries.iter().enumerate() {
+        for ahead in ahead {
+            prefetch(ahead.wrapping_add(i * BLOCK_LINE), BLOCK_LINE);
+        }
         let mut k = [s.zero(); N];
         for n in 0..N {
             // SAFETY: every tile is as long as `queries`.

@@ -15,6 +15,7 @@ use super::dot::Dot;
 use super::format::{F, Format};
 use super::tiers::{Work, dispatch};
 use crate::detect::Tier;
+use crate::memory::prefetch;
 use crate::simd::Simd;
 
 /// One panel against some columns of one tile of activations.
@@ -201,19 +202,6 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             }
         }
     }
-}
-
-/// Asks for bytes, which need not exist.
-#[inline(always)]
-pub(super) fn prefetch(start: *const u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..len).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which does not fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (start, len);
 }
 
 /// A sub-block with one scale.

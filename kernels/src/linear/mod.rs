@@ -34,7 +34,7 @@ use self::format::Format;
 use self::kernel::Tile;
 use self::packed::{PANEL, with_format};
 use crate::detect::{self, Tier};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, prefetch};
 use crate::pool::Pool;
 use crate::rows::{RowsMut, SharedRows};
 
@@ -282,7 +282,7 @@ impl Task<'_> {
             let (next, next_len) = part.next;
             let shares = self.tiles.len();
             let share = next_len * nth / shares..next_len * (nth + 1) / shares;
-            kernel::prefetch(next.wrapping_add(share.start), share.len());
+            prefetch(next.wrapping_add(share.start), share.len());
             let is_last = nth + 1 == shares;
             let ahead = if is_last { part.ahead } else { 0 };
             let blocks_before = part.first_block * tile.width * BLOCK_BYTES;

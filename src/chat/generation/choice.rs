@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::chat::grammar::GrammarChecker;
-use crate::chat::{Detokenizer, StopMatcher, TextModel, Tokenizer, ToolCall};
+use crate::chat::{CallDelta, Detokenizer, StopMatcher, TextModel, Tokenizer};
 use crate::engine::TokenLogprobs;
 
 use super::reader::{Reader, Split};
@@ -15,8 +15,10 @@ use super::request::{GenerationRequest, Prompt, PromptInput};
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextLogprobs {
     pub token: TokenText,
-    /// Natural logarithm; `None` for the first token of an echoed prompt, which nothing precedes.
+    /// Natural logarithm; `None` for the first token of a prompt, which nothing precedes.
     pub logprob: Option<f32>,
+    /// 1 for the likeliest token; 0 where nothing precedes.
+    pub rank: u32,
     /// Likeliest first.
     pub top: Vec<(TokenText, f32)>,
 }
@@ -51,13 +53,14 @@ impl TextLogprobs {
         Self {
             token: TokenText::new(tokenizer, logprobs.id),
             logprob: Some(logprobs.logprob),
+            rank: logprobs.rank,
             top: top.collect(),
         }
     }
 
     /// The first token of a prompt.
     pub(super) fn first(tokenizer: &Tokenizer, id: u32) -> Self {
-        Self { token: TokenText::new(tokenizer, id), logprob: None, top: Vec::new() }
+        Self { token: TokenText::new(tokenizer, id), logprob: None, rank: 0, top: Vec::new() }
     }
 }
 
@@ -68,8 +71,8 @@ pub struct Delta {
     pub text: String,
     /// What the model thinks before it answers; chats only.
     pub reasoning: String,
-    /// Calls that are complete now.
-    pub calls: Vec<ToolCall>,
+    /// Pieces of calls, in order: a call ends before the next begins.
+    pub calls: Vec<CallDelta>,
     /// Tokens whose text begins in this delta or before and that were not in an earlier one.
     pub tokens: Vec<u32>,
     /// One for each of `tokens` if asked for, else empty.
@@ -100,6 +103,8 @@ pub(super) enum Stopped {
     String(usize),
     /// A stop token in a constrained output, or the only call that is wanted.
     Here,
+    /// Its time is up.
+    Late,
 }
 
 /// A token whose text has not been sent.
@@ -170,7 +175,7 @@ impl Choice {
                 detokenizer.showing(text_model.shown_tokens())
             }
             PromptInput::Chat(_) => detokenizer.showing(text_model.shown_reasoning_tokens()),
-            PromptInput::Text(_) | PromptInput::Tokens(_) => detokenizer,
+            PromptInput::Text(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => detokenizer,
         };
         let checker = prompt.compiled.as_ref().and_then(|compiled| compiled.checker());
         let document = checker.map(|checker| Document {

@@ -5,6 +5,7 @@ use crate::engine::{Timings, Usage};
 use crate::error::Result;
 
 use super::choice::TextLogprobs;
+use super::running::Running;
 use super::{FinishReason, Generation, Group, Output};
 
 /// Everything that a generation brought forth.
@@ -33,6 +34,10 @@ pub struct CollectedChoice {
     pub logprobs: Vec<TextLogprobs>,
     pub reason: FinishReason,
     pub stop_string: Option<String>,
+    /// Tokens of its prompt.
+    pub prompt: Vec<u32>,
+    /// One for each of `prompt` if asked for.
+    pub prompt_logprobs: Option<Vec<TextLogprobs>>,
 }
 
 impl Generation {
@@ -50,6 +55,8 @@ impl Generation {
             logprobs: Vec::new(),
             reason: FinishReason::Stop,
             stop_string: None,
+            prompt: Vec::new(),
+            prompt_logprobs: None,
         };
         let mut candidates = vec![empty; self.running.len()];
         let mut timings = Timings::default();
@@ -60,7 +67,9 @@ impl Generation {
                     let Some(choice) = candidates.get_mut(delta.index as usize) else { continue };
                     choice.text.push_str(&delta.text);
                     choice.reasoning.push_str(&delta.reasoning);
-                    choice.calls.extend(delta.calls);
+                    for call in delta.calls {
+                        call.add_to(&mut choice.calls);
+                    }
                     choice.tokens.extend(delta.tokens);
                     choice.logprobs.extend(delta.logprobs);
                 }
@@ -76,6 +85,10 @@ impl Generation {
             }
         }
         let (usage, reasoning_tokens) = (self.usage(), self.reasoning_tokens());
+        for (at, candidate) in candidates.iter_mut().enumerate() {
+            candidate.prompt = self.prompt(at as u32).to_vec();
+            candidate.prompt_logprobs = self.running.get(at).and_then(Running::prompt_logprobs);
+        }
         let mut candidates: Vec<_> = candidates.into_iter().map(Some).collect();
         let chosen = self.groups.iter().flat_map(|group| self.best(group));
         let choices = chosen.filter_map(|at| candidates.get_mut(at)?.take()).enumerate();
@@ -105,7 +118,7 @@ impl Generation {
     }
 }
 
-fn longest(a: &Timings, b: &Timings) -> Timings {
+pub(super) fn longest(a: &Timings, b: &Timings) -> Timings {
     Timings {
         queue_ms: a.queue_ms.max(b.queue_ms),
         prefill_ms: a.prefill_ms.max(b.prefill_ms),

@@ -25,8 +25,8 @@ use futures_util::future::{FutureExt, select_all};
 pub use choice::{Delta, TextLogprobs, TokenText};
 pub use collect::{Collected, CollectedChoice};
 pub use request::{
-    GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS,
-    PromptInput,
+    GenerationRequest, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS, MAX_BREAKER_BYTES, MAX_BREAKERS,
+    MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS, PromptInput,
 };
 pub use rules::{Callable, OutputRules, Shape, ToolUse};
 
@@ -101,7 +101,7 @@ struct Group {
     first: usize,
     num_candidates: usize,
     n: usize,
-    prompt_tokens: u32,
+    prompt: Vec<u32>,
 }
 
 /// Starts what one request asks for.
@@ -172,7 +172,7 @@ impl Generation {
             first: self.running.len(),
             num_candidates,
             n: request.n as usize,
-            prompt_tokens,
+            prompt: prompt.tokens.clone(),
         });
         let shares = prompt.tokens.len() >= MIN_SHARED_TOKENS;
         for (i, engine_request) in request.requests(&prompt, text).into_iter().enumerate() {
@@ -196,6 +196,11 @@ impl Generation {
                 discard: prompt.max_tokens == 0,
                 usage: Usage { prompt_tokens, ..Usage::default() },
                 watch: Watch { submitted: Instant::now(), first_token: None },
+                timings: None,
+                time_limit: request.time_limit,
+                has_line: false,
+                prompt_logprobs: request.prompt_logprobs.map(|_| Vec::new()),
+                first_prompt_token: prompt.tokens.first().copied().unwrap_or(0),
             };
             if running.echo.as_ref().is_some_and(|echo| echo.logprobs.is_none()) {
                 self.outputs.extend(running.echo());
@@ -228,13 +233,15 @@ impl Generation {
     pub fn usage(&self) -> Usage {
         let mut usage = Usage::default();
         for group in &self.groups {
-            usage.prompt_tokens += group.prompt_tokens;
+            usage.prompt_tokens += group.prompt.len() as u32;
             // The first; its siblings find in the cache what it computed.
             usage.cached_tokens +=
                 self.running.get(group.first).map_or(0, |first| first.usage.cached_tokens);
         }
         for running in &self.running {
             usage.completion_tokens += running.usage.completion_tokens;
+            usage.accepted_prediction_tokens += running.usage.accepted_prediction_tokens;
+            usage.rejected_prediction_tokens += running.usage.rejected_prediction_tokens;
         }
         usage
     }
@@ -248,7 +255,22 @@ impl Generation {
     /// Tokens of the prompt of the first request.
     #[must_use]
     pub fn prompt_tokens(&self) -> u32 {
-        self.groups.first().map_or(0, |group| group.prompt_tokens)
+        self.groups.first().map_or(0, |group| group.prompt.len() as u32)
+    }
+
+    /// Tokens of the prompt of a choice.
+    #[must_use]
+    pub fn prompt(&self, index: u32) -> &[u32] {
+        let index = index as usize;
+        let group = self.groups.iter().rev().find(|group| group.first <= index);
+        group.map_or(&[], |group| &group.prompt)
+    }
+
+    /// The longest of each kind among the choices, as far as they are.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        let each = self.running.iter().map(Running::timings);
+        each.fold(Timings::default(), |longest, timings| collect::longest(&longest, &timings))
     }
 
     /// The prompt of the first of a group is in the prefix cache: its siblings may read it there.

@@ -1,6 +1,6 @@
 //! What an answer is made of: reasoning, text for the reader, and calls of tools.
 
-use crate::chat::{AnswerPart, Part, ReasoningSplitter, TextModel, ToolCall, ToolParser};
+use crate::chat::{AnswerPart, CallDelta, Part, ReasoningSplitter, TextModel, ToolParser};
 
 use super::request::{GenerationRequest, PromptInput};
 
@@ -56,9 +56,8 @@ impl Reader {
     }
 
     /// Text and calls of a piece of content; with `last`, of all that there is.
-    pub(super) fn parse(&mut self, content: String, last: bool) -> (String, Vec<ToolCall>) {
+    pub(super) fn parse(&mut self, content: String, last: bool) -> (String, Vec<CallDelta>) {
         let Some(parser) = &mut self.parser else { return (content, Vec::new()) };
-        let had_calls = parser.has_calls();
         let mut parts = parser.push(&content);
         if last {
             parts.extend(parser.flush());
@@ -67,11 +66,9 @@ impl Reader {
         for part in parts {
             match part {
                 AnswerPart::Text(part) => text.push_str(&part),
+                AnswerPart::Call(call) if self.one_call && call.index > 0 => {}
                 AnswerPart::Call(call) => calls.push(call),
             }
-        }
-        if self.one_call {
-            calls.truncate(usize::from(!had_calls));
         }
         (text, calls)
     }
@@ -82,7 +79,7 @@ impl Reader {
 
     /// Whether nothing more is wanted.
     pub(super) fn is_over(&self) -> bool {
-        self.one_call && self.has_calls()
+        self.one_call && self.parser.as_ref().is_some_and(|parser| parser.num_complete() > 0)
     }
 }
 

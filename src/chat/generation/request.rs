@@ -3,11 +3,13 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::chat::{ChatInput, ChatPrompt, TextModel};
-use crate::engine::{Request, Sampling};
+use crate::chat::{ChatInput, ChatPrompt, Infill, Special, TextModel, Tokenizer};
+use crate::engine::sampling::{Breakers, MAX_BANNED_LEN};
+use crate::engine::{LogprobsOf, Request, Sampling};
 use crate::error::{Error, Result};
 use crate::model::RunnerSpec;
 
@@ -22,6 +24,14 @@ pub const MAX_STOP_BYTES: usize = 1024;
 pub const MAX_STOP_TOKENS: usize = 128;
 /// Most alternatives per token.
 pub const MAX_LOGPROBS: u32 = 20;
+/// Most texts that end a repetition, and bytes in one.
+pub const MAX_BREAKERS: usize = 32;
+pub const MAX_BREAKER_BYTES: usize = 40;
+/// Most words that may not occur, and bytes in one.
+pub const MAX_BAD_WORDS: usize = 256;
+pub const MAX_BAD_WORD_BYTES: usize = 256;
+/// Bytes of a prediction.
+const MAX_PREDICTION_BYTES: usize = 1 << 20;
 /// Highest temperature; dialects may say less.
 const MAX_TEMPERATURE: f32 = 100.0;
 
@@ -34,6 +44,8 @@ pub enum PromptInput {
     Text(String),
     /// Token ids, as they are.
     Tokens(Vec<u32>),
+    /// A text whose middle is to be filled in.
+    Infill(Infill),
 }
 
 impl PromptInput {
@@ -42,6 +54,7 @@ impl PromptInput {
         match self {
             Self::Chat(_) => "messages",
             Self::Text(_) | Self::Tokens(_) => "prompt",
+            Self::Infill(infill) => infill.field,
         }
     }
 }
@@ -62,8 +75,15 @@ pub struct GenerationRequest {
     /// Choices to generate, of which the `n` with the highest mean log-probability are returned; only
     /// by [`super::Generation::collect`].
     pub best_of: Option<u32>,
-    /// Its `seed` is not used; see [`Self::seed`].
+    /// Its `seed` is not used; see [`Self::seed`]. Nor are its banned sequences and DRY's breakers: see
+    /// [`Self::bad_words`] and [`Self::dry_breakers`].
     pub sampling: Sampling,
+    /// As `sampling.logit_bias`, for each token of a text.
+    pub text_bias: Vec<(String, f32)>,
+    /// Words that may not occur in the output.
+    pub bad_words: Vec<String>,
+    /// Texts over which repetitions do not reach.
+    pub dry_breakers: Vec<String>,
     /// Choice `i` gets `seed + i`; `None` = random.
     pub seed: Option<u64>,
     pub stop: Vec<String>,
@@ -75,10 +95,19 @@ pub struct GenerationRequest {
     pub ignore_eos: bool,
     /// Wanted alternatives per token: `None` = no log-probabilities.
     pub logprobs: Option<u32>,
+    pub logprobs_of: LogprobsOf,
+    /// The same for the prompt's tokens, without `echo`; only by [`super::Generation::collect`].
+    pub prompt_logprobs: Option<u32>,
     /// The prompt's text, and log-probabilities if wanted, come first in each choice.
     pub echo: bool,
     /// Cached prefixes are shared only within one salt.
     pub cache_salt: Option<String>,
+    /// No prefix is taken from the cache but those of this request.
+    pub cache_apart: bool,
+    /// A guess of the output, which may make it faster and never changes it.
+    pub prediction: Option<String>,
+    /// A choice ends so long after its first token, if there is a line break in it by then.
+    pub time_limit: Option<Duration>,
     /// What each choice must look like. Stop strings and `stop_token_ids` end a constrained choice only
     /// where it is complete.
     pub rules: Option<Arc<OutputRules>>,
@@ -96,14 +125,22 @@ impl GenerationRequest {
             n: 1,
             best_of: None,
             sampling: Sampling::default(),
+            text_bias: Vec::new(),
+            bad_words: Vec::new(),
+            dry_breakers: Vec::new(),
             seed: None,
             stop: Vec::new(),
             include_stop: false,
             stop_token_ids: Vec::new(),
             ignore_eos: false,
             logprobs: None,
+            logprobs_of: LogprobsOf::Model,
+            prompt_logprobs: None,
             echo: false,
             cache_salt: None,
+            cache_apart: false,
+            prediction: None,
+            time_limit: None,
             rules: None,
         }
     }
@@ -118,7 +155,7 @@ impl GenerationRequest {
     pub(super) fn continues_text(&self) -> bool {
         match &self.prompt {
             PromptInput::Chat(input) => input.continue_final_message,
-            PromptInput::Text(_) | PromptInput::Tokens(_) => true,
+            PromptInput::Text(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => true,
         }
     }
 
@@ -136,14 +173,42 @@ impl GenerationRequest {
         if let Some(logprobs) = self.logprobs {
             within("logprobs", logprobs, 0, MAX_LOGPROBS)?;
         }
+        if let Some(logprobs) = self.prompt_logprobs {
+            within("prompt_logprobs", logprobs, 0, MAX_LOGPROBS)?;
+        }
         if let Some(max_tokens) = self.max_tokens
             && self.min_tokens > max_tokens
         {
             let text = format!("min_tokens {} exceeds max_tokens {max_tokens}", self.min_tokens);
             return Err(Error::invalid("min_tokens", text));
         }
+        self.validate_texts()?;
         self.validate_stops(text.tokenizer.vocab_size().min(runner.vocab_size))?;
         validate_sampling(&self.sampling, runner.vocab_size)
+    }
+
+    fn validate_texts(&self) -> Result<()> {
+        let lists = [
+            ("bad_words", &self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES),
+            ("dry_sequence_breakers", &self.dry_breakers, MAX_BREAKERS, MAX_BREAKER_BYTES),
+        ];
+        for (field, texts, max_texts, max_bytes) in lists {
+            within(field, texts.len(), 0, max_texts)?;
+            for (i, text) in texts.iter().enumerate() {
+                if text.is_empty() || text.len() > max_bytes {
+                    let bytes = text.len();
+                    let text =
+                        format!("{field}: a text has {bytes} bytes, limits 1 and {max_bytes}");
+                    return Err(Error::invalid(format!("{field}[{i}]"), text));
+                }
+            }
+        }
+        let bytes = self.prediction.as_ref().map_or(0, String::len);
+        if bytes > MAX_PREDICTION_BYTES {
+            let text = format!("prediction has {bytes} bytes, limit {MAX_PREDICTION_BYTES}");
+            return Err(Error::invalid("prediction", text));
+        }
+        Ok(())
     }
 
     fn validate_stops(&self, vocab_size: usize) -> Result<()> {
@@ -179,12 +244,17 @@ impl GenerationRequest {
         let ranked = self.num_candidates() > self.n;
         let logprobs = self.logprobs.or(ranked.then_some(0));
         let seed = self.seed.unwrap_or_else(random_seed);
+        let salt = self.cache_salt.as_ref().map_or(0, |s| xxh3_64(s.as_bytes()));
+        let cache_salt = if self.cache_apart { random_seed() } else { salt };
         (0..self.num_candidates())
             .map(|i| {
                 let mut sampling = self.sampling.clone();
                 sampling.seed = seed.wrapping_add(u64::from(i));
                 // Zero is the narrowest nucleus: the likeliest token alone.
                 sampling.top_p = sampling.top_p.max(f32::MIN_POSITIVE);
+                sampling.logit_bias.extend_from_slice(&prompt.bias);
+                sampling.banned.clone_from(&prompt.banned);
+                sampling.dry.breakers = Arc::clone(&prompt.breakers);
                 Request {
                     prompt: prompt.tokens.clone(),
                     max_tokens: prompt.max_tokens.max(1),
@@ -192,8 +262,10 @@ impl GenerationRequest {
                     stop_tokens: stop_tokens.clone(),
                     sampling,
                     logprobs,
-                    prompt_logprobs: self.logprobs.filter(|_| self.echo),
-                    cache_salt: self.cache_salt.as_ref().map_or(0, |s| xxh3_64(s.as_bytes())),
+                    logprobs_of: self.logprobs_of,
+                    prompt_logprobs: self.logprobs.filter(|_| self.echo).max(self.prompt_logprobs),
+                    prediction: prompt.prediction.clone(),
+                    cache_salt,
                     constraint: prompt
                         .compiled
                         .as_ref()
@@ -226,6 +298,12 @@ pub(super) struct Prompt {
     pub(super) in_reasoning: bool,
     /// Rules of what follows.
     pub(super) compiled: Option<Arc<Compiled>>,
+    /// Of the request's texts.
+    pub(super) bias: Vec<(u32, f32)>,
+    /// Token sequences that may not follow.
+    pub(super) banned: Vec<Vec<u32>>,
+    pub(super) breakers: Arc<Breakers>,
+    pub(super) prediction: Vec<u32>,
 }
 
 /// Tokenizes the prompt and checks that it fits together with what is asked for. Blocks for as long as
@@ -241,6 +319,7 @@ pub(super) fn prepare(
         PromptInput::Chat(input) => text.prompt(input)?,
         PromptInput::Text(prompt) => plain(text.tokenizer.encode_prompt(prompt)),
         PromptInput::Tokens(tokens) => plain(tokens.clone()),
+        PromptInput::Infill(infill) => plain(infill.tokens(&text.tokenizer)?),
     };
     if tokens.is_empty() && !matches!(request.prompt, PromptInput::Tokens(_)) {
         tokens.extend(text.tokenizer.bos());
@@ -256,9 +335,46 @@ pub(super) fn prepare(
     let echoed = match &request.prompt {
         _ if !request.echo => String::new(),
         PromptInput::Text(prompt) => prompt.clone(),
-        PromptInput::Chat(_) | PromptInput::Tokens(_) => text.tokenizer.decode(&tokens),
+        PromptInput::Chat(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => {
+            text.tokenizer.decode(&tokens)
+        }
     };
-    Ok(Prompt { tokens, text: echoed, max_tokens, in_reasoning, compiled: None })
+    let uses_breakers = request.sampling.dry.multiplier > 0.0;
+    let bias = |(biased, bias): &(String, f32)| {
+        let tokens = text.tokenizer.encode(biased, Special::Plain);
+        tokens.into_iter().map(|id| (id, *bias)).collect::<Vec<_>>()
+    };
+    let encode = |guess: &String| text.tokenizer.encode(guess, Special::Plain);
+    Ok(Prompt {
+        tokens,
+        text: echoed,
+        max_tokens,
+        in_reasoning,
+        compiled: None,
+        bias: request.text_bias.iter().flat_map(bias).collect(),
+        banned: banned(&request.bad_words, &text.tokenizer)?,
+        breakers: if uses_breakers { text.breakers(&request.dry_breakers) } else { Arc::default() },
+        prediction: request.prediction.as_ref().map(encode).unwrap_or_default(),
+    })
+}
+
+/// Words as tokens, at the beginning of a text and within it.
+fn banned(words: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+    let mut all: Vec<Vec<u32>> = Vec::new();
+    for (i, word) in words.iter().enumerate() {
+        for text in [word.clone(), format!(" {}", word.trim_start())] {
+            let tokens = tokenizer.encode(&text, Special::Plain);
+            if tokens.len() > MAX_BANNED_LEN {
+                let len = tokens.len();
+                let text = format!("bad_words: a word has {len} tokens, limit {MAX_BANNED_LEN}");
+                return Err(Error::invalid(format!("bad_words[{i}]"), text));
+            }
+            if !tokens.is_empty() && !all.contains(&tokens) {
+                all.push(tokens);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// How many tokens may be generated. Nothing is ever cut off to make a request fit.
@@ -284,6 +400,18 @@ fn validate_sampling(sampling: &Sampling, vocab_size: usize) -> Result<()> {
     within("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)?;
     within("top_p", sampling.top_p, 0.0, 1.0)?;
     within("min_p", sampling.min_p, 0.0, 1.0)?;
+    within("typical_p", sampling.typical_p, 0.0, 1.0)?;
+    within("top_n_sigma", sampling.top_n_sigma, 0.0, 100.0)?;
+    within("xtc_probability", sampling.xtc.probability, 0.0, 1.0)?;
+    within("xtc_threshold", sampling.xtc.threshold, 0.0, 1.0)?;
+    within("dry_multiplier", sampling.dry.multiplier, 0.0, 100.0)?;
+    within("dry_base", sampling.dry.base, 1.0, 100.0)?;
+    within("dynatemp_range", sampling.temperature_range, 0.0, MAX_TEMPERATURE)?;
+    within("dynatemp_exponent", sampling.temperature_exponent, 0.0, 100.0)?;
+    if let Some(mirostat) = sampling.mirostat {
+        within("mirostat_tau", mirostat.tau, 0.0, 100.0)?;
+        within("mirostat_eta", mirostat.eta, 0.0, 1.0)?;
+    }
     within("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0)?;
     within("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)?;
     within("presence_penalty", sampling.presence_penalty, -2.0, 2.0)?;

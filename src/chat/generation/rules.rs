@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::chat::gate::{Gate, ReasoningStart, Wait};
 use crate::chat::grammar::{CompiledGrammar, Grammar, GrammarChecker, GrammarError};
-use crate::chat::{TextModel, ToolFormat, tool_grammar};
+use crate::chat::tools::grammar as tool_grammar;
+use crate::chat::{TextModel, ToolFormat};
 use crate::engine::Constraint;
 use crate::error::{Error, Result};
 

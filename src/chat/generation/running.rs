@@ -1,6 +1,6 @@
 //! One candidate under way: its job's events become output.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::{
     Event, FinishReason as EngineReason, Job, Outcome, Request, Timings, TokenLogprobs, Usage,
@@ -24,6 +24,14 @@ pub(super) struct Running {
     pub(super) discard: bool,
     pub(super) usage: Usage,
     pub(super) watch: Watch,
+    /// Once it is complete.
+    pub(super) timings: Option<Timings>,
+    pub(super) time_limit: Option<Duration>,
+    /// There is a line break in its text.
+    pub(super) has_line: bool,
+    /// Of the prompt's tokens from the second on, if they are wanted beside the text.
+    pub(super) prompt_logprobs: Option<Vec<TokenLogprobs>>,
+    pub(super) first_prompt_token: u32,
 }
 
 /// Times of a job that is left before its end, when the engine's own are not known yet: what it spent
@@ -64,6 +72,9 @@ impl Running {
                 vec![Output::Prefill { index, processed, cached, total }]
             }
             Some(Event::PromptLogprobs(logprobs)) => {
+                if let Some(all) = &mut self.prompt_logprobs {
+                    all.extend(logprobs.iter().cloned());
+                }
                 if let Some(Echo { logprobs: Some(all), .. }) = &mut self.echo {
                     all.extend(logprobs);
                 }
@@ -84,26 +95,48 @@ impl Running {
         }
         self.usage.completion_tokens += 1;
         let Progress { delta, stopped } = self.choice.push(id, logprobs);
+        self.has_line |= delta.as_ref().is_some_and(|delta| delta.text.contains('\n'));
         outputs.extend(delta.map(Output::Delta));
         if let Some(stopped) = stopped {
             outputs.push(self.stopped(stopped));
+        } else if self.is_late() {
+            outputs.extend(self.choice.finish().delta.map(Output::Delta));
+            outputs.push(self.stopped(Stopped::Late));
         }
         outputs
     }
 
+    /// Whether the time is up, which only counts once a line is complete.
+    fn is_late(&self) -> bool {
+        let began = self.watch.first_token.filter(|_| self.has_line);
+        began.zip(self.time_limit).is_some_and(|(began, limit)| began.elapsed() >= limit)
+    }
+
+    /// Times of the choice so far.
+    pub(super) fn timings(&self) -> Timings {
+        self.timings.unwrap_or_else(|| self.watch.timings())
+    }
+
     /// The choice ends; the engine does not know yet.
     fn stopped(&mut self, stopped: Stopped) -> Output {
-        // Dropping the job cancels it.
-        self.job = None;
+        if let Some(job) = self.job.take() {
+            // Dropping the job cancels it.
+            (self.usage.accepted_prediction_tokens, self.usage.rejected_prediction_tokens) =
+                job.prediction();
+        }
         let stop_string = match stopped {
             Stopped::String(stop) => self.stops.get(stop).cloned(),
-            Stopped::Here => None,
+            Stopped::Here | Stopped::Late => None,
         };
+        let reason =
+            if stopped == Stopped::Late { FinishReason::Length } else { self.stop_reason() };
+        let timings = self.watch.timings();
+        self.timings = Some(timings);
         Output::Finished(Finished {
             index: self.choice.index,
-            reason: self.stop_reason(),
+            reason,
             usage: self.usage,
-            timings: self.watch.timings(),
+            timings,
             stop_string,
         })
     }
@@ -115,6 +148,9 @@ impl Running {
     fn finished(&mut self, outcome: &Outcome) -> Vec<Output> {
         let mut outputs: Vec<Output> = self.echo().into_iter().collect();
         self.usage.cached_tokens = outcome.usage.cached_tokens;
+        self.usage.accepted_prediction_tokens = outcome.usage.accepted_prediction_tokens;
+        self.usage.rejected_prediction_tokens = outcome.usage.rejected_prediction_tokens;
+        self.timings = Some(outcome.timings);
         let Progress { delta, stopped } = self.choice.finish();
         outputs.extend(delta.map(Output::Delta));
         if let Some(stopped) = stopped {
@@ -138,6 +174,15 @@ impl Running {
             stop_string: None,
         }));
         outputs
+    }
+
+    /// Log-probabilities of the prompt's tokens, if they were wanted.
+    pub(super) fn prompt_logprobs(&self) -> Option<Vec<TextLogprobs>> {
+        let (rest, prompt) = (self.prompt_logprobs.as_ref()?, self.first_prompt_token);
+        let tokenizer = &self.choice.text_model.tokenizer;
+        let first = TextLogprobs::first(tokenizer, prompt);
+        let rest = rest.iter().map(|logprobs| TextLogprobs::new(tokenizer, logprobs));
+        Some(std::iter::once(first).chain(rest).collect())
     }
 
     pub(super) fn failed(&mut self, error: Error) -> Vec<Output> {

@@ -137,6 +137,11 @@ impl Bpe {
         self.whole_line_feeds
     }
 
+    /// Tokens are plain text with U+2581 for spaces.
+    pub(super) fn escapes_spaces(&self) -> bool {
+        self.kind.escape_spaces
+    }
+
     /// Appends the tokens of `text`.
     pub(super) fn encode(&self, vocab: &Vocab, unk: Option<u32>, text: &str, out: &mut Vec<u32>) {
         let escaped;

@@ -26,7 +26,11 @@ mod unicode_table;
 mod vocab;
 mod wpm;
 
+use std::borrow::Cow;
+
 pub use error::TokenizerError;
+pub use special::FillIn;
+use tokenizers::NormalizedString;
 
 use bpe::Bpe;
 use special::{Fragment, Recognise, Roles, Specials};
@@ -54,6 +58,10 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     space_prefix: bool,
+    /// The space goes before the whole text alone.
+    prefixes_first_only: bool,
+    /// Text is brought to Unicode's composed form first.
+    composes: bool,
     /// What all tokens decode to, one after another; token `i` ends at `ends[i]`.
     bytes: Vec<u8>,
     ends: Vec<u32>,
@@ -96,6 +104,8 @@ impl Tokenizer {
             add_bos: add_bos && roles.bos.is_some(),
             add_eos: flag("tokenizer.ggml.add_eos_token", add_eos)? && roles.eos.is_some(),
             space_prefix: flag("tokenizer.ggml.add_space_prefix", space_prefix)?,
+            prefixes_first_only: flag("tokenizer.kolosal.space_prefix_first", false)?,
+            composes: flag("tokenizer.kolosal.nfc", false)?,
             vocab,
             model,
             roles,
@@ -162,6 +172,24 @@ impl Tokenizer {
         tokens
     }
 
+    /// Two texts as one input of a model that compares them, and where the second begins if the
+    /// model tells them apart: `[CLS] a [SEP] b [SEP]` for BERT, `<s> a </s></s> b </s>` elsewhere.
+    pub fn pair(&self, first: &[u32], second: &[u32]) -> (Vec<u32>, Option<u32>) {
+        let mut tokens = Vec::with_capacity(first.len() + second.len() + 4);
+        tokens.extend(self.bos().filter(|_| self.add_bos));
+        tokens.extend_from_slice(first);
+        let is_bert = matches!(self.model, Model::Wpm(_));
+        let sep = self.roles.sep.or(self.roles.eos);
+        if !is_bert {
+            tokens.extend(self.roles.eos);
+        }
+        tokens.extend(sep);
+        let second_from = is_bert.then_some(tokens.len() as u32);
+        tokens.extend_from_slice(second);
+        tokens.extend(if is_bert { sep } else { self.roles.eos });
+        (tokens, second_from)
+    }
+
     /// Puts BOS in front if the model wants it and it is not there yet.
     pub fn add_bos_to(&self, tokens: &mut Vec<u32>) {
         if let Some(bos) = self.bos().filter(|bos| self.add_bos && tokens.first() != Some(bos)) {
@@ -179,7 +207,8 @@ impl Tokenizer {
                     after_special = true;
                 }
                 Fragment::Text(range) => {
-                    self.encode_text(&text[range], after_special, &mut tokens);
+                    let prefixed = after_special && (!self.prefixes_first_only || range.start == 0);
+                    self.encode_text(&text[range], prefixed, &mut tokens);
                     after_special = false;
                 }
             }
@@ -187,18 +216,35 @@ impl Tokenizer {
         tokens
     }
 
-    fn encode_text(&self, text: &str, after_special: bool, out: &mut Vec<u32>) {
+    /// Tokens of a part between special tokens; `prefixed` if a space may go before it.
+    fn encode_text(&self, text: &str, prefixed: bool, out: &mut Vec<u32>) {
         let unk = self.roles.unk;
         match &self.model {
-            Model::Bpe(bpe) => bpe.encode(&self.vocab, unk, text, out),
+            Model::Bpe(bpe) => {
+                let text = self.composed(text);
+                if self.space_prefix && prefixed && bpe.escapes_spaces() {
+                    bpe.encode(&self.vocab, unk, &format!(" {text}"), out);
+                } else {
+                    bpe.encode(&self.vocab, unk, &text, out);
+                }
+            }
             Model::Wpm(wpm) => wpm.encode(&self.vocab, unk, text, out),
             Model::Ugm(ugm) => ugm.encode(&self.vocab, unk, text, out),
             Model::Spm => {
-                let prefix = if self.space_prefix && after_special { "\u{2581}" } else { "" };
+                let prefix = if self.space_prefix && prefixed { "\u{2581}" } else { "" };
                 let escaped = format!("{prefix}{}", text.replace(' ', "\u{2581}"));
                 spm::encode(&self.vocab, unk, &escaped, out);
             }
         }
+    }
+
+    fn composed<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if !self.composes || text.is_ascii() {
+            return Cow::Borrowed(text);
+        }
+        let mut text = NormalizedString::from(text);
+        text.nfc();
+        Cow::Owned(text.get().to_owned())
     }
 
     pub fn vocab_size(&self) -> usize {
@@ -220,6 +266,11 @@ impl Tokenizer {
         self.add_bos
     }
 
+    /// Tokens by which a middle is filled in.
+    pub fn fill_in(&self) -> FillIn {
+        self.roles.fill_in
+    }
+
     /// All tokens that end a generation, ascending.
     pub fn eog(&self) -> &[u32] {
         &self.roles.eog
@@ -227,8 +278,8 @@ impl Tokenizer {
 
     /// Whether text starts with an added space, which decoding takes away again.
     pub fn space_prefix(&self) -> bool {
-        match self.model {
-            Model::Bpe(_) => false,
+        match &self.model {
+            Model::Bpe(bpe) => self.space_prefix && bpe.escapes_spaces(),
             Model::Spm => self.space_prefix,
             Model::Wpm(_) | Model::Ugm(_) => true,
         }
@@ -293,7 +344,7 @@ fn family(meta: &Metadata) -> Result<Family, TokenizerError> {
     const KNOWN: &str = "gpt2 (byte-level BPE), gemma4 (BPE), llama (SentencePiece), bert \
                          (WordPiece), t5 (unigram)";
     let key = "tokenizer.ggml.model";
-    let ids = |bos, eos, unk, sep| Roles { bos, eos, unk, sep, eog: Vec::new() };
+    let ids = |bos, eos, unk, sep| Roles { bos, eos, unk, sep, ..Roles::default() };
     match meta.str(key)?.ok_or(TokenizerError::Missing(key))? {
         name @ ("gpt2" | "gemma4") => byte_pair(meta, name),
         "llama" => Ok(Family {

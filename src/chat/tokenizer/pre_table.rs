@@ -229,6 +229,7 @@ const JAIS2: &[PassSpec] = &[PassSpec::Regex(concat!(
     r"|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}"
 ))];
 const GRANITE_EMBEDDING: &[PassSpec] = GPT4O;
+const MARKED_WORDS: &[PassSpec] = &[PassSpec::Regex("\u{2581}[^\u{2581}]*|[^\u{2581}]+")];
 const NON_SPACE: &[PassSpec] = &[PassSpec::Regex(r"\S+")];
 
 /// Names and meanings; several names may share one meaning.
@@ -327,6 +328,12 @@ const TABLE: &[(&[&str], PreType)] = &[
     (&["laguna"], PreType::of(LAGUNA)),
     (&["gemma4", "granite-embed-multi-311m"], PreType::of(LINES).escaped().with_bos()),
     (&["sarvam-moe"], PreType::of(LINES).escaped()),
+    // Of `tokenizer.json` files: SentencePiece models as ranked merges, whole or word by word, and
+    // patterns without the rule that whole pieces come first.
+    (&["metaspace"], PreType::of(&[]).escaped()),
+    (&["metaspace-words"], PreType::of(MARKED_WORDS).escaped()),
+    (&["llama3-merged"], PreType::of(LLAMA3)),
+    (&["tekken-merged"], PreType::of(TEKKEN)),
     (&["whitespace"], PreType::of(NON_SPACE).plain().without_merges()),
 ];
 

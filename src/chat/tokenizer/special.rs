@@ -80,6 +80,9 @@ const FILL_IN: &[&[&str]] = &[
         "<|middle|>",
     ],
 ];
+/// Keys of those lists, and their older names.
+const FILL_IN_KEYS: &[(&str, &str)] =
+    &[("fim_pre", "prefix"), ("fim_suf", "suffix"), ("fim_mid", "middle")];
 const FILL_IN_END: &[(&str, &[&str])] = &[
     ("fim_pad", &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"]),
     ("fim_rep", &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"]),
@@ -97,6 +100,19 @@ pub(super) struct Roles {
     pub(super) sep: Option<u32>,
     /// All tokens that end a generation, ascending.
     pub(super) eog: Vec<u32>,
+    pub(super) fill_in: FillIn,
+}
+
+/// Tokens that mark the parts of a text whose middle is to be filled in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FillIn {
+    pub prefix: Option<u32>,
+    pub suffix: Option<u32>,
+    pub middle: Option<u32>,
+    /// Stands before the name of a repository.
+    pub repository: Option<u32>,
+    /// Stands before the name of a file.
+    pub file: Option<u32>,
 }
 
 /// Reads the roles from the file, `defaults` where it is silent, and corrects the types of tokens
@@ -120,20 +136,30 @@ pub(super) fn roles(
         // Older files misspell it.
         sep: read("seperator", read("separator", defaults.sep)?)?,
         eog: Vec::new(),
+        fill_in: FillIn::default(),
     };
     let by_id = [roles.eos, read("eot", None)?, read("eom", None)?];
+    let read_fill_in = |(name, old): &(&str, &str)| read(name, read(old, None)?);
+    let fill_in: Vec<Option<u32>> =
+        FILL_IN_KEYS.iter().map(read_fill_in).collect::<Result<_, _>>()?;
     let fill_in_ends: Vec<Option<u32>> =
         FILL_IN_END.iter().map(|(name, _)| read(name, None)).collect::<Result<_, _>>()?;
 
     if by_id[1].is_none() {
         first_named(vocab, END_OF_TURN);
     }
-    for names in FILL_IN {
-        first_named(vocab, names);
+    let mut marks = [None; 3];
+    for ((names, id), mark) in FILL_IN.iter().zip(fill_in).zip(&mut marks) {
+        let named = first_named(vocab, names);
+        *mark = id.or(named);
     }
-    for ((_, names), id) in FILL_IN_END.iter().zip(fill_in_ends) {
-        roles.eog.extend(id.or_else(|| first_named(vocab, names)));
+    let mut ends = [None; 3];
+    for (((_, names), id), end) in FILL_IN_END.iter().zip(fill_in_ends).zip(&mut ends) {
+        *end = id.or_else(|| first_named(vocab, names));
+        roles.eog.extend(*end);
     }
+    let ([prefix, suffix, middle], [_, repository, file]) = (marks, ends);
+    roles.fill_in = FillIn { prefix, suffix, middle, repository, file };
     for name in END_OF_GENERATION {
         roles.eog.extend(first_named(vocab, &[name]));
     }

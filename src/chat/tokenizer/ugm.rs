@@ -105,14 +105,17 @@ impl Ugm {
                     .unwrap_or((&rest[..first.len_utf8()], first.len_utf8()))
             };
             for c in piece.chars() {
-                if c == ' ' {
+                if c == ' ' || (self.merge_spaces && c.is_whitespace()) {
                     in_word = false;
                     if !self.merge_spaces {
                         out.push_str(SPACE);
                     }
                     continue;
                 }
-                if !in_word && ((self.space_prefix && !prefixed) || self.merge_spaces) {
+                // A mark that the text has already is not doubled.
+                let is_marked = c == '\u{2581}';
+                if !in_word && !is_marked && ((self.space_prefix && !prefixed) || self.merge_spaces)
+                {
                     out.push_str(SPACE);
                     prefixed = true;
                 }

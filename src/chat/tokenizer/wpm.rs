@@ -10,24 +10,34 @@ use super::unicode::{self, CONTROL, MARK, PUNCTUATION, SYMBOL};
 use super::vocab::Vocab;
 use crate::model::gguf::Metadata;
 
+/// Before what starts a word.
+const START: &[u8] = "\u{2581}".as_bytes();
+
 /// How words are written before the search.
 pub(super) struct Wpm {
     lower_case: bool,
     strip_accents: bool,
+    /// Longer words are unknown as a whole.
+    max_word_chars: usize,
 }
 
 impl Wpm {
     pub(super) fn load(meta: &Metadata) -> Result<Self, TokenizerError> {
         let lower_case = meta.bool("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
         let strip_accents = meta.bool("tokenizer.ggml.normalizer.strip_accents")?;
-        Ok(Self { lower_case, strip_accents: strip_accents.unwrap_or(lower_case) })
+        let max_word_chars = meta.u32("tokenizer.kolosal.max_word_chars")?;
+        Ok(Self {
+            lower_case,
+            strip_accents: strip_accents.unwrap_or(lower_case),
+            max_word_chars: max_word_chars.map_or(usize::MAX, |count| count as usize),
+        })
     }
 
     pub(super) fn encode(&self, vocab: &Vocab, unk: Option<u32>, text: &str, out: &mut Vec<u32>) {
         let mut word = String::new();
         for c in self.normalised(text).chars() {
             if c.is_whitespace() {
-                push_word(vocab, unk, &mut word, out);
+                self.push_word(vocab, unk, &mut word, out);
                 continue;
             }
             if c == '\0' || c == char::REPLACEMENT_CHARACTER || unicode::is(c, CONTROL) {
@@ -40,7 +50,7 @@ impl Wpm {
                 || (c.is_ascii() && unicode::is(c, SYMBOL))
                 || unicode::is_ideograph(c);
             if alone {
-                push_word(vocab, unk, &mut word, out);
+                self.push_word(vocab, unk, &mut word, out);
             }
             if self.lower_case {
                 word.extend(c.to_lowercase());
@@ -48,10 +58,10 @@ impl Wpm {
                 word.push(c);
             }
             if alone {
-                push_word(vocab, unk, &mut word, out);
+                self.push_word(vocab, unk, &mut word, out);
             }
         }
-        push_word(vocab, unk, &mut word, out);
+        self.push_word(vocab, unk, &mut word, out);
     }
 
     fn normalised(&self, text: &str) -> String {
@@ -61,26 +71,35 @@ impl Wpm {
         }
         text.get().to_owned()
     }
-}
 
-/// Appends the tokens of `word` and clears it; a word with a part that is no token is unknown.
-fn push_word(vocab: &Vocab, unk: Option<u32>, word: &mut String, out: &mut Vec<u32>) {
-    if word.is_empty() {
-        return;
-    }
-    let marked = format!("\u{2581}{word}");
-    word.clear();
-    let before = out.len();
-    let mut rest = marked.as_bytes();
-    while !rest.is_empty() {
-        let longest = rest.len().min(vocab.max_len());
-        let found = (1..=longest).rev().find_map(|len| Some((vocab.plain_id(&rest[..len])?, len)));
-        let Some((id, len)) = found else {
-            out.truncate(before);
+    /// Appends the tokens of `word` and clears it; a word with a part that is no token is unknown.
+    fn push_word(&self, vocab: &Vocab, unk: Option<u32>, word: &mut String, out: &mut Vec<u32>) {
+        if word.is_empty() {
+            return;
+        }
+        if word.chars().nth(self.max_word_chars).is_some() {
+            word.clear();
             out.extend(unk);
             return;
-        };
-        out.push(id);
-        rest = &rest[len..];
+        }
+        let marked = format!("\u{2581}{word}");
+        word.clear();
+        let before = out.len();
+        let mut rest = marked.as_bytes();
+        while !rest.is_empty() {
+            let longest = rest.len().min(vocab.max_len());
+            // What starts a word continues none, even where a text has the mark in it.
+            let is_start = rest.len() == marked.len();
+            let longest = if is_start || !rest.starts_with(START) { longest } else { 0 };
+            let found =
+                (1..=longest).rev().find_map(|len| Some((vocab.plain_id(&rest[..len])?, len)));
+            let Some((id, len)) = found else {
+                out.truncate(before);
+                out.extend(unk);
+                return;
+            };
+            out.push(id);
+            rest = &rest[len..];
+        }
     }
 }

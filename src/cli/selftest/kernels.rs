@@ -1,7 +1,8 @@
 //! Everything between the products: attention, norms, rotary embedding, element-wise functions.
 
 use kolosal_kernels::attention::{
-    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvMut, KvShape, SpanRef, attention, kv_write,
+    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvShape, SpanRef, attention,
+    kv_write,
 };
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::rope::{RopeHeads, RopeStyle, RopeTable, rope};
@@ -97,13 +98,13 @@ fn attend(variant: Variant, pool: &Pool) -> Findings {
         blocks: free.by_ref().take(kv_len.div_ceil(BLOCK)).collect(),
     });
     let sinks = random.values(HEADS);
-    let mut k = vec![0x7e00; num_blocks * SHAPE.k_block_len()];
-    let mut v = vec![0x7e00; num_blocks * SHAPE.v_block_len()];
+    let layout = KvLayout::of_layers([SHAPE])[0];
+    let mut cache = vec![0x7e00; num_blocks * layout.block_len];
     let (mut q, mut spans) = (Vec::new(), Vec::new());
     for (sequence, (kv_len, rows)) in sequences.iter().zip(SPANS) {
         let slot = |p: usize| sequence.blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
         let slots: Vec<u32> = (0..kv_len).map(slot).collect();
-        let kv = KvMut { shape: SHAPE, k: &mut k, v: &mut v };
+        let kv = KvMut { layout, cache: &mut cache };
         let keys = Rows::new(&sequence.k, kv_len, k_cols);
         kv_write(kv, keys, Rows::new(&sequence.v, kv_len, v_cols), &slots, pool);
         let first = q.len() / q_cols;
@@ -119,7 +120,7 @@ fn attend(variant: Variant, pool: &Pool) -> Findings {
         sinks: variant.sinks.then_some(&sinks[..]),
     };
     let rows = q.len() / q_cols;
-    let kv = Kv { shape: SHAPE, k: &k, v: &v };
+    let kv = Kv { layout, cache: &cache };
     let input = AttnInput { q: Rows::new(&q, rows, q_cols), kv, spans: &spans, params };
     let mut out = vec![f32::NAN; rows * out_cols];
     attention(&input, RowsMut::new(&mut out, rows, out_cols), &mut AttnScratch::new(), pool);

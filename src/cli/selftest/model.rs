@@ -35,7 +35,8 @@ impl ModelReport {
 }
 
 pub(super) fn run(app: &App, name: &str, device: &DeviceChoice) -> Outcome<ModelReport> {
-    let args = RunnerArgs { model: name.to_owned(), threads: 0, device: device.clone() };
+    let args =
+        RunnerArgs { model: name.to_owned(), threads: 0, device: device.clone(), quantize: None };
     let room = Room { positions: 256, sequences: 2 };
     let mut opened = Opened::open(app, &args, room)?;
     let tokenizer = opened.tokenizer()?;

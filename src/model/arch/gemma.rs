@@ -2,7 +2,7 @@
 //! local layers beside global ones; in 3 norms on query and key heads and a rope of its own for
 //! the local layers.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{
     ActSpec, FfnSpec, ModelSpec, Norms, QkNorm, RopeScaling, RopeSpec, RopeStyle,

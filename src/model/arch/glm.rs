@@ -1,8 +1,9 @@
-//! GLM-4 of April 2025: partial rope, norms before and after each part, gate and up in one tensor.
+//! GLM: partial rope, gate and up in one tensor; in GLM-4 of April 2025 norms before and after each
+//! part; from 4.5 on mixtures with shared experts.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{ModelSpec, Norms, RopeStyle};
+use crate::model::spec::{ModelSpec, MoeScore, Norms, QkNorm, RopeStyle};
 
 pub(super) fn glm4(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
@@ -10,5 +11,31 @@ pub(super) fn glm4(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     for layer in &mut spec.layers {
         layer.norms = Norms::PRE_POST;
     }
+    Ok(spec)
+}
+
+/// Gate and up in one tensor here too, norms only before each part.
+pub(super) fn chatglm(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
+    keys.dense(keys.rms()?, rope)
+}
+
+pub(super) fn glm4moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    let has_norms = keys.has("blk.0.attn_q_norm.weight");
+    for layer in &mut spec.layers {
+        // Named for where it stands, this norm is the feed-forward part's own.
+        layer.norms = Norms { ffn: Some("post_attention_norm"), ..Norms::PRE };
+        if has_norms {
+            layer.attn.qk_norm = QkNorm::PerHead;
+        }
+    }
+    let silent = keys.opt_usize("expert_gating_func")?.unwrap_or(0) == 0;
+    keys.mixtures(&mut spec, |moe| {
+        if silent {
+            moe.score = MoeScore::Sigmoid;
+        }
+    })?;
     Ok(spec)
 }

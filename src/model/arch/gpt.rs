@@ -1,6 +1,7 @@
-//! The layer-norm families: GPT-2, GPT-NeoX, StarCoder 2, StableLM, Falcon.
+//! The layer-norm families: GPT-2 and StarCoder 1, GPT-NeoX, StarCoder 2 and CodeShell, StableLM,
+//! Falcon, Nemotron, Orion.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, ModelSpec, Norms, RopeStyle};
 
@@ -58,4 +59,19 @@ pub(super) fn falcon(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         };
     }
     Ok(spec)
+}
+
+/// The converter has added the one that this model's norms count from.
+pub(super) fn nemotron(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = starcoder2(keys)?;
+    for layer in &mut spec.layers {
+        layer.ffn = layer.ffn.plain(ActSpec::Relu2);
+    }
+    Ok(spec)
+}
+
+/// Llama with layer norms.
+pub(super) fn orion(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    keys.dense(keys.layer_norm()?, rope)
 }

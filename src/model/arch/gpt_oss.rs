@@ -1,6 +1,6 @@
 //! gpt-oss: attention sinks, a window in every other layer, experts with biases and a clamped gate.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, FfnSpec, ModelSpec, MoeScore, Norms, RopeScaling, RopeStyle};
 

@@ -1,6 +1,6 @@
 //! Granite 3: llama with four scales; as a mixture of experts too.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
 

@@ -1,6 +1,7 @@
-//! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 2; SmolLM 3.
+//! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 2, XVERSE,
+//! Baichuan 7B; SmolLM 3.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
 
@@ -27,6 +28,18 @@ pub(super) fn smollm3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = llama(keys)?;
     for layer in spec.layers.iter_mut().skip(SMOLLM3_NOPE_STEP - 1).step_by(SMOLLM3_NOPE_STEP) {
         layer.attn.rope = None;
+    }
+    Ok(spec)
+}
+
+/// The 13B model has ALiBi in place of positions.
+const BAICHUAN_13B_LAYERS: usize = 40;
+
+pub(super) fn baichuan(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = llama(keys)?;
+    if spec.layers.len() == BAICHUAN_13B_LAYERS {
+        let problem = "Baichuan 13B attends with linear biases (ALiBi), which are not supported";
+        return Err(ModelError::Limit(problem.to_owned()));
     }
     Ok(spec)
 }

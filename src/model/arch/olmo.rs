@@ -1,6 +1,6 @@
-//! OLMo 2 and 3: norms after each part alone, norms over whole queries and keys.
+//! OLMo 1; OLMo 2 and 3: norms after each part alone, norms over whole queries and keys; OLMoE.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ModelSpec, Norms, QkNorm, RopeScaling, RopeStyle};
 
@@ -25,5 +25,28 @@ pub(super) fn olmo2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
             layer.attn.rope = Some(1);
         }
     }
+    Ok(spec)
+}
+
+/// OLMo 1: llama with layer norms that have no weights.
+pub(super) fn olmo(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let key = "attention.clamp_kqv";
+    if let Some(limit) = keys.f32(key)?.filter(|limit| *limit > 0.0) {
+        let problem = format!("queries, keys and values clamped to {limit} are not supported");
+        return Err(ModelError::BadKey { key: keys.key(key), problem });
+    }
+    let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.layer_norm()?, rope)?;
+    spec.norms_learned = false;
+    Ok(spec)
+}
+
+pub(super) fn olmoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    for layer in &mut spec.layers {
+        layer.attn.qk_norm = QkNorm::Full;
+    }
+    keys.mixtures(&mut spec, |_| {})?;
     Ok(spec)
 }

@@ -1,7 +1,7 @@
 //! Phi 2 (attention and feed-forward side by side, layer norm) and Phi 3 and 4 (llama with fused
 //! projections and LongRoPE).
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, ModelSpec, Norms, RopeStyle};
 

@@ -1,7 +1,7 @@
-//! Qwen 2 (biases on q, k, v, read from the file) and Qwen 3 (norms on query and key heads), dense
+//! Qwen 1; Qwen 2 (biases on q, k, v, read from the file) and Qwen 3 (norms on query and key heads), dense
 //! and as mixtures of experts.
 
-use super::Keys;
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, MoeSpec, QkNorm, RopeStyle};
 
@@ -46,6 +46,17 @@ fn with_experts(
         }
         edit(&mut moe, width);
         layer.ffn = FfnSpec::Moe(moe);
+    }
+    Ok(spec)
+}
+
+/// The file gives the width of gate and up together.
+pub(super) fn qwen(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = qwen2(keys)?;
+    for layer in &mut spec.layers {
+        if let FfnSpec::Gated { width, .. } = &mut layer.ffn {
+            *width /= 2;
+        }
     }
     Ok(spec)
 }

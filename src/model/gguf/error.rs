@@ -44,15 +44,19 @@ pub enum GgufError {
 }
 
 impl GgufError {
-    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+    pub(in crate::model) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: io::Error,
+    ) -> Self {
         Self::Io { action, path: path.into(), source }
     }
 
-    pub(super) fn malformed(what: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(in crate::model) fn malformed(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Malformed { what: what.into(), problem: problem.into() }
     }
 
-    pub(super) fn tensor(tensor: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(in crate::model) fn tensor(tensor: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Tensor { tensor: tensor.into(), problem: problem.into() }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use kolosal_kernels::quant::GgmlType;
+
 use super::map::Bytes;
 use super::parse::{self, Header};
 use super::{GgufError, Metadata, TensorInfo, split};
@@ -28,6 +30,25 @@ pub struct Gguf {
     paths: Vec<PathBuf>,
     shards: Vec<Bytes>,
     alignment: u64,
+}
+
+/// A tensor of a model that is put together from files of another format.
+pub(in crate::model) struct Composed {
+    pub(in crate::model) name: String,
+    pub(in crate::model) shape: Vec<usize>,
+    pub(in crate::model) ty: GgmlType,
+    pub(in crate::model) place: Place,
+}
+
+/// Where the bytes of a composed tensor are.
+pub(in crate::model) enum Place {
+    /// Within the file of this number.
+    File {
+        file: usize,
+        start: usize,
+        len: usize,
+    },
+    Memory(Vec<u8>),
 }
 
 /// One file, opened and parsed.
@@ -84,6 +105,42 @@ impl Gguf {
         }
         let path = PathBuf::from("<memory>");
         Self::assemble(vec![Part { path, bytes: Bytes::Heap(bytes), header }])
+    }
+
+    /// A model from parts; places must lie within their files.
+    pub(in crate::model) fn compose(
+        metadata: Metadata,
+        files: Vec<(PathBuf, Bytes)>,
+        tensors: Vec<Composed>,
+    ) -> Result<Self, GgufError> {
+        let (paths, shards) = files.into_iter().unzip();
+        let mut gguf = Self {
+            version: 3,
+            metadata,
+            tensors: Vec::with_capacity(tensors.len()),
+            index: HashMap::new(),
+            paths,
+            shards,
+            alignment: super::DEFAULT_ALIGNMENT,
+        };
+        for Composed { name, shape, ty, place } in tensors {
+            if gguf.index.insert(name.clone(), gguf.tensors.len()).is_some() {
+                return Err(GgufError::Duplicate { what: "tensor", name });
+            }
+            let (shard, start, len) = match place {
+                Place::File { file, start, len } => (file, start, len),
+                Place::Memory(bytes) => {
+                    let len = bytes.len();
+                    gguf.shards.push(Bytes::Heap(bytes));
+                    (gguf.shards.len() - 1, 0, len)
+                }
+            };
+            if parse::byte_len(ty, &shape) != Ok(len) {
+                return Err(GgufError::tensor(name, format!("{len} bytes for shape {shape:?}")));
+            }
+            gguf.tensors.push(TensorInfo { name, shape, ty, shard, start, len });
+        }
+        Ok(gguf)
     }
 
     /// Joins the files of a model; the first one's metadata counts.
@@ -158,7 +215,8 @@ impl Gguf {
 
     /// Size of all files together.
     pub fn file_bytes(&self) -> u64 {
-        self.shards.iter().map(|bytes| bytes.len() as u64).sum()
+        // Beyond those of files lie tensors that were made from them.
+        self.shards.iter().take(self.paths.len()).map(|bytes| bytes.len() as u64).sum()
     }
 
     /// The files, in order.

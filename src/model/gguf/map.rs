@@ -15,14 +15,14 @@ use super::{Access, GgufError};
 
 /// A whole file as a byte slice.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub(in crate::model) enum Bytes {
     Mapped(Mmap),
     Heap(Vec<u8>),
 }
 
 impl Bytes {
     /// Opens `path`, which must be a regular file (or a link to one).
-    pub(super) fn open(path: &Path, access: Access) -> Result<Self, GgufError> {
+    pub(in crate::model) fn open(path: &Path, access: Access) -> Result<Self, GgufError> {
         // Asked before opening: opening a pipe would block until somebody writes to it.
         let found = fs::metadata(path).map_err(|e| GgufError::io("open", path, e))?;
         if !found.is_file() {

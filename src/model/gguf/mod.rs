@@ -31,6 +31,8 @@ mod writer;
 
 pub use error::GgufError;
 pub use file::{Access, Gguf};
+pub(in crate::model) use file::{Composed, Place};
+pub(in crate::model) use map::Bytes;
 pub use metadata::Metadata;
 pub use parse::limits;
 pub use split::parse_name as parse_split_name;

@@ -4,6 +4,7 @@
 //! through plain matrix products.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
@@ -14,7 +15,7 @@ use kolosal_kernels::quant::{self, GgmlType};
 use super::{Norm, Ops, WeightSource};
 use crate::model::batch::{BLOCK, Batch, Span};
 use crate::model::error::ModelError;
-use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle};
+use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle, Xielu};
 
 /// Weights and KV pool on a candle device.
 pub struct CandleOps {
@@ -127,7 +128,11 @@ impl CandleOps {
             scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
         }
         let scores = scores.reshape((groups, share, rows, keys))?;
-        let scores = scores.broadcast_add(&self.mask(rows, keys, spec.window)?)?;
+        let scores = match spec.causal {
+            true => scores.broadcast_add(&self.mask(rows, keys, spec.window)?)?,
+            // Encoders have no windows.
+            false => scores,
+        };
         let weights = match sinks {
             None => candle_nn::ops::softmax(&scores, D::Minus1)?,
             Some(sinks) => {
@@ -177,7 +182,17 @@ fn activate(x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
         ActSpec::GeluErf => x.gelu_erf()?,
         ActSpec::Relu => x.relu()?,
         ActSpec::Relu2 => x.relu()?.sqr()?,
+        ActSpec::Tanh => x.tanh()?,
         // σ(1.702 x) · x; the clamps and the +1 are the caller's.
+        ActSpec::Xielu(Xielu { p, n, beta, eps }) => {
+            let above = (x.relu()?.sqr()? * f64::from(p))?;
+            // exp(min(x, eps)) - 1 - x, and 0 where x is above 0.
+            let below = x.minimum(0.0)?;
+            let below = ((below.minimum(eps)?.exp()? - 1.0)? - below)?;
+            let is_below = x.le(0.0)?.to_dtype(DType::F32)?;
+            let below = ((below * is_below)? * f64::from(n))?;
+            ((above + below)? + (x * f64::from(beta))?)?
+        }
         ActSpec::OaiSwiglu => (x * candle_nn::ops::sigmoid(&(x * 1.702)?)?)?,
     })
 }
@@ -374,6 +389,23 @@ impl Ops for CandleOps {
             return Ok((x + y)?);
         }
         Ok((x + (y * f64::from(scale))?)?)
+    }
+
+    fn part(
+        &mut self,
+        x: &Tensor,
+        heads: usize,
+        range: Range<usize>,
+    ) -> Result<Tensor, ModelError> {
+        let rows = x.dim(0)?;
+        let parts = Self::head_parts(x, heads)?.narrow(2, range.start, range.len())?;
+        Ok(parts.contiguous()?.reshape((rows, heads * range.len()))?)
+    }
+
+    fn join(&mut self, parts: &[&Tensor], heads: usize) -> Result<Tensor, ModelError> {
+        let parts: Vec<Tensor> =
+            parts.iter().map(|part| Self::head_parts(part, heads)).collect::<Result<_, _>>()?;
+        Ok(Tensor::cat(&parts, 2)?.flatten_from(1)?)
     }
 
     fn rows(&mut self, x: &Tensor, rows: &[u32]) -> Result<Tensor, ModelError> {

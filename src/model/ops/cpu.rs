@@ -3,10 +3,12 @@
 //! Every operation computes a row from that row alone, in an order that does not depend on batch,
 //! chunking or threads, so logits are bitwise the same whoever else is served.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use kolosal_kernels::attention::{
-    self, AttnInput, AttnParams, AttnScratch, Kv, KvMut, KvShape, SpanRef,
+    self, AttnInput, AttnParams, AttnScratch, Kv, KvLayout, KvMut, KvShape, SpanRef,
 };
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed};
@@ -28,7 +30,7 @@ pub struct CpuOps {
     /// Where packed weights lie.
     arena: Arena,
     buffers: Buffers,
-    kv: Vec<LayerKv>,
+    kv: KvCache,
     positions: Vec<u32>,
     slots: Vec<u32>,
     spans: Vec<Span>,
@@ -38,17 +40,10 @@ pub struct CpuOps {
     has_float_weights: bool,
 }
 
-/// One layer's KV pool.
-struct LayerKv {
-    shape: KvShape,
-    k: HalfPool, // (blocks, k_block_len), f16
-    v: HalfPool, // (blocks, v_block_len), f16
-}
-
-impl LayerKv {
-    fn view_mut(&mut self) -> KvMut<'_> {
-        KvMut { shape: self.shape, k: &mut self.k, v: &mut self.v }
-    }
+/// The KV of all layers.
+struct KvCache {
+    layers: Vec<KvLayout>,
+    halves: HalfPool, // (blocks, block_len), f16
 }
 
 /// (rows, cols) of f32 in a buffer that returns to its pool.
@@ -148,7 +143,7 @@ impl CpuOps {
             pool,
             arena: Arena::default(),
             buffers: Buffers::default(),
-            kv: Vec::new(),
+            kv: KvCache { layers: Vec::new(), halves: HalfPool::new(0) },
             positions: Vec::new(),
             slots: Vec::new(),
             spans: Vec::new(),
@@ -159,13 +154,20 @@ impl CpuOps {
     }
 
     fn pack(&mut self, source: &WeightSource<'_>) -> Result<Arc<Packed>, ModelError> {
-        let (ty, n, k) = (source.ty, source.n, source.k);
-        let packed = Packed::pack_in(&self.arena, ty, n, k, source.bytes, &self.pool);
-        let packed = packed.map_err(|error| ModelError::BadTensor {
+        let (mut ty, n, k) = (source.ty, source.n, source.k);
+        let bad = |problem: String| ModelError::BadTensor {
             name: source.name.to_owned(),
             ty: source.ty.name(),
-            problem: error.to_string(),
-        })?;
+            problem,
+        };
+        let mut bytes = Cow::Borrowed(source.bytes);
+        if let Some(exact) = quant::exact_form(ty) {
+            let converted = quant::to_exact_form(ty, source.bytes, n * k);
+            bytes = Cow::Owned(converted.map_err(|error| bad(error.to_string()))?);
+            ty = exact;
+        }
+        let packed = Packed::pack_in(&self.arena, ty, n, k, &bytes, &self.pool);
+        let packed = packed.map_err(|error| bad(error.to_string()))?;
         self.weight_bytes += packed.bytes();
         self.has_float_weights |= packed.is_float();
         Ok(Arc::new(packed))
@@ -230,17 +232,18 @@ impl Ops for CpuOps {
     }
 
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
-        for attn in layers {
-            let shape = KvShape {
-                kv_heads: attn.kv_heads,
-                head_dim_k: attn.head_dim,
-                head_dim_v: attn.value_dim,
-            };
-            // Pages cost no memory until a block is first used.
-            let k = HalfPool::new(shape.k_block_len() * num_blocks);
-            let v = HalfPool::new(shape.v_block_len() * num_blocks);
-            self.kv.push(LayerKv { shape, k, v });
-        }
+        let shapes = layers.iter().map(|attn| KvShape {
+            kv_heads: attn.kv_heads,
+            head_dim_k: attn.head_dim,
+            head_dim_v: attn.value_dim,
+        });
+        let layers = KvLayout::of_layers(shapes);
+        let block_len = layers.first().map_or(0, |layout| layout.block_len);
+        // Pages cost no memory until a block is first used.
+        let len = block_len.checked_mul(num_blocks).ok_or_else(|| {
+            ModelError::Limit(format!("{num_blocks} blocks of KV exceed the address space"))
+        })?;
+        self.kv = KvCache { layers, halves: HalfPool::new(len) };
         Ok(())
     }
 
@@ -343,6 +346,9 @@ impl Ops for CpuOps {
         act: ActSpec,
     ) -> Result<CpuAct, ModelError> {
         match activation(act) {
+            None if act != ActSpec::OaiSwiglu => {
+                Err(ModelError::Limit("xIELU has no gated form".to_owned()))
+            }
             Some(act) => {
                 Ok(self.prepared(|acts| acts.set_glu(gate.view(), up.view(), act, &self.pool)))
             }
@@ -355,6 +361,16 @@ impl Ops for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
+        if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
+            let mut out = self.buffers.tensor(x.rows, x.cols);
+            for (out, &x) in out.data.iter_mut().zip(&*x.data) {
+                *out = match act {
+                    ActSpec::Xielu(xielu) => xielu.apply(x),
+                    _ => x.tanh(),
+                };
+            }
+            return self.act(&out);
+        }
         let act = activation(act)
             .ok_or_else(|| ModelError::Limit("a clamped gate needs two inputs".to_owned()))?;
         Ok(self.prepared(|acts| acts.set_act(x.view(), act, &self.pool)))
@@ -390,8 +406,9 @@ impl Ops for CpuOps {
         sinks: Option<&Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
         let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim);
-        let kv = &mut self.kv[layer];
-        attention::kv_write(kv.view_mut(), k.view(), v.view(), &self.slots, &self.pool);
+        let layout = self.kv.layers[layer];
+        let kv = KvMut { layout, cache: &mut self.kv.halves };
+        attention::kv_write(kv, k.view(), v.view(), &self.slots, &self.pool);
         let spans: Vec<SpanRef<'_>> = self
             .spans
             .iter()
@@ -407,9 +424,9 @@ impl Ops for CpuOps {
             window: spec.window,
             softcap: spec.softcap,
             sinks: sinks.map(Vec::as_slice),
-            causal: true,
+            causal: spec.causal,
         };
-        let kv = Kv { shape: kv.shape, k: &kv.k, v: &kv.v };
+        let kv = Kv { layout, cache: &self.kv.halves };
         let input = AttnInput { q: q.view(), kv, spans: &spans, params };
         attention::attention(&input, out.view_mut(), &mut self.scratch, &self.pool);
         Ok(out)
@@ -423,6 +440,34 @@ impl Ops for CpuOps {
     ) -> Result<CpuTensor, ModelError> {
         elementwise::add_scaled(&mut x.data, &y.data, scale, &self.pool);
         Ok(x)
+    }
+
+    fn part(
+        &mut self,
+        x: &CpuTensor,
+        heads: usize,
+        range: Range<usize>,
+    ) -> Result<CpuTensor, ModelError> {
+        let mut out = self.buffers.tensor(x.rows, heads * range.len());
+        let heads_of_rows = x.data.chunks_exact(x.cols / heads);
+        for (head, target) in heads_of_rows.zip(out.data.chunks_exact_mut(range.len())) {
+            target.copy_from_slice(&head[range.clone()]);
+        }
+        Ok(out)
+    }
+
+    fn join(&mut self, parts: &[&CpuTensor], heads: usize) -> Result<CpuTensor, ModelError> {
+        let rows = parts.first().map_or(0, |part| part.rows);
+        let mut out = self.buffers.tensor(rows, parts.iter().map(|part| part.cols).sum());
+        let mut at = 0;
+        for head in 0..rows * heads {
+            for part in parts {
+                let width = part.cols / heads;
+                out.data[at..at + width].copy_from_slice(&part.data[head * width..][..width]);
+                at += width;
+            }
+        }
+        Ok(out)
     }
 
     fn rows(&mut self, x: &CpuTensor, rows: &[u32]) -> Result<CpuTensor, ModelError> {
@@ -462,14 +507,13 @@ impl Ops for CpuOps {
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
-        for kv in &mut self.kv {
-            attention::copy_block(kv.view_mut(), from, to);
-        }
+        let block_len = self.kv.layers.first().map_or(0, |layout| layout.block_len);
+        attention::copy_block(&mut self.kv.halves, block_len, from, to);
         Ok(())
     }
 }
 
-/// The kernels' name for an activation; `None` for gpt-oss's, which joins both inputs.
+/// The kernels' name for an activation; `None` for those that they lack.
 fn activation(act: ActSpec) -> Option<Activation> {
     match act {
         ActSpec::Silu => Some(Activation::Silu),
@@ -477,7 +521,7 @@ fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::GeluErf => Some(Activation::GeluErf),
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
-        ActSpec::OaiSwiglu => None,
+        ActSpec::Tanh | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
     }
 }
 

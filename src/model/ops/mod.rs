@@ -4,6 +4,8 @@
 pub mod candle;
 pub mod cpu;
 
+use std::ops::Range;
+
 use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::GgmlType;
 
@@ -131,6 +133,15 @@ pub trait Ops: Send + Sized {
         y: &Self::Tensor,
         scale: f32,
     ) -> Result<Self::Tensor, ModelError>;
+    /// The columns `range` of each of `heads` equal parts of a row, side by side.
+    fn part(
+        &mut self,
+        x: &Self::Tensor,
+        heads: usize,
+        range: Range<usize>,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// Of each of `heads` equal parts of a row: the first tensor's part, then the second's, …
+    fn join(&mut self, parts: &[&Self::Tensor], heads: usize) -> Result<Self::Tensor, ModelError>;
     /// The named rows, in order.
     fn rows(&mut self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, ModelError>;
     /// `x[rows[i]] += weights[i] · y[i]`, `i` ascending; every row at most once.

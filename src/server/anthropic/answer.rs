@@ -5,10 +5,7 @@ use serde::Serialize;
 
 use super::content::{Speaker, TextKind};
 use crate::{
-    chat::{
-        self,
-        generation::{Collected, CollectedChoice, FinishReason},
-    },
+    chat::generation::{Collected, CollectedChoice, FinishReason},
     engine,
     server::schema::{FreeObject, wire_enum},
 };
@@ -56,9 +53,8 @@ wire_enum! {
 pub(crate) struct TextBlock {
     pub r#type: TextKind,
     pub text: String,
-    /// Always null.
-    #[oai(nullable)]
-    pub citations: Option<Vec<FreeObject>>,
+    /// Always empty: nothing is cited. Null would say the same, but not every client reads it.
+    pub citations: Vec<FreeObject>,
 }
 
 /// What the model thought before it answered.
@@ -200,14 +196,14 @@ fn blocks(choice: CollectedChoice) -> Vec<AnswerBlock> {
     }
     blocks.extend(choice.calls.into_iter().map(|call| {
         let input = serde_json::from_str(&call.arguments).unwrap_or_default();
-        AnswerBlock::tool_use(call, input)
+        AnswerBlock::tool_use(call.id, call.name, input)
     }));
     blocks
 }
 
 impl AnswerBlock {
     pub(super) fn text(text: String) -> Self {
-        Self::Text(TextBlock { r#type: TextKind::Text, text, citations: None })
+        Self::Text(TextBlock { r#type: TextKind::Text, text, citations: Vec::new() })
     }
 
     pub(super) fn thinking(thinking: String) -> Self {
@@ -215,8 +211,7 @@ impl AnswerBlock {
         Self::Thinking(ThinkingBlock { r#type: ThinkingBlockKind::Thinking, thinking, signature })
     }
 
-    pub(super) fn tool_use(call: chat::ToolCall, input: FreeObject) -> Self {
-        let (id, name) = (call.id, call.name);
+    pub(super) fn tool_use(id: String, name: String, input: FreeObject) -> Self {
         Self::ToolUse(ToolUseBlock { r#type: ToolUseKind::ToolUse, id, name, input })
     }
 }

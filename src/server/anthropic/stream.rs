@@ -13,13 +13,13 @@ use serde::Serialize;
 use super::answer::{AnswerBlock, AnthropicAnswer, MessageUsage, StopReason, stop_reason};
 use crate::{
     chat::{
-        self,
+        CallDelta, CallStart,
         generation::{Delta, Finished, Output},
     },
     error::{Error, Result},
     server::{
         error::{Dialect, Failure},
-        openai::{Running, argument_pieces},
+        openai::Running,
         schema::{FreeObject, wire_constants},
         sse::Event,
     },
@@ -171,6 +171,7 @@ impl Event for MessageEvent {
 enum Open {
     Text,
     Thinking,
+    Call,
 }
 
 /// How an answer is streamed.
@@ -240,8 +241,12 @@ impl MessageStream {
             let piece = ThinkingDelta { r#type: kind, thinking };
             events.push_back(self.piece(BlockPiece::Thinking(piece)));
         }
+        // The rest of an open call stands before new text.
+        let (rest, calls): (Vec<_>, Vec<_>) =
+            delta.calls.into_iter().partition(|call| call.start.is_none());
+        rest.into_iter().for_each(|call| self.call(call, events));
         self.text(&delta.text, events);
-        for call in delta.calls {
+        for call in calls {
             self.blanks.clear();
             self.call(call, events);
         }
@@ -266,15 +271,20 @@ impl MessageStream {
         events.push_back(self.piece(BlockPiece::Text(piece)));
     }
 
-    fn call(&mut self, call: chat::ToolCall, events: &mut VecDeque<MessageEvent>) {
-        self.close(events);
-        let arguments = argument_pieces(&call.arguments);
-        self.open_block(AnswerBlock::tool_use(call, FreeObject::default()), events);
-        for partial_json in arguments {
-            let piece = InputDelta { r#type: InputDeltaKind::Only, partial_json };
+    fn call(&mut self, call: CallDelta, events: &mut VecDeque<MessageEvent>) {
+        if let Some(CallStart { id, name }) = call.start {
+            self.close(events);
+            self.open_block(AnswerBlock::tool_use(id, name, FreeObject::default()), events);
+            self.open = Some(Open::Call);
+        }
+        if !call.arguments.is_empty() {
+            let (kind, partial_json) = (InputDeltaKind::Only, call.arguments);
+            let piece = InputDelta { r#type: kind, partial_json };
             events.push_back(self.piece(BlockPiece::Input(piece)));
         }
-        self.stop_block(events);
+        if call.ends {
+            self.close(events);
+        }
     }
 
     fn end(&mut self, finished: Finished, events: &mut VecDeque<MessageEvent>) {
@@ -297,8 +307,8 @@ impl MessageStream {
         }
         self.close(events);
         let block = match kind {
-            Open::Text => AnswerBlock::text(String::new()),
             Open::Thinking => AnswerBlock::thinking(String::new()),
+            Open::Text | Open::Call => AnswerBlock::text(String::new()),
         };
         self.open_block(block, events);
         self.open = Some(kind);

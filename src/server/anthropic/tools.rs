@@ -40,6 +40,25 @@ pub(crate) struct AnthropicTool {
     #[oai(nullable)]
     #[serde(default)]
     pub cache_control: Option<CacheControl>,
+    /// Arguments that show how the tool is used; the chat template sees them beside the schema.
+    #[oai(nullable)]
+    pub input_examples: Option<Vec<FreeObject>>,
+    /// Arguments are always streamed as they are written, so that false is refused.
+    #[oai(nullable)]
+    pub eager_input_streaming: Option<bool>,
+    /// There is no search for tools, so that true is refused.
+    #[oai(nullable)]
+    pub defer_loading: Option<bool>,
+    /// Only the model itself calls tools, which is called `direct`.
+    #[oai(nullable)]
+    pub allowed_callers: Option<Vec<AnthropicCaller>>,
+}
+
+wire_enum! {
+    /// Who may call a tool.
+    pub(crate) enum AnthropicCaller {
+        Direct = "direct",
+    }
 }
 
 wire_enum! {
@@ -133,7 +152,12 @@ impl AnthropicTool {
         if let Some(description) = self.description {
             function["description"] = description.into();
         }
-        function["parameters"] = Value::Object(self.input_schema.0);
+        let mut parameters = self.input_schema.0;
+        if let Some(examples) = self.input_examples.filter(|examples| !examples.is_empty()) {
+            let examples = examples.into_iter().map(|example| Value::Object(example.0)).collect();
+            parameters.insert("examples".to_owned(), examples);
+        }
+        function["parameters"] = Value::Object(parameters);
         json!({ "type": "function", "function": function })
     }
 }
@@ -146,6 +170,19 @@ fn callables(tools: &[AnthropicTool]) -> Result<Vec<Callable>> {
         if all.iter().any(|other| other.name == tool.name) {
             let text = format!("{name}: another tool is called {} too", tool.name);
             return Err(Error::invalid(name, text));
+        }
+        if tool.allowed_callers.as_ref().is_some_and(Vec::is_empty) {
+            let field = format!("tools[{i}].allowed_callers");
+            return Err(Error::invalid(&field, format!("{field}: nobody may call this tool")));
+        }
+        let refused = [
+            ("eager_input_streaming", Some(false), tool.eager_input_streaming),
+            ("defer_loading", Some(true), tool.defer_loading),
+        ];
+        if let Some((field, value, _)) = refused.iter().find(|(_, value, given)| given == value) {
+            let field = format!("tools[{i}].{field}");
+            let text = format!("{field}: {} is not supported", *value == Some(true));
+            return Err(Error::invalid(field, text));
         }
         let field = format!("tools[{i}].input_schema");
         if tool.input_schema.0.get("type").is_some_and(|kind| kind != "object") {

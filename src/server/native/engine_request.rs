@@ -7,9 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    model::Quantize,
     registry::{EngineSpec, LoadParams},
-    server::schema::optional_object,
+    server::schema::{optional_object, wire_enum},
 };
+
+wire_enum! {
+    /// A type that float weights are brought to.
+    pub(crate) enum QuantizeType {
+        Q4_0 = "q4_0",
+        Q4_1 = "q4_1",
+        Q5_0 = "q5_0",
+        Q5_1 = "q5_1",
+        Q8_0 = "q8_0",
+    }
+}
+
+impl From<QuantizeType> for Quantize {
+    fn from(ty: QuantizeType) -> Self {
+        match ty {
+            QuantizeType::Q4_0 => Self::Q4_0,
+            QuantizeType::Q4_1 => Self::Q4_1,
+            QuantizeType::Q5_0 => Self::Q5_0,
+            QuantizeType::Q5_1 => Self::Q5_1,
+            QuantizeType::Q8_0 => Self::Q8_0,
+        }
+    }
+}
 
 /// How to load a model. What is absent has its default.
 #[derive(Clone, Debug, Default, Deserialize, Object)]
@@ -49,6 +73,9 @@ pub(crate) struct LoadingParameters {
     /// Which GPU; -1: the first usable.
     #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "15")))]
     pub main_gpu_id: Option<i32>,
+    /// Bring float weights to this type while loading; an error for a model that is quantised already.
+    #[oai(nullable)]
+    pub quantize: Option<QuantizeType>,
 }
 
 /// A request for an engine. Loading parameters may stand at the top level or in `loading_parameters`.
@@ -96,6 +123,8 @@ pub(crate) struct CreateEngineRequest {
     pub n_ubatch: Option<u32>,
     #[oai(nullable)]
     pub main_gpu_id: Option<i32>,
+    #[oai(nullable)]
+    pub quantize: Option<QuantizeType>,
 }
 
 /// The parameters an engine has, as they are.
@@ -112,6 +141,9 @@ pub(crate) struct EffectiveParameters {
     pub n_batch: u32,
     pub n_ubatch: u32,
     pub main_gpu_id: i32,
+    /// Null: the weights are as in the file.
+    #[oai(nullable)]
+    pub quantize: Option<String>,
 }
 
 impl From<&LoadParams> for EffectiveParameters {
@@ -128,6 +160,7 @@ impl From<&LoadParams> for EffectiveParameters {
             n_batch: params.n_batch,
             n_ubatch: params.n_ubatch,
             main_gpu_id: params.main_gpu_id,
+            quantize: params.quantize.map(|target| target.name().to_owned()),
         }
     }
 }
@@ -163,6 +196,9 @@ impl CreateEngineRequest {
         }
         take!(n_ctx, n_keep, use_mlock, use_mmap, cont_batching, warmup, n_parallel, n_gpu_layers);
         take!(n_batch, n_ubatch, main_gpu_id);
+        if let Some(ty) = pick("quantize", self.quantize, nested.quantize)? {
+            params.quantize = Some(ty.into());
+        }
         // A small context or batch does not have to say so for what it bounds as well.
         if self.n_keep.is_none() && nested.n_keep.is_none() {
             params.n_keep = params.n_keep.min(params.n_ctx);

@@ -4,6 +4,7 @@ use poem_openapi::Object;
 use serde::Serialize;
 
 use super::engine_request::EffectiveParameters;
+use crate::model::Purpose;
 use crate::registry::{State, Status};
 
 /// One engine at one moment.
@@ -85,6 +86,12 @@ pub(crate) struct EngineModel {
     pub file_bytes: u64,
     /// Tokens that prompt and answer may have together.
     pub context_len: u64,
+    /// `generate`: text, and embeddings; `embed`: embeddings; `rank`: scores of documents.
+    pub purpose: String,
+    /// `kolosal`, or `candle-transformers`, which runs one sequence at a time.
+    pub runner: String,
+    /// What a person should know.
+    pub warnings: Vec<String>,
 }
 
 /// One word for a state. `loaded` and `unloaded` are the words of kolosal's clients.
@@ -147,8 +154,20 @@ impl EngineStatus {
                 num_parameters: info.parameters,
                 file_bytes: info.file_bytes,
                 context_len: info.context_len as u64,
+                purpose: purpose(info.purpose).to_owned(),
+                runner: if info.one_at_a_time { "candle-transformers" } else { "kolosal" }
+                    .to_owned(),
+                warnings: info.warnings.clone(),
             }),
         }
+    }
+}
+
+fn purpose(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Generate => "generate",
+        Purpose::Embed => "embed",
+        Purpose::Rank => "rank",
     }
 }
 

@@ -15,7 +15,10 @@ use super::{
     inference_request::{InferenceChatRequest, InferenceCompletionRequest},
 };
 use crate::{
-    chat::generation::{Collected, Delta, GenerationRequest, Output},
+    chat::{
+        self, CallDelta,
+        generation::{Collected, Delta, GenerationRequest, Output},
+    },
     engine::Timings,
     error::{Error, Result},
     server::{
@@ -131,7 +134,7 @@ impl InferenceAnswer {
         answer
     }
 
-    fn add(&mut self, text: String, reasoning: String, calls: Vec<crate::chat::ToolCall>) {
+    fn add(&mut self, text: String, reasoning: String, calls: Vec<chat::ToolCall>) {
         self.text.push_str(&text);
         if !reasoning.is_empty() {
             self.reasoning.get_or_insert_default().push_str(&reasoning);
@@ -162,12 +165,15 @@ struct Inferring {
     running: Running,
     began: Instant,
     first: Option<Instant>,
+    /// Calls so far; each is told when it is complete.
+    calls: Vec<chat::ToolCall>,
     whole: InferenceAnswer,
 }
 
 impl Inferring {
     fn new(running: Running) -> Self {
-        Self { running, began: Instant::now(), first: None, whole: InferenceAnswer::default() }
+        let (calls, whole) = (Vec::new(), InferenceAnswer::default());
+        Self { running, began: Instant::now(), first: None, calls, whole }
     }
 
     fn objects(self) -> impl Stream<Item = Result<InferenceAnswer>> + Send + 'static {
@@ -204,8 +210,9 @@ impl Inferring {
     fn part(&mut self, delta: Delta) -> InferenceAnswer {
         let first = *self.first.get_or_insert_with(Instant::now);
         self.whole.tokens.extend_from_slice(&delta.tokens);
-        let calls = delta.calls.clone();
-        self.whole.add(delta.text.clone(), delta.reasoning.clone(), calls);
+        let complete = |call: CallDelta| call.add_to(&mut self.calls).cloned();
+        let calls: Vec<_> = delta.calls.into_iter().filter_map(complete).collect();
+        self.whole.add(delta.text.clone(), delta.reasoning.clone(), calls.clone());
         let tokens = self.running.generation.usage().completion_tokens;
         let mut part = InferenceAnswer {
             tokens: delta.tokens,
@@ -214,7 +221,7 @@ impl Inferring {
             partial: Some(true),
             ..InferenceAnswer::default()
         };
-        part.add(delta.text, delta.reasoning, delta.calls);
+        part.add(delta.text, delta.reasoning, calls);
         part
     }
 }

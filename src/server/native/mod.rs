@@ -6,12 +6,14 @@ mod engines;
 mod health;
 mod inference;
 mod inference_request;
+mod infill;
 mod tokens;
 mod tokens_request;
 
 pub(crate) use engines::EngineApi;
 pub(crate) use health::{HealthApi, ProbeApi};
 pub(crate) use inference::InferenceApi;
+pub(crate) use infill::InfillApi;
 use poem_openapi::Tags;
 pub(crate) use tokens::TokenApi;
 
@@ -28,6 +30,8 @@ pub(crate) enum NativeTag {
     Health,
     /// Text to tokens and back, and conversations to text.
     Tokens,
+    /// Texts whose middle is missing.
+    Infill,
 }
 
 /// Outcomes of a translation between text and tokens.
@@ -38,12 +42,20 @@ impl Outcomes for Translates {
     const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 500, 503];
 }
 
+/// Outcomes of filling in a text.
+pub(crate) struct Infills;
+
+impl Outcomes for Infills {
+    const SUCCESS: (u16, &'static str) = (200, "The text; with `stream`, server-sent events");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
+}
+
 /// Outcomes of registering an engine.
 pub(crate) struct Creates;
 
 impl Outcomes for Creates {
     const SUCCESS: (u16, &'static str) = (201, "The engine is registered");
-    const FAILURES: &'static [u16] = &[400, 401, 408, 409, 413, 422, 500, 503];
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 409, 413, 422, 500, 503];
 }
 
 /// Outcomes of a change to an engine.

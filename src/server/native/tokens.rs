@@ -46,8 +46,9 @@ wire_type!(
     TokenList,
     "token_list",
     {
-        let one_of = vec![<Vec<u32>>::schema_ref(), <Vec<TokenPiece>>::schema_ref()];
-        MetaSchema { one_of, ..MetaSchema::ANY }
+        // An empty list is both.
+        let any_of = vec![<Vec<u32>>::schema_ref(), <Vec<TokenPiece>>::schema_ref()];
+        MetaSchema { any_of, ..MetaSchema::ANY }
     },
     TokenPiece
 );

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{request::Speaker, time};
 use crate::{
     chat::{
-        ToolCall,
+        CallDelta, ToolCall,
         generation::{Delta, FinishReason, Generation, Output},
     },
     engine::Timings,
@@ -203,6 +203,8 @@ pub(super) struct Answering {
     pub(super) model: String,
     /// The lease keeps the engine loaded.
     pub(super) running: (Generation, Lease),
+    /// Calls so far; this dialect knows whole ones only.
+    pub(super) calls: Vec<ToolCall>,
     pub(super) began: Instant,
     pub(super) load_duration: u64,
 }
@@ -247,6 +249,8 @@ impl Answering {
                 Some(Output::Prefill { .. }) => {}
                 Some(Output::Delta(delta)) => {
                     let Delta { text, reasoning: thinking, calls, .. } = delta;
+                    let complete = |call: CallDelta| call.add_to(&mut self.calls).cloned();
+                    let calls: Vec<_> = calls.into_iter().filter_map(complete).collect();
                     if !(text.is_empty() && thinking.is_empty() && calls.is_empty()) {
                         return Ok(Piece { text, thinking, calls, end: None });
                     }

@@ -12,7 +12,7 @@ use super::{
     models::engine_id,
     request::{
         Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaEmbeddingsRequest,
-        OllamaGenerateRequest, OllamaOptions, Span,
+        OllamaGenerateRequest, OllamaOptions,
     },
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
         lease::lease,
         lines::Lines,
         reply::{Answer, Content, Reply},
+        span::Span,
     },
 };
 
@@ -228,7 +229,8 @@ impl OllamaApi {
             started = generate(&lease.text, &lease.engine, request) => started?,
             () = drain.expired() => return Err(Drain::error()),
         };
-        let answering = Answering { model, running: (generation, lease), began, load_duration };
+        let running = (generation, lease);
+        let answering = Answering { model, running, calls: Vec::new(), began, load_duration };
         if is_stream {
             return Ok(Answered::Stream(Lines::new(answering.stream(), drain)));
         }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{OllamaTag, store, time};
 use crate::{
+    model::Purpose,
     registry::Status,
     server::{
         AppState,
@@ -173,14 +174,18 @@ impl OllamaModelApi {
             let trained = known.trained_context_len.map_or(known.context_len, |len| len as usize);
             info.insert(key, Value::from(trained));
         }
-        let mut capabilities = vec!["completion".to_owned()];
+        let purpose = status.info.as_ref().map_or(Purpose::Generate, |info| info.purpose);
+        let mut capabilities = Vec::new();
+        if purpose == Purpose::Generate {
+            capabilities.push("completion".to_owned());
+        }
         let mut template = String::new();
         if status.is_ready()
             && let Ok(lease) = self.0.registry.get(&id).await
         {
             lease.text.template.source().clone_into(&mut template);
             let hidden = lease.engine.spec().hidden;
-            if hidden > 0 {
+            if hidden > 0 && purpose != Purpose::Rank {
                 capabilities.push("embedding".to_owned());
                 if let Some(known) = &status.info {
                     let key = format!("{}.embedding_length", known.architecture);

@@ -1,6 +1,6 @@
 //! Ollama's requests and their translation.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use poem_openapi::{
     Object,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chat::{
-        ChatInput,
+        ChatInput, Infill,
         embedding::EmbedInput,
         generation::{
             GenerationRequest, MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape, ToolUse,
@@ -22,65 +22,13 @@ use crate::{
     error::{Error, Result},
     registry::KeepAlive,
     server::{
-        openai::{MAX_MESSAGES, Tool, ToolFields},
+        openai::{MAX_MESSAGES, Tool, ToolFields, last_n, mirostat},
         schema::{
             FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
         },
+        span::Span,
     },
 };
-
-/// How long a model stays loaded: seconds, or a text such as `5m`; negative: for ever.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected seconds or a duration such as \"5m\"")]
-pub(crate) enum Span {
-    Seconds(f64),
-    Text(String),
-}
-
-wire_type!(Span, "duration", {
-    let one_of = vec![f64::schema_ref(), String::schema_ref()];
-    MetaSchema { one_of, ..MetaSchema::ANY }
-});
-
-impl Span {
-    pub(super) fn keep_alive(&self) -> Result<KeepAlive> {
-        let seconds = match self {
-            Self::Seconds(seconds) => Some(*seconds),
-            Self::Text(text) => seconds(text),
-        };
-        let Some(seconds) = seconds.filter(|seconds| seconds.is_finite()) else {
-            let text = "keep_alive: seconds or a duration such as 5m or 1h30m is required";
-            return Err(Error::invalid("keep_alive", text));
-        };
-        if seconds < 0.0 {
-            return Ok(KeepAlive::Forever);
-        }
-        // Beyond a century there is no difference.
-        Ok(KeepAlive::After(Duration::from_secs_f64(seconds.min(3.2e9))))
-    }
-}
-
-/// Go's durations: numbers with units, one after another; without a unit, seconds.
-fn seconds(text: &str) -> Option<f64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text),
-    };
-    if let Ok(seconds) = rest.parse::<f64>() {
-        return Some(sign * seconds);
-    }
-    let mut sum = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(end);
-        let units =
-            [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
-        let (unit, factor) = units.into_iter().find(|(unit, _)| after.starts_with(unit))?;
-        sum += number.parse::<f64>().ok()? * factor;
-        rest = &after[unit.len()..];
-    }
-    (!text.is_empty()).then_some(sign * sum)
-}
 
 /// Whether and how much a reasoning model thinks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -201,6 +149,39 @@ pub(crate) struct OllamaOptions {
     pub top_p: Option<f32>,
     #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
     pub min_p: Option<f32>,
+    /// Sample from tokens whose surprise is near the mean, together of this probability; 1: off.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub typical_p: Option<f32>,
+    /// 1 or 2: keep the surprise of tokens near `mirostat_tau`, in place of every truncation.
+    #[oai(nullable, validator(maximum(value = "2")))]
+    pub mirostat: Option<u32>,
+    /// 5 if absent.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "100")))]
+    pub mirostat_tau: Option<f32>,
+    /// 0.1 if absent.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub mirostat_eta: Option<f32>,
+    /// Last tokens that the penalties look at; 0: off, -1 or absent: all.
+    #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "2147483647")))]
+    pub repeat_last_n: Option<i64>,
+    /// No effect: a context is never cut.
+    #[oai(nullable)]
+    pub num_keep: Option<i64>,
+    /// No effect: how an engine runs is the server's matter.
+    #[oai(nullable)]
+    pub num_batch: Option<i64>,
+    /// No effect: how an engine runs is the server's matter.
+    #[oai(nullable)]
+    pub num_gpu: Option<i64>,
+    /// No effect: how an engine runs is the server's matter.
+    #[oai(nullable)]
+    pub main_gpu: Option<i64>,
+    /// No effect: how an engine runs is the server's matter.
+    #[oai(nullable)]
+    pub num_thread: Option<i64>,
+    /// No effect: how an engine runs is the server's matter.
+    #[oai(nullable)]
+    pub use_mmap: Option<bool>,
     /// 1, which is off, if absent. Counts the whole prompt and answer.
     #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
     pub repeat_penalty: Option<f32>,
@@ -253,6 +234,8 @@ impl OllamaOptions {
             }
             _ => None,
         };
+        let (tau, eta) = (self.mirostat_tau.unwrap_or(5.0), self.mirostat_eta.unwrap_or(0.1));
+        let version = self.mirostat.unwrap_or(0);
         Ok(GenerationRequest {
             max_tokens,
             stop,
@@ -263,6 +246,9 @@ impl OllamaOptions {
                 top_k: self.top_k.unwrap_or(40),
                 top_p: self.top_p.unwrap_or(0.9),
                 min_p: self.min_p.unwrap_or(0.0),
+                typical_p: self.typical_p.unwrap_or(1.0),
+                mirostat: mirostat("options.mirostat", version, tau, eta)?,
+                penalty_last_n: last_n("options.repeat_last_n", self.repeat_last_n)?,
                 repetition_penalty: self.repeat_penalty.unwrap_or(1.0),
                 presence_penalty: self.presence_penalty.unwrap_or(0.0),
                 frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
@@ -363,8 +349,8 @@ pub(crate) struct OllamaGenerateRequest {
     pub keep_alive: Option<Span>,
     #[oai(nullable)]
     pub think: Option<Think>,
-    /// Not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
+    /// Text that follows the answer, which fills the gap between; for models that have tokens for it.
+    #[oai(nullable)]
     pub suffix: Option<String>,
     /// Not supported: must be absent, null or empty.
     #[oai(nullable, validator(max_length = 0))]
@@ -382,23 +368,24 @@ pub(crate) struct OllamaGenerateRequest {
 impl OllamaGenerateRequest {
     pub(super) fn into_asked(self) -> Result<Asked> {
         let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        refuse("suffix", has(&self.suffix))?;
         refuse("template", has(&self.template))?;
         refuse("images", self.images.as_ref().is_some_and(|images| !images.is_empty()))?;
         refuse("context", self.context.as_ref().is_some_and(|context| !context.is_empty()))?;
         let raw = self.raw.unwrap_or(false);
-        if raw && (has(&self.system) || self.think.is_some()) {
+        let suffix = self.suffix.filter(|suffix| !suffix.is_empty());
+        if (raw || suffix.is_some()) && (has(&self.system) || self.think.is_some()) {
             let name = if self.think.is_some() { "think" } else { "system" };
-            return Err(Error::invalid(
-                name,
-                format!("{name} needs the template, which raw leaves out"),
-            ));
+            let text = format!("{name} needs the template, which raw and suffix leave out");
+            return Err(Error::invalid(name, text));
         }
         let shape = self.format.map_or(Ok(None), Format::into_shape)?;
         let rules = OutputRules { shape, tools: None };
         let options = self.options.unwrap_or_default();
         let prompt = self.prompt.unwrap_or_default();
-        let generation = if prompt.is_empty() {
+        let generation = if let Some(suffix) = suffix {
+            let infill = Infill { prefix: prompt, suffix, extra: Vec::new(), field: "suffix" };
+            Some(options.clone().into_generation(PromptInput::Infill(infill), rules)?)
+        } else if prompt.is_empty() {
             None
         } else if raw {
             Some(options.clone().into_generation(PromptInput::Text(prompt), rules)?)
@@ -576,30 +563,4 @@ impl OllamaEmbeddingsRequest {
 fn context_of(options: Option<&EmbedOptions>) -> OllamaOptions {
     let num_ctx = options.and_then(|options| options.num_ctx);
     OllamaOptions { num_ctx, ..OllamaOptions::default() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        let cases = [
-            ("5m", Some(300.0)),
-            ("1h30m", Some(5400.0)),
-            ("500ms", Some(0.5)),
-            ("1.5s", Some(1.5)),
-            ("30", Some(30.0)),
-            ("0", Some(0.0)),
-            ("-1", Some(-1.0)),
-            ("-1m", Some(-60.0)),
-            ("", None),
-            ("m", None),
-            ("5 minutes", None),
-            ("5x", None),
-        ];
-        for (text, wanted) in cases {
-            assert_eq!(seconds(text), wanted, "{text}");
-        }
-    }
 }

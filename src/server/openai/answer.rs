@@ -1,7 +1,11 @@
 //! What a generation yields, gathered: the common ground of the answers of both dialect routes.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::{
+    local::Extras,
+    timings::{PromptProgress, Timings},
+};
 use crate::{
     chat::generation::{
         Collected, FinishReason as Reason, Generation, GenerationRequest, generate_all,
@@ -54,6 +58,15 @@ impl Head {
     }
 }
 
+/// What of an answer was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub logprobs: bool,
+    /// Token counts at the end of a stream.
+    pub include_usage: bool,
+    pub extras: Extras,
+}
+
 /// A generation that runs, and the engine that it keeps loaded.
 pub(crate) struct Running {
     pub generation: Generation,
@@ -77,6 +90,11 @@ impl Running {
         Ok(Self { generation, lease })
     }
 
+    /// Times of the answer so far.
+    pub(crate) fn timings(&self) -> Timings {
+        Timings::new(self.generation.usage(), &self.generation.timings())
+    }
+
     /// Waits for everything, but not beyond a shutdown.
     pub(crate) async fn collect(self, drain: &Drain) -> Result<Collected> {
         let Self { generation, lease: _lease } = self;
@@ -86,6 +104,12 @@ impl Running {
             () = drain.expired() => Err(Drain::error()),
         }
     }
+}
+
+/// How much of a prompt has been read.
+pub(crate) fn progress(began: Instant, total: u32, cache: u32, processed: u32) -> PromptProgress {
+    let time_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    PromptProgress { total, cache, processed, time_ms }
 }
 
 /// Seconds since 1970.

@@ -1,12 +1,12 @@
 //! `POST /v1/chat/completions`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
     Counts, Generates, InputTokens, OpenAiTag,
-    answer::{Head, Running},
+    answer::{Head, Running, Wanted},
     chat_answer::{ChatCompletion, ChatCompletionChunk, ChatStream},
     chat_request::ChatCompletionRequest,
     count_tokens,
@@ -53,17 +53,22 @@ impl ChatApi {
         let model = request.model.clone();
         let is_stream = request.stream.unwrap_or(false);
         let include_usage = request.includes_usage();
-        let generation = request.into_generation()?;
-        let (n, logprobs) = (generation.n, generation.logprobs.is_some());
+        let (generation, extras) = request.into_generation()?;
+        let n = generation.n;
+        let wanted = Wanted { logprobs: generation.logprobs.is_some(), include_usage, extras };
         let running = Running::start(&self.0, &model, vec![generation]).await?;
+        if let Some(keep_alive) = extras.keep_alive {
+            running.lease.set_idle_timeout(keep_alive);
+        }
         let head = Head::new("chatcmpl", &model, &running.lease);
         if is_stream {
-            let stream = ChatStream { head, running, n, logprobs, include_usage };
+            let began = Instant::now();
+            let stream = ChatStream { head, running, n, wanted, began };
             let events = Events::new(stream.chunks(), self.0.drain.clone());
             return Ok(Reply::new(Content(ChatBody::Stream(events))));
         }
         let collected = running.collect(&self.0.drain).await?;
-        let answer = ChatCompletion::new(head, collected, logprobs);
+        let answer = ChatCompletion::new(head, collected, wanted);
         Ok(Reply::new(Content(ChatBody::Full(Json(answer)))))
     }
 
@@ -82,7 +87,7 @@ impl ChatApi {
     ) -> Answer<Json<InputTokens>, Counts> {
         let request = request.0;
         let model = request.model.clone();
-        let PromptInput::Chat(input) = request.into_generation()?.prompt else {
+        let PromptInput::Chat(input) = request.into_generation()?.0.prompt else {
             return Err(Error::internal("a chat has messages").into());
         };
         Ok(Reply::new(Json(InputTokens::new(count_tokens(&self.0, &model, input).await?))))

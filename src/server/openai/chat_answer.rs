@@ -1,21 +1,22 @@
 //! The wire answers of `POST /v1/chat/completions`: one object, or a stream of chunks.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use futures_util::Stream;
 use poem_openapi::Object;
 use serde::Serialize;
 
 use super::{
-    answer::{FinishReason, Head, Running},
-    logprobs::ChatLogprobs,
+    answer::{FinishReason, Head, Running, Wanted, progress},
+    logprobs::{self, ChatLogprobs, PromptLogprobs},
     message::{FunctionCall, Role, ToolCall, ToolKind},
     options::ServiceTier,
+    timings::{PromptProgress, Timings},
     usage::Usage,
 };
 use crate::{
     chat::{
-        self,
+        CallDelta, CallStart,
         generation::{Collected, CollectedChoice, Delta, Output},
     },
     error::Result,
@@ -50,6 +51,13 @@ pub(crate) struct ChatCompletion {
     pub service_tier: ServiceTier,
     /// Changes when the program or the model's files change.
     pub system_fingerprint: String,
+    pub timings: Timings,
+    /// With `prompt_logprobs`: by token id, for each token of the prompt; null for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
+    /// With `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// One answer of a chat completion.
@@ -60,6 +68,9 @@ pub(crate) struct ChatChoice {
     #[oai(nullable)]
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: FinishReason,
+    /// With `return_token_ids`: the answer's tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// The assistant's message.
@@ -99,6 +110,15 @@ pub(crate) struct ChatCompletionChunk {
     #[oai(nullable)]
     #[allow(clippy::option_option)]
     pub usage: Option<Option<Usage>>,
+    /// In the last chunk of an answer; in each with `timings_per_token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
+    /// With `return_progress`, before the answer begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_progress: Option<PromptProgress>,
+    /// With `return_token_ids`, in the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 impl Event for ChatCompletionChunk {}
@@ -112,6 +132,9 @@ pub(crate) struct ChatChunkChoice {
     pub logprobs: Option<ChatLogprobs>,
     #[oai(nullable)]
     pub finish_reason: Option<FinishReason>,
+    /// With `return_token_ids`: the tokens of this chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// What a chunk adds to the answer.
@@ -153,39 +176,24 @@ pub(crate) struct FunctionDelta {
     pub arguments: String,
 }
 
-/// Bytes of arguments in one piece, about.
-const ARGUMENT_PIECE: usize = 64;
-
 impl ToolCallDelta {
-    /// A complete call in pieces.
-    fn of(call: chat::ToolCall) -> impl Iterator<Item = Self> {
-        let index = call.index;
-        let first = Self {
+    /// A piece of a call: its beginning and its arguments are sent apart.
+    fn of(call: CallDelta) -> impl Iterator<Item = Self> {
+        let CallDelta { index, start, arguments, ends: _ } = call;
+        let first = start.map(|CallStart { id, name }| Self {
             index,
-            id: Some(call.id),
+            id: Some(id),
             r#type: Some(ToolKind::Function),
-            function: FunctionDelta { name: Some(call.name), arguments: String::new() },
-        };
-        let rest = argument_pieces(&call.arguments).into_iter().map(move |arguments| Self {
+            function: FunctionDelta { name: Some(name), arguments: String::new() },
+        });
+        let rest = (!arguments.is_empty()).then_some(Self {
             index,
             id: None,
             r#type: None,
             function: FunctionDelta { name: None, arguments },
         });
-        std::iter::once(first).chain(rest)
+        first.into_iter().chain(rest)
     }
-}
-
-/// JSON text of arguments in pieces.
-pub(crate) fn argument_pieces(text: &str) -> Vec<String> {
-    let mut pieces = vec![String::new()];
-    for c in text.chars() {
-        match pieces.last_mut() {
-            Some(last) if last.len() < ARGUMENT_PIECE => last.push(c),
-            _ => pieces.push(c.to_string()),
-        }
-    }
-    pieces
 }
 
 impl ChatAnswer {
@@ -211,11 +219,16 @@ impl ChatAnswer {
 }
 
 impl ChatCompletion {
-    pub(crate) fn new(head: Head, collected: Collected, logprobs: bool) -> Self {
-        let choices = collected.choices.into_iter().map(|choice| ChatChoice {
+    pub(crate) fn new(head: Head, collected: Collected, wanted: Wanted) -> Self {
+        let first = collected.choices.first();
+        let logprobs_of_prompt = first.and_then(|choice| choice.prompt_logprobs.as_deref());
+        let prompt_logprobs = logprobs_of_prompt.map(logprobs::prompt_logprobs);
+        let prompt_token_ids = first.filter(|_| wanted.extras.tokens).map(|c| c.prompt.clone());
+        let choices = collected.choices.into_iter().map(|mut choice| ChatChoice {
             index: choice.index,
-            logprobs: logprobs.then(|| ChatLogprobs::new(&choice.logprobs)),
+            logprobs: wanted.logprobs.then(|| ChatLogprobs::new(&choice.logprobs)),
             finish_reason: choice.reason.into(),
+            token_ids: wanted.extras.tokens.then(|| std::mem::take(&mut choice.tokens)),
             message: ChatAnswer::new(choice),
         });
         Self {
@@ -227,6 +240,9 @@ impl ChatCompletion {
             usage: Usage::new(collected.usage, collected.reasoning_tokens),
             service_tier: ServiceTier::Default,
             system_fingerprint: head.system_fingerprint,
+            timings: Timings::new(collected.usage, &collected.timings),
+            prompt_logprobs,
+            prompt_token_ids,
         }
     }
 }
@@ -236,8 +252,8 @@ pub(crate) struct ChatStream {
     pub head: Head,
     pub running: Running,
     pub n: u32,
-    pub logprobs: bool,
-    pub include_usage: bool,
+    pub wanted: Wanted,
+    pub began: Instant,
 }
 
 impl ChatStream {
@@ -248,7 +264,11 @@ impl ChatStream {
             let (role, content) = (Some(Role::Assistant), Some(String::new()));
             self.chunk(index, ChatDelta { role, content, ..ChatDelta::default() })
         });
-        let state = (roles.collect::<VecDeque<_>>(), Some(self));
+        let mut roles = roles.collect::<VecDeque<_>>();
+        if let Some(first) = roles.front_mut().filter(|_| self.wanted.extras.tokens) {
+            first.prompt_token_ids = Some(self.running.generation.prompt(0).to_vec());
+        }
+        let state = (roles, Some(self));
         futures_util::stream::unfold(state, |(mut ready, stream)| async move {
             if let Some(chunk) = ready.pop_front() {
                 return Some((Ok(chunk), (ready, stream)));
@@ -276,6 +296,12 @@ impl ChatStream {
                 let mut chunk = self.chunk(finished.index, ChatDelta::default());
                 let reason = Some(finished.reason.into());
                 chunk.choices.iter_mut().for_each(|choice| choice.finish_reason = reason);
+                chunk.timings = Some(self.running.timings());
+                vec![chunk]
+            }
+            Output::Prefill { index, processed, cached, total } if self.wanted.extras.progress => {
+                let mut chunk = self.chunk(index, ChatDelta::default());
+                chunk.prompt_progress = Some(progress(self.began, total, cached, processed));
                 vec![chunk]
             }
             Output::Prefill { .. } | Output::Failed { .. } => Vec::new(),
@@ -284,15 +310,18 @@ impl ChatStream {
 
     /// Reasoning, text and calls one after the other; the log-probabilities come with the first.
     fn pieces(&self, delta: Delta) -> Vec<ChatCompletionChunk> {
-        let logprobs = (self.logprobs && !delta.logprobs.is_empty())
+        let logprobs = (self.wanted.logprobs && !delta.logprobs.is_empty())
             .then(|| ChatLogprobs::new(&delta.logprobs));
+        let token_ids =
+            Some(delta.tokens).filter(|ids| self.wanted.extras.tokens && !ids.is_empty());
         let mut deltas = Vec::new();
         if !delta.reasoning.is_empty() {
             let reasoning = Some(delta.reasoning);
             let reasoning_content = reasoning.clone();
             deltas.push(ChatDelta { reasoning_content, reasoning, ..ChatDelta::default() });
         }
-        let is_bare = deltas.is_empty() && delta.calls.is_empty() && logprobs.is_some();
+        let is_bare = deltas.is_empty() && delta.calls.is_empty();
+        let is_bare = is_bare && (logprobs.is_some() || token_ids.is_some());
         if !delta.text.is_empty() || is_bare {
             deltas.push(ChatDelta { content: Some(delta.text), ..ChatDelta::default() });
         }
@@ -304,20 +333,22 @@ impl ChatStream {
         let first = chunks.first_mut().and_then(|chunk| chunk.choices.first_mut());
         if let Some(choice) = first {
             choice.logprobs = logprobs;
+            choice.token_ids = token_ids;
         }
         chunks
     }
 
     fn chunk(&self, index: u32, delta: ChatDelta) -> ChatCompletionChunk {
-        let choice = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None };
-        let usage = self.include_usage.then_some(None);
+        let choice =
+            ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
+        let usage = self.wanted.include_usage.then_some(None);
         self.envelope(vec![choice], usage)
     }
 
     fn usage_chunk(&self) -> Option<ChatCompletionChunk> {
         let generation = &self.running.generation;
         let usage = Usage::new(generation.usage(), generation.reasoning_tokens());
-        self.include_usage.then(|| self.envelope(Vec::new(), Some(Some(usage))))
+        self.wanted.include_usage.then(|| self.envelope(Vec::new(), Some(Some(usage))))
     }
 
     #[allow(clippy::option_option)]
@@ -333,6 +364,9 @@ impl ChatStream {
             model: self.head.model.clone(),
             service_tier: ServiceTier::Default,
             system_fingerprint: self.head.system_fingerprint.clone(),
+            timings: self.wanted.extras.timings.then(|| self.running.timings()),
+            prompt_progress: None,
+            prompt_token_ids: None,
             choices,
             usage,
         }

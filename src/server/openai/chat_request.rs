@@ -7,9 +7,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    local::{Extras, with_local_fields},
     message::{Message, conversation},
-    options::{Modality, ServiceTier, StreamOptions, check_metadata, check_stream_options},
-    sampling::SamplingFields,
+    options::{
+        CacheRetention, Modality, Prediction, ServiceTier, StreamOptions, Verbosity,
+        check_metadata, check_stream_options, log_labels,
+    },
+    sampling::{LogitBias, SamplingFields},
     structured::{GrammarField, ResponseFormat, StructuredFields, StructuredOutputs},
     tools::{Tool, ToolChoice, ToolFields},
 };
@@ -47,6 +51,7 @@ impl ReasoningEffort {
     }
 }
 
+with_local_fields! {
 /// A chat completion request. A parameter that is not listed here is refused by name.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
@@ -101,9 +106,10 @@ pub(crate) struct ChatCompletionRequest {
     /// Another name of `repetition_penalty`.
     #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
     pub repeat_penalty: Option<f64>,
-    /// Token ids and what to add to their scores, -100 to 100; -100 bans a token.
-    #[oai(nullable, validator(max_properties = 4096))]
-    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Token ids and what to add to their scores, -100 to 100; -100 or false bans a token. Also as a list
+    /// of pairs, in which a text stands for each of its tokens.
+    #[oai(nullable)]
+    pub logit_bias: Option<LogitBias>,
     /// Same request, same seed: same answer.
     #[oai(nullable)]
     pub seed: Option<i64>,
@@ -175,10 +181,17 @@ pub(crate) struct ChatCompletionRequest {
     /// Answers are not stored: must be absent, null or false.
     #[oai(nullable)]
     pub store: Option<bool>,
-    /// Up to 16 labels of the request; kept nowhere, as answers are not stored.
+    /// What most of the answer is expected to be. It can make the answer faster and never changes it.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub prediction: Option<Prediction>,
+    /// How many words the answer has. Handed to the chat template, which may know it.
+    #[oai(nullable)]
+    pub verbosity: Option<Verbosity>,
+    /// Up to 16 labels of the request; kept in the log alone, as answers are not stored.
     #[oai(nullable, validator(max_properties = 16))]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// `auto` and `default`: there is one tier.
+    /// There is one tier, whatever is asked for: `default`.
     #[oai(nullable)]
     pub service_tier: Option<ServiceTier>,
     /// Who asks; opaque to this server.
@@ -190,20 +203,32 @@ pub(crate) struct ChatCompletionRequest {
     /// A hint where to look for a cached prefix; this server looks in one cache and finds it without.
     #[oai(nullable)]
     pub prompt_cache_key: Option<String>,
+    /// No effect: prefixes stay in memory until others need the room.
+    #[oai(nullable)]
+    pub prompt_cache_retention: Option<CacheRetention>,
+}
 }
 
 impl ChatCompletionRequest {
     /// Checks everything that can be checked without the model.
-    pub(crate) fn into_generation(self) -> Result<GenerationRequest> {
+    pub(crate) fn into_generation(mut self) -> Result<(GenerationRequest, Extras)> {
         self.refuse_unsupported()?;
+        log_labels(self.user.as_deref(), self.metadata.as_ref());
+        let local = self.take_local();
         let logprobs = self.logprobs_wanted()?;
         let max_tokens = self.max_tokens()?;
         let mut kwargs = self.chat_template_kwargs.unwrap_or_default().0;
         if let Some(effort) = self.reasoning_effort {
             kwargs.entry("reasoning_effort").or_insert_with(|| effort.text().into());
             if effort == ReasoningEffort::None {
-                kwargs.entry("enable_thinking").or_insert(Value::Bool(false));
+                // The names that templates have for it.
+                for name in ["enable_thinking", "thinking"] {
+                    kwargs.entry(name).or_insert(Value::Bool(false));
+                }
             }
+        }
+        if let Some(verbosity) = self.verbosity {
+            kwargs.entry("verbosity").or_insert_with(|| verbosity.text().into());
         }
         let input =
             conversation(self.messages, self.add_generation_prompt, self.continue_final_message)?;
@@ -230,6 +255,7 @@ impl ChatCompletionRequest {
             min_tokens: self.min_tokens.unwrap_or(0),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             logprobs,
+            prediction: self.prediction.map(Prediction::into_text).transpose()?,
             rules: Some(Arc::new(OutputRules { shape, tools })),
             ..GenerationRequest::new(PromptInput::Chat(input))
         };
@@ -250,7 +276,8 @@ impl ChatCompletionRequest {
             cache_salt: self.cache_salt,
         }
         .apply(&mut request)?;
-        Ok(request)
+        let extras = local.apply(&mut request)?;
+        Ok((request, extras))
     }
 
     /// Whether a stream ends with a chunk of token counts.
@@ -285,6 +312,10 @@ impl ChatCompletionRequest {
     }
 
     fn max_tokens(&self) -> Result<Option<u32>> {
+        if self.n_predict.is_some() && (self.max_completion_tokens.or(self.max_tokens)).is_some() {
+            let text = "n_predict is another name of max_completion_tokens; send one of them";
+            return Err(Error::invalid("n_predict", text));
+        }
         let new = at_least_one("max_completion_tokens", self.max_completion_tokens)?;
         let old = at_least_one("max_tokens", self.max_tokens)?;
         match (new, old) {

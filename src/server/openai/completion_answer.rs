@@ -1,14 +1,15 @@
 //! The wire answers of `POST /v1/completions`: one object, or a stream of the same kind.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use futures_util::Stream;
 use poem_openapi::Object;
 use serde::Serialize;
 
 use super::{
-    answer::{FinishReason, Head, Running},
-    logprobs::CompletionLogprobs,
+    answer::{FinishReason, Head, Running, Wanted, progress},
+    logprobs::{self, CompletionLogprobs, PromptLogprobs},
+    timings::{PromptProgress, Timings},
     usage::Usage,
 };
 use crate::{
@@ -42,6 +43,12 @@ pub(crate) struct Completion {
     pub usage: Option<Option<Usage>>,
     /// Changes when the program or the model's files change.
     pub system_fingerprint: String,
+    /// In a stream: in the last chunk of a completion; in each with `timings_per_token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
+    /// With `return_progress`, before the completion begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_progress: Option<PromptProgress>,
 }
 
 impl Event for Completion {}
@@ -56,18 +63,47 @@ pub(crate) struct CompletionChoice {
     /// Null in a piece that is not the last of its completion.
     #[oai(nullable)]
     pub finish_reason: Option<FinishReason>,
+    /// With `return_token_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+    /// With `return_token_ids`; in a stream, with the first tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// With `prompt_logprobs`: by token id, for each token of the prompt; null for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
+}
+
+impl CompletionChoice {
+    /// A piece of a stream.
+    fn piece(index: u32, text: String) -> Self {
+        Self {
+            index,
+            text,
+            logprobs: None,
+            finish_reason: None,
+            token_ids: None,
+            prompt_token_ids: None,
+            prompt_logprobs: None,
+        }
+    }
 }
 
 impl Completion {
-    pub(crate) fn new(head: Head, collected: Collected, logprobs: bool) -> Self {
+    pub(crate) fn new(head: Head, collected: Collected, wanted: Wanted) -> Self {
+        let timings = Timings::new(collected.usage, &collected.timings);
         let choices = collected.choices.into_iter().map(|choice| CompletionChoice {
             index: choice.index,
-            logprobs: logprobs.then(|| CompletionLogprobs::new(&choice.logprobs, 0)),
+            logprobs: wanted.logprobs.then(|| CompletionLogprobs::new(&choice.logprobs, 0)),
             text: choice.text,
             finish_reason: Some(choice.reason.into()),
+            token_ids: wanted.extras.tokens.then_some(choice.tokens),
+            prompt_token_ids: wanted.extras.tokens.then_some(choice.prompt),
+            prompt_logprobs: choice.prompt_logprobs.as_deref().map(logprobs::prompt_logprobs),
         });
         let usage = Usage::new(collected.usage, collected.reasoning_tokens);
-        Self::envelope(&head, choices.collect(), Some(Some(usage)))
+        let whole = Self::envelope(&head, choices.collect(), Some(Some(usage)));
+        Self { timings: Some(timings), ..whole }
     }
 
     #[allow(clippy::option_option)]
@@ -80,6 +116,8 @@ impl Completion {
             choices,
             usage,
             system_fingerprint: head.system_fingerprint.clone(),
+            timings: None,
+            prompt_progress: None,
         }
     }
 }
@@ -88,8 +126,8 @@ impl Completion {
 pub(crate) struct CompletionStream {
     pub head: Head,
     pub running: Running,
-    pub logprobs: bool,
-    pub include_usage: bool,
+    pub wanted: Wanted,
+    pub began: Instant,
 }
 
 /// Characters sent so far, by index of the completion.
@@ -116,32 +154,45 @@ impl CompletionStream {
     }
 
     fn translate(&self, output: Output, offsets: &mut Offsets) -> Option<Completion> {
+        let mut timings = self.wanted.extras.timings.then(|| self.running.timings());
+        let mut prompt_progress = None;
         let choice = match output {
-            Output::Delta(Delta { index, text, logprobs, .. }) => {
+            Output::Delta(Delta { index, text, logprobs, tokens, .. }) => {
+                let is_first = !offsets.contains_key(&index);
                 let offset = offsets.entry(index).or_default();
-                let logprobs = (self.logprobs && !logprobs.is_empty())
+                let logprobs = (self.wanted.logprobs && !logprobs.is_empty())
                     .then(|| CompletionLogprobs::new(&logprobs, *offset));
                 *offset += text.chars().count() as u32;
-                if text.is_empty() && logprobs.is_none() {
+                let token_ids = self.wanted.extras.tokens.then_some(tokens);
+                if text.is_empty() && logprobs.is_none() && token_ids.is_none() {
                     return None;
                 }
-                CompletionChoice { index, text, logprobs, finish_reason: None }
+                let shows_prompt = is_first && token_ids.is_some();
+                let prompt = shows_prompt.then(|| self.running.generation.prompt(index).to_vec());
+                let piece = CompletionChoice::piece(index, text);
+                CompletionChoice { logprobs, token_ids, prompt_token_ids: prompt, ..piece }
             }
-            Output::Finished(finished) => CompletionChoice {
-                index: finished.index,
-                text: String::new(),
-                logprobs: None,
-                finish_reason: Some(finished.reason.into()),
-            },
+            Output::Finished(finished) => {
+                timings = Some(self.running.timings());
+                let piece = CompletionChoice::piece(finished.index, String::new());
+                CompletionChoice { finish_reason: Some(finished.reason.into()), ..piece }
+            }
+            Output::Prefill { index, processed, cached, total } if self.wanted.extras.progress => {
+                prompt_progress = Some(progress(self.began, total, cached, processed));
+                CompletionChoice::piece(index, String::new())
+            }
             Output::Prefill { .. } | Output::Failed { .. } => return None,
         };
-        let usage = self.include_usage.then_some(None);
-        Some(Completion::envelope(&self.head, vec![choice], usage))
+        let usage = self.wanted.include_usage.then_some(None);
+        let chunk = Completion::envelope(&self.head, vec![choice], usage);
+        Some(Completion { timings, prompt_progress, ..chunk })
     }
 
     fn usage_chunk(&self) -> Option<Completion> {
         let generation = &self.running.generation;
         let usage = Usage::new(generation.usage(), generation.reasoning_tokens());
-        self.include_usage.then(|| Completion::envelope(&self.head, Vec::new(), Some(Some(usage))))
+        self.wanted
+            .include_usage
+            .then(|| Completion::envelope(&self.head, Vec::new(), Some(Some(usage))))
     }
 }

@@ -1,10 +1,6 @@
 //! The wire request of `POST /v1/completions` and its translation: one generation for each prompt.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use poem_openapi::{Object, registry::MetaSchema};
 use serde::{
@@ -14,12 +10,16 @@ use serde::{
 use serde_json::Value;
 
 use super::{
-    options::{StreamOptions, check_stream_options},
-    sampling::SamplingFields,
+    local::{Extras, with_local_fields},
+    options::{StreamOptions, check_stream_options, log_labels},
+    sampling::{LogitBias, SamplingFields},
     structured::{GrammarField, ResponseFormat, StructuredFields, StructuredOutputs},
 };
 use crate::{
-    chat::generation::{GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, OutputRules, PromptInput},
+    chat::{
+        Infill,
+        generation::{GenerationRequest, MAX_CHOICES, MAX_LOGPROBS, OutputRules, PromptInput},
+    },
     error::{Error, Result},
     server::schema::{TextOr, optional_object, wire_type},
 };
@@ -123,6 +123,7 @@ impl Prompt {
     }
 }
 
+with_local_fields! {
 /// A text completion request. A parameter that is not listed here is refused by name.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
@@ -154,8 +155,8 @@ pub(crate) struct CompletionRequest {
     /// Begin each completion with its prompt.
     #[oai(nullable)]
     pub echo: Option<bool>,
-    /// Text that follows the completion; not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
+    /// Text that follows the completion, which fills the gap between; for models that have tokens for it.
+    #[oai(nullable)]
     pub suffix: Option<String>,
     /// Return the log-probabilities of the tokens and of so many alternatives.
     #[oai(nullable, validator(maximum(value = "20")))]
@@ -184,9 +185,10 @@ pub(crate) struct CompletionRequest {
     /// Another name of `repetition_penalty`.
     #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
     pub repeat_penalty: Option<f64>,
-    /// Token ids and what to add to their scores, -100 to 100; -100 bans a token.
-    #[oai(nullable, validator(max_properties = 4096))]
-    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Token ids and what to add to their scores, -100 to 100; -100 or false bans a token. Also as a list
+    /// of pairs, in which a text stands for each of its tokens.
+    #[oai(nullable)]
+    pub logit_bias: Option<LogitBias>,
     /// Same request, same seed: same completion.
     #[oai(nullable)]
     pub seed: Option<i64>,
@@ -228,15 +230,20 @@ pub(crate) struct CompletionRequest {
     #[oai(nullable)]
     pub user: Option<String>,
 }
+}
 
 impl CompletionRequest {
     /// Checks everything that can be checked without the model; one request for each prompt.
-    pub(crate) fn into_generations(self) -> Result<Vec<GenerationRequest>> {
+    pub(crate) fn into_generations(mut self) -> Result<(Vec<GenerationRequest>, Extras)> {
         let is_stream = self.stream.unwrap_or(false);
         check_stream_options(is_stream, self.stream_options.as_ref())?;
-        if self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(Error::invalid("suffix", "suffix: this parameter is not supported"));
+        log_labels(self.user.as_deref(), None);
+        let local = self.take_local();
+        if self.n_predict.is_some() && self.max_tokens.is_some() {
+            let text = "n_predict is another name of max_tokens; send one of them";
+            return Err(Error::invalid("n_predict", text));
         }
+        let suffix = self.suffix.filter(|suffix| !suffix.is_empty());
         if let Some(count) = self.logprobs.filter(|&count| count > MAX_LOGPROBS) {
             let text = format!("logprobs must be from 0 to {MAX_LOGPROBS}, is {count}");
             return Err(Error::invalid("logprobs", text));
@@ -251,7 +258,13 @@ impl CompletionRequest {
             structured_outputs: self.structured_outputs,
         }
         .into_shape()?;
-        let mut inputs = self.prompt.into_inputs()?;
+        let mut inputs = match suffix {
+            None => self.prompt.into_inputs()?,
+            Some(_) if self.echo == Some(true) => {
+                return Err(Error::invalid("suffix", "suffix cannot be combined with echo"));
+            }
+            Some(suffix) => fill_in(self.prompt.into_inputs()?, &suffix)?,
+        };
         let first = inputs
             .pop_front()
             .ok_or_else(|| Error::invalid("prompt", "prompt: at least one prompt is required"))?;
@@ -282,6 +295,7 @@ impl CompletionRequest {
             cache_salt: self.cache_salt,
         }
         .apply(&mut request)?;
+        let extras = local.apply(&mut request)?;
         check_best_of(self.best_of, request.n, is_stream)?;
         let total = (inputs.len() + 1) * request.n.max(self.best_of.unwrap_or(1)) as usize;
         if total > MAX_TOTAL {
@@ -292,13 +306,27 @@ impl CompletionRequest {
             .into_iter()
             .map(|prompt| GenerationRequest { prompt, ..request.clone() })
             .collect();
-        Ok(std::iter::once(request).chain(others).collect())
+        Ok((std::iter::once(request).chain(others).collect(), extras))
     }
 
     /// Whether a stream ends with a chunk of token counts.
     pub(crate) fn includes_usage(&self) -> bool {
         self.stream_options.as_ref().is_some_and(|options| options.include_usage == Some(true))
     }
+}
+
+/// Texts that go on with the same suffix behind a gap.
+fn fill_in(inputs: VecDeque<PromptInput>, suffix: &str) -> Result<VecDeque<PromptInput>> {
+    let infill = |input| match input {
+        PromptInput::Text(prefix) => Ok(PromptInput::Infill(Infill {
+            prefix,
+            suffix: suffix.to_owned(),
+            extra: Vec::new(),
+            field: "suffix",
+        })),
+        _ => Err(Error::invalid("suffix", "suffix needs a prompt of text, not of token ids")),
+    };
+    inputs.into_iter().map(infill).collect()
 }
 
 fn check_best_of(best_of: Option<u32>, n: u32, is_stream: bool) -> Result<()> {

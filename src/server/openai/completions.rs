@@ -1,12 +1,12 @@
 //! `POST /v1/completions`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
     Generates, OpenAiTag,
-    answer::{Head, Running},
+    answer::{Head, Running, Wanted},
     completion_answer::{Completion, CompletionStream},
     completion_request::CompletionRequest,
 };
@@ -47,17 +47,22 @@ impl CompletionApi {
         let model = request.model.clone();
         let is_stream = request.stream.unwrap_or(false);
         let include_usage = request.includes_usage();
-        let generations = request.into_generations()?;
+        let (generations, extras) = request.into_generations()?;
         let logprobs = generations.iter().any(|generation| generation.logprobs.is_some());
+        let wanted = Wanted { logprobs, include_usage, extras };
         let running = Running::start(&self.0, &model, generations).await?;
+        if let Some(keep_alive) = extras.keep_alive {
+            running.lease.set_idle_timeout(keep_alive);
+        }
         let head = Head::new("cmpl", &model, &running.lease);
         if is_stream {
-            let stream = CompletionStream { head, running, logprobs, include_usage };
+            let began = Instant::now();
+            let stream = CompletionStream { head, running, wanted, began };
             let events = Events::new(stream.chunks(), self.0.drain.clone());
             return Ok(Reply::new(Content(CompletionBody::Stream(events))));
         }
         let collected = running.collect(&self.0.drain).await?;
-        let answer = Completion::new(head, collected, logprobs);
+        let answer = Completion::new(head, collected, wanted);
         Ok(Reply::new(Content(CompletionBody::Full(Json(answer)))))
     }
 }

@@ -48,6 +48,34 @@ pub(crate) struct CompletionLogprobs {
     pub text_offset: Vec<u32>,
 }
 
+/// Log-probability of a token of the prompt, or of one that could have stood there.
+#[derive(Clone, Debug, PartialEq, Serialize, Object)]
+pub(crate) struct PromptLogprob {
+    pub logprob: f32,
+    /// 1 for the likeliest token.
+    pub rank: u32,
+    pub decoded_token: String,
+}
+
+/// By token id, for each token of the prompt; null for the first, which follows nothing.
+pub(crate) type PromptLogprobs = Vec<Option<BTreeMap<String, PromptLogprob>>>;
+
+pub(crate) fn prompt_logprobs(tokens: &[TextLogprobs]) -> PromptLogprobs {
+    let entry = |token: &TokenText, logprob: f32, rank: u32| {
+        let decoded_token = token.text.clone();
+        (token.id.to_string(), PromptLogprob { logprob: finite(logprob), rank, decoded_token })
+    };
+    let at = |place: &TextLogprobs| {
+        let logprob = place.logprob?;
+        let ranked = place.top.iter().zip(1..);
+        let mut all: BTreeMap<_, _> =
+            ranked.map(|((token, logprob), rank)| entry(token, *logprob, rank)).collect();
+        all.extend([entry(&place.token, logprob, place.rank)]);
+        Some(all)
+    };
+    tokens.iter().map(at).collect()
+}
+
 impl ChatLogprobs {
     pub(crate) fn new(tokens: &[TextLogprobs]) -> Self {
         let top = |(token, logprob): &(TokenText, f32)| TopLogprob {

@@ -11,6 +11,7 @@ mod completion_answer;
 mod completion_request;
 mod completions;
 mod embeddings;
+mod local;
 mod logprobs;
 mod message;
 mod models;
@@ -18,6 +19,7 @@ mod options;
 mod responses;
 mod sampling;
 mod structured;
+mod timings;
 mod tools;
 mod usage;
 
@@ -27,13 +29,14 @@ pub(crate) use embeddings::EmbeddingApi;
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
-pub(crate) use answer::{Running, random_id, unix_time_s};
-pub(crate) use chat_answer::argument_pieces;
+pub(crate) use answer::{Running, progress, random_id, unix_time_s};
+pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
 pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
 pub use responses::ResponseLimits;
 pub(crate) use responses::{Caller, InputTokens, ResponseApi, ResponseStore};
-pub(crate) use sampling::within;
+pub(crate) use sampling::{LogitBias, SamplingFields, within};
 pub(crate) use structured::{ResponseFormat, StructuredFields, check_name};
+pub(crate) use timings::{PromptProgress, Timings};
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
 
 use super::{AppState, lease::lease, reply::Outcomes};

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use poem_openapi::Object;
 use serde::Deserialize;
 
+use super::{local::label, message::Part};
 use crate::{
     error::{Error, Result},
-    server::schema::wire_enum,
+    server::schema::{TextOr, text_or_objects, wire_enum},
 };
 
 /// Labels of a request.
@@ -25,6 +26,85 @@ wire_enum! {
     pub(crate) enum ServiceTier {
         Auto = "auto",
         Default = "default",
+        Flex = "flex",
+        Scale = "scale",
+        Priority = "priority",
+    }
+}
+
+wire_enum! {
+    /// How many words an answer has.
+    pub(crate) enum Verbosity {
+        Low = "low",
+        Medium = "medium",
+        High = "high",
+    }
+}
+
+impl Verbosity {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+wire_enum! {
+    /// How long a prompt's prefix is kept.
+    pub(crate) enum CacheRetention {
+        InMemory = "in_memory",
+        /// The older form.
+        InMemoryDash = "in-memory",
+        Day = "24h",
+    }
+}
+
+wire_enum! {
+    /// What a prediction is.
+    pub(crate) enum PredictionKind {
+        Content = "content",
+    }
+}
+
+/// What most of the answer is expected to be.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct Prediction {
+    pub r#type: PredictionKind,
+    /// Text, or texts that follow one another.
+    #[serde(deserialize_with = "text_or_objects")]
+    pub content: Option<TextOr<Part>>,
+}
+
+impl Prediction {
+    pub(crate) fn into_text(self) -> Result<String> {
+        match self.content {
+            Some(TextOr::Text(text)) => Ok(text),
+            Some(TextOr::Items(parts)) => {
+                let text = |(i, part): (usize, Part)| {
+                    part.text.ok_or_else(|| {
+                        let field = format!("prediction.content[{i}].text");
+                        let text = format!("{field}: this required field is missing");
+                        Error::invalid(field, text)
+                    })
+                };
+                parts.into_iter().enumerate().map(text).collect()
+            }
+            None => {
+                let text = "prediction.content: text is required";
+                Err(Error::invalid("prediction.content", text))
+            }
+        }
+    }
+}
+
+/// Writes a request's labels to the log, where there are any.
+pub(crate) fn log_labels(user: Option<&str>, metadata: Option<&BTreeMap<String, String>>) {
+    if user.is_some() || metadata.is_some() {
+        tracing::debug!(user = ?user.map(label), metadata = ?metadata, "labels of a request");
     }
 }
 

@@ -1,18 +1,26 @@
 //! Sampling parameters that chat and text completions share: ranges, limits, meaning.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{fmt, ops::RangeInclusive};
+
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 
 use crate::{
     chat::generation::{
         GenerationRequest, MAX_CHOICES, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS,
     },
-    engine::request::Sampling,
+    engine::Sampling,
     error::{Error, Result},
-    server::schema::TextOr,
+    server::schema::{TextOr, wire_type},
 };
 
 /// Entries of `logit_bias`.
 const MAX_LOGIT_BIAS: usize = 4096;
+/// Bytes of a text that has a bias.
+const MAX_BIAS_BYTES: usize = 256;
 /// Bytes of a cache salt.
 const MAX_SALT_BYTES: usize = 1024;
 
@@ -27,7 +35,7 @@ pub(crate) struct SamplingFields {
     pub frequency_penalty: Option<f64>,
     pub repetition_penalty: Option<f64>,
     pub repeat_penalty: Option<f64>,
-    pub logit_bias: Option<BTreeMap<String, f64>>,
+    pub logit_bias: Option<LogitBias>,
     pub seed: Option<i64>,
     pub stop: Option<TextOr<String>>,
     pub stop_token_ids: Option<Vec<u32>>,
@@ -65,7 +73,7 @@ impl SamplingFields {
         if let Some((name, value)) = self.repetition()? {
             sampling.repetition_penalty = within(name, value, 0.01..=100.0)? as f32;
         }
-        sampling.logit_bias = logit_bias(self.logit_bias.unwrap_or_default())?;
+        (sampling.logit_bias, request.text_bias) = logit_bias(self.logit_bias.unwrap_or_default())?;
         let n = self.n.unwrap_or(1);
         if !(1..=MAX_CHOICES).contains(&n) {
             let text = format!("n must be from 1 to {MAX_CHOICES}, is {n}");
@@ -104,25 +112,143 @@ pub(crate) fn within(name: &str, value: f64, range: RangeInclusive<f64>) -> Resu
     Err(Error::invalid(name, text))
 }
 
-fn logit_bias(entries: BTreeMap<String, f64>) -> Result<Vec<(u32, f32)>> {
+/// Biases of token ids, and of texts, which stand for each of their tokens.
+type Biases = (Vec<(u32, f32)>, Vec<(String, f32)>);
+
+fn logit_bias(LogitBias(entries): LogitBias) -> Result<Biases> {
     if entries.len() > MAX_LOGIT_BIAS {
         let text = format!("logit_bias has {} entries, limit {MAX_LOGIT_BIAS}", entries.len());
         return Err(Error::invalid("logit_bias", text));
     }
-    let check = |(key, bias): (String, f64)| {
-        let field = || format!("logit_bias.{}", key.chars().take(32).collect::<String>());
-        let id = key.parse::<u32>().map_err(|_| {
-            let text = "logit_bias: keys are token ids, whole numbers in decimal";
-            Error::invalid(field(), text)
-        })?;
-        if !(-100.0..=100.0).contains(&bias) {
-            let text = format!("logit_bias: values must be from -100 to 100, {key} has {bias}");
-            return Err(Error::invalid(field(), text));
+    let mut biases = Biases::default();
+    for (key, bias) in entries {
+        let name = match &key {
+            BiasKey::Id(id) => id.to_string(),
+            BiasKey::Text(text) => text.chars().take(32).collect(),
+        };
+        let field = || format!("logit_bias.{name}");
+        let bias = match bias {
+            Bias::Number(bias) if (-100.0..=100.0).contains(&bias) => bias as f32,
+            Bias::Ban(false) => -100.0,
+            Bias::Number(_) | Bias::Ban(true) => {
+                let text = "values must be from -100 to 100, or false for a ban";
+                let text = format!("logit_bias: {text}; {name:?} has another");
+                return Err(Error::invalid(field(), text));
+            }
+        };
+        match key {
+            BiasKey::Id(id) => {
+                let unknown = |_| {
+                    let text = format!("logit_bias: {id} is no token id");
+                    Error::invalid(field(), text)
+                };
+                biases.0.push((u32::try_from(id).map_err(unknown)?, bias));
+            }
+            BiasKey::Text(text) if text.is_empty() || text.len() > MAX_BIAS_BYTES => {
+                let text = format!("logit_bias: a text has 1 to {MAX_BIAS_BYTES} bytes");
+                return Err(Error::invalid(field(), text));
+            }
+            BiasKey::Text(text) => biases.1.push((text, bias)),
         }
-        Ok((id, bias as f32))
-    };
-    entries.into_iter().map(check).collect()
+    }
+    Ok(biases)
 }
+
+/// Scores that are added to tokens: an object, or a list of pairs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct LogitBias(Vec<(BiasKey, Bias)>);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a token id or a text")]
+pub(crate) enum BiasKey {
+    Id(i64),
+    Text(String),
+}
+
+impl BiasKey {
+    /// Keys of JSON objects are texts.
+    fn of(text: String) -> Self {
+        text.parse().map_or(Self::Text(text), Self::Id)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number or false")]
+pub(crate) enum Bias {
+    Number(f64),
+    Ban(bool),
+}
+
+impl<'de> Deserialize<'de> for LogitBias {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct BiasVisitor;
+
+        impl<'de> Visitor<'de> for BiasVisitor {
+            type Value = LogitBias;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object or a list of pairs")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<LogitBias, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((key, bias)) = map.next_entry::<String, Bias>()? {
+                    entries.push((BiasKey::of(key), bias));
+                }
+                Ok(LogitBias(entries))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                items: A,
+            ) -> std::result::Result<LogitBias, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(items)).map(LogitBias)
+            }
+        }
+
+        deserializer.deserialize_any(BiasVisitor)
+    }
+}
+
+wire_type!(LogitBias, "logit_bias", {
+    let bias = || {
+        let one_of = vec![f64::schema_ref(), bool::schema_ref()];
+        MetaSchemaRef::Inline(Box::new(MetaSchema { one_of, ..MetaSchema::ANY }))
+    };
+    let object = MetaSchema {
+        additional_properties: Some(Box::new(bias())),
+        max_properties: Some(MAX_LOGIT_BIAS),
+        ..MetaSchema::new("object")
+    };
+    let item = MetaSchema {
+        one_of: vec![
+            i64::schema_ref(),
+            String::schema_ref(),
+            f64::schema_ref(),
+            bool::schema_ref(),
+        ],
+        ..MetaSchema::ANY
+    };
+    let pair = MetaSchema {
+        items: Some(Box::new(MetaSchemaRef::Inline(Box::new(MetaSchema {
+            any_of: item.one_of,
+            ..MetaSchema::ANY
+        })))),
+        min_items: Some(2),
+        max_items: Some(2),
+        ..MetaSchema::new("array")
+    };
+    let list = MetaSchema {
+        items: Some(Box::new(MetaSchemaRef::Inline(Box::new(pair)))),
+        max_items: Some(MAX_LOGIT_BIAS),
+        ..MetaSchema::new("array")
+    };
+    let inline = |schema| MetaSchemaRef::Inline(Box::new(schema));
+    MetaSchema { one_of: vec![inline(object), inline(list)], ..MetaSchema::ANY }
+});
 
 fn stops(stop: Option<TextOr<String>>) -> Result<Vec<String>> {
     let stops = match stop {
@@ -174,7 +300,7 @@ mod tests {
     #[test]
     fn ranges_are_checked_and_named() {
         let base = SamplingFields::default;
-        let bias = |key: &str, value: f64| Some(BTreeMap::from([(key.to_owned(), value)]));
+        let bias = |json: &str| Some(serde_json::from_str(json).expect("biases"));
         let many = (0..20).map(|i| i.to_string()).collect::<Vec<_>>();
         let cases = [
             (SamplingFields { temperature: Some(-1.0), ..base() }, "temperature"),
@@ -196,8 +322,10 @@ mod tests {
             ),
             (SamplingFields { n: Some(0), ..base() }, "n"),
             (SamplingFields { n: Some(129), ..base() }, "n"),
-            (SamplingFields { logit_bias: bias("x", 1.0), ..base() }, "logit_bias.x"),
-            (SamplingFields { logit_bias: bias("1", 1e30), ..base() }, "logit_bias.1"),
+            (SamplingFields { logit_bias: bias(r#"{"-1": 1}"#), ..base() }, "logit_bias.-1"),
+            (SamplingFields { logit_bias: bias(r#"{"1": 1e30}"#), ..base() }, "logit_bias.1"),
+            (SamplingFields { logit_bias: bias(r#"[["", 1]]"#), ..base() }, "logit_bias."),
+            (SamplingFields { logit_bias: bias("[[1, true]]"), ..base() }, "logit_bias.1"),
             (SamplingFields { stop: Some(TextOr::Text(String::new())), ..base() }, "stop"),
             (SamplingFields { stop: Some(TextOr::Items(many)), ..base() }, "stop"),
             (SamplingFields { stop_token_ids: Some(vec![1; 1000]), ..base() }, "stop_token_ids"),
@@ -206,6 +334,26 @@ mod tests {
         for (fields, param) in cases {
             let error = fields.clone().apply(&mut request()).expect_err("out of range");
             assert_eq!(error.param.as_deref(), Some(param), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn biases_have_two_forms() {
+        let ids = |bias: f32| (vec![(5, bias)], Vec::new());
+        let cases = [
+            (r#"{"5": 1.5}"#, Some(ids(1.5))),
+            ("[[5, 1.5]]", Some(ids(1.5))),
+            (r#"{"5": false}"#, Some(ids(-100.0))),
+            (r#"[["yes", -2]]"#, Some((Vec::new(), vec![("yes".to_owned(), -2.0)]))),
+            (r#"{"yes": -2}"#, Some((Vec::new(), vec![("yes".to_owned(), -2.0)]))),
+            ("[[5]]", None),
+            ("[5]", None),
+            ("5", None),
+        ];
+        for (json, expected) in cases {
+            let parsed =
+                serde_json::from_str(json).ok().map(|bias| logit_bias(bias).expect("valid"));
+            assert_eq!(parsed, expected, "{json}");
         }
     }
 

@@ -33,15 +33,15 @@ pub(crate) struct CompletionTokensDetails {
     pub reasoning_tokens: u32,
     /// Always 0: audio is not supported.
     pub audio_tokens: u32,
-    /// Always 0: predictions are not supported.
+    /// Tokens of `prediction` that were computed ahead and are part of the answer.
     pub accepted_prediction_tokens: u32,
-    /// Always 0: predictions are not supported.
+    /// Tokens of `prediction` that were computed ahead and are not.
     pub rejected_prediction_tokens: u32,
 }
 
 impl Usage {
     pub(crate) fn new(usage: engine::Usage, reasoning_tokens: u32) -> Self {
-        let engine::Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+        let engine::Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = usage;
         Self {
             prompt_tokens,
             completion_tokens,
@@ -49,7 +49,9 @@ impl Usage {
             prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
             completion_tokens_details: CompletionTokensDetails {
                 reasoning_tokens,
-                ..Default::default()
+                audio_tokens: 0,
+                accepted_prediction_tokens: usage.accepted_prediction_tokens,
+                rejected_prediction_tokens: usage.rejected_prediction_tokens,
             },
         }
     }

@@ -121,7 +121,7 @@ async fn both(server: &Server, fields: &Value) -> Value {
 }
 
 fn text(text: &str) -> Value {
-    json!({"type": "text", "text": text, "citations": null})
+    json!({"type": "text", "text": text, "citations": []})
 }
 
 async fn saying(template: &str, answer: &str) -> Server {
@@ -268,6 +268,9 @@ async fn failures_have_anthropics_form() {
     let user = |block: Value| json!({"messages": [{"role": "user", "content": [block]}]});
     let tool = |fields: Value| json!({"tools": [fields]});
     let schema = json!({"type": "object"});
+    let plain = |field: &str, value: Value| {
+        tool(json!({"name": "a", "input_schema": {"type": "object"}, field: value}))
+    };
     let image = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}});
     let cases = [
         (json!({"max_tokens": 0}), 400, "max_tokens"),
@@ -303,6 +306,11 @@ async fn failures_have_anthropics_form() {
             400,
             "tools[0].input_schema",
         ),
+        (plain("defer_loading", json!(true)), 400, "tools[0].defer_loading"),
+        (plain("eager_input_streaming", json!(false)), 400, "tools[0].eager_input_streaming"),
+        (plain("allowed_callers", json!([])), 400, "tools[0].allowed_callers"),
+        (plain("allowed_callers", json!(["x"])), 400, "tools[0].allowed_callers[0]"),
+        (plain("input_examples", json!(5)), 400, "tools[0].input_examples"),
         (tool(json!({"type": "bash_20250124", "name": "bash"})), 400, "tools[0].type"),
         (json!({"tool_choice": {"type": "any"}}), 400, "tool_choice"),
         (json!({"tool_choice": {"type": "tool", "name": "f"}}), 400, "tool_choice.name"),

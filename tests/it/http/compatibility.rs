@@ -14,10 +14,10 @@ fn table() -> Vec<[String; 4]> {
     let mut path = String::new();
     let mut rows = Vec::new();
     for line in text.lines() {
-        if let Some(heading) = line.strip_prefix("## POST ") {
-            heading.clone_into(&mut path);
+        if let Some(heading) = line.strip_prefix("## ") {
+            heading.strip_prefix("POST ").unwrap_or_default().clone_into(&mut path);
         }
-        let Some(row) = line.strip_prefix("| `") else { continue };
+        let Some(row) = line.strip_prefix("| `").filter(|_| !path.is_empty()) else { continue };
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let name = cells[0].trim_end_matches('`').to_owned();
         rows.push([path.clone(), name, cells[1].to_owned(), cells[2].to_owned()]);
@@ -36,12 +36,14 @@ fn every_parameter_is_in_the_table() {
         "/api/embeddings",
         "/api/generate",
         "/api/pull",
+        "/infill",
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
         "/v1/inference/chat/completions",
         "/v1/inference/completions",
         "/v1/messages",
+        "/v1/rerank",
         "/v1/responses",
     ];
     assert_eq!(paths, BTreeSet::from(expected));
@@ -78,6 +80,8 @@ async fn what_is_refused_is_refused_by_name() {
             }
             "/v1/responses" | "/api/embed" => json!({"model": "e", "input": "a"}),
             "/api/pull" => json!({"model": "e"}),
+            "/infill" => json!({"model": "e", "input_prefix": "a", "input_suffix": "b"}),
+            "/v1/rerank" => json!({"model": "e", "query": "a", "documents": ["a"]}),
             _ => json!({"model": "e", "messages": [{"role": "user", "content": "a"}]}),
         };
         if path == "/v1/messages" {
@@ -89,6 +93,8 @@ async fn what_is_refused_is_refused_by_name() {
             "seqId" => 1.into(),
             "images" => json!(["x"]),
             "context" => json!([1]),
+            "n_indent" | "n_probs" | "prompt_logprobs" => 1.into(),
+            "post_sampling_probs" => true.into(),
             _ => "x".into(),
         };
         let reply = server.post(&path, body.to_string()).await;

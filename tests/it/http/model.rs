@@ -76,6 +76,7 @@ impl Alphabet {
             hidden: HIDDEN,
             pooling: Pooling::Mean,
             device: "cpu".to_owned(),
+            ..RunnerSpec::default()
         };
         Self { spec, hidden: Vec::new() }
     }

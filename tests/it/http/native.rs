@@ -24,7 +24,7 @@ async fn engines_are_registered_listed_and_removed() {
             (&body["status"], &body["load_immediately"]),
             (&json!("created"), &json!(false))
         );
-        assert_eq!(body["loading_parameters"].as_object().map(serde_json::Map::len), Some(11));
+        assert_eq!(body["loading_parameters"].as_object().map(serde_json::Map::len), Some(12));
         let list = server.get(&format!("{prefix}/engines")).await.json();
         assert_eq!(
             (&list["total_count"], &list["engines"][0]["engine_id"]),

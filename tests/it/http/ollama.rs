@@ -235,7 +235,7 @@ async fn failures_are_a_sentence() {
         ),
         (
             "/api/chat",
-            json!({"model": "e", "messages": user, "options": {"mirostat": 1}}),
+            json!({"model": "e", "messages": user, "options": {"mirostat": 3}}),
             400,
             "mirostat",
         ),
@@ -289,7 +289,7 @@ async fn failures_are_a_sentence() {
 #[tokio::test]
 async fn models_are_pulled_copied_and_deleted() {
     let dir = tempfile::tempdir().expect("a folder");
-    let body = hub::model(300_000, 0);
+    let body = hub::model_file(300_000, 0);
     let bytes = body.len();
     let files = hub::server::Server::start(move |request, _| {
         hub::server::Reply::file(request, &body, "\"1\"")

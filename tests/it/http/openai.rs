@@ -69,7 +69,7 @@ async fn a_chat_answer_has_every_field() {
     assert!(id.starts_with("chatcmpl-") && id.len() == "chatcmpl-".len() + 24, "{id}");
     assert!(body["created"].as_u64().is_some_and(|s| s > 1_600_000_000));
     assert!(body["system_fingerprint"].as_str().is_some_and(|f| f.starts_with("fp_")));
-    for name in ["id", "created", "system_fingerprint"] {
+    for name in ["id", "created", "system_fingerprint", "timings"] {
         body[name] = Value::Null;
     }
     let expected = json!({
@@ -95,6 +95,7 @@ async fn a_chat_answer_has_every_field() {
         },
         "service_tier": "default",
         "system_fingerprint": null,
+        "timings": null,
     });
     assert_eq!(body, expected);
 }
@@ -144,7 +145,9 @@ async fn a_streamed_chat_answer_event_by_event() {
         "stream": true, "max_tokens": 2, "stream_options": {"include_usage": true},
     });
     let reply = server.post("/v1/chat/completions", chat(fields)).await;
-    let events = events(&reply);
+    let mut events = events(&reply);
+    let timings = events[3].as_object_mut().and_then(|event| event.remove("timings"));
+    assert_eq!(timings.expect("timings with the last piece")["predicted_n"], 2);
     let chunk = |choices: Value, usage: Value| {
         json!({
             "id": events[0]["id"], "object": "chat.completion.chunk",

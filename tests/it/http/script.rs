@@ -39,6 +39,9 @@ const CONTROLS: &[&str] = &[
     "<|constrain|>",
     "<|start|>",
     "<|end|>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
 ];
 const VOCABULARY: usize = 256 + CONTROLS.len();
 const END: u32 = 256;
@@ -108,6 +111,7 @@ impl Loader for ScriptLoader {
                 hidden: 0,
                 pooling: Pooling::Mean,
                 device: "cpu".to_owned(),
+                ..RunnerSpec::default()
             },
             prompt_len: prompt.len(),
             document: text.tokenizer.encode(answer, Special::Parse),

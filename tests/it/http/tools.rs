@@ -122,6 +122,49 @@ const FORMATS: &[(&str, &str)] = &[
         "<|tool_call_begin|>",
         "Sure.<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{\"city\": \"Rome\", \"unit\": \"c\"}<|tool_call_end|><|tool_call_begin|>functions.clock:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
     ),
+    (
+        "<arg_key> <tool_call>",
+        "Sure.<tool_call>get_weather<arg_key>city</arg_key><arg_value>Rome</arg_value><arg_key>unit</arg_key><arg_value>c</arg_value></tool_call><tool_call>clock</tool_call>",
+    ),
+    (
+        "<minimax:tool_call>",
+        "Sure.<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Rome</parameter>\n<parameter name=\"unit\">c</parameter>\n</invoke>\n<invoke name=\"clock\">\n</invoke>\n</minimax:tool_call>",
+    ),
+    (
+        "<|tool_call>",
+        "Sure.<|tool_call>call:get_weather{city:<|\"|>Rome<|\"|>,unit:<|\"|>c<|\"|>}<tool_call|><|tool_call>call:clock{}<tool_call|>",
+    ),
+    (
+        "<|tool_call_start|>",
+        "Sure.<|tool_call_start|>[get_weather(city='Rome', unit='c'), clock()]<|tool_call_end|>",
+    ),
+    (
+        "<|START_ACTION|>",
+        "Sure.<|START_ACTION|>[{\"tool_call_id\": \"0\", \"tool_name\": \"get_weather\", \"parameters\": {\"city\": \"Rome\", \"unit\": \"c\"}}, {\"tool_call_id\": \"1\", \"tool_name\": \"clock\", \"parameters\": {}}]<|END_ACTION|>",
+    ),
+    (
+        "<|tools_prefix|>",
+        "Sure.<|tools_prefix|>[{\"get_weather\": {\"city\": \"Rome\", \"unit\": \"c\"}}, {\"clock\": {}}]<|tools_suffix|>",
+    ),
+    (
+        "<TOOLCALL>",
+        "Sure.<TOOLCALL>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Rome\", \"unit\": \"c\"}}, {\"name\": \"clock\", \"arguments\": {}}]</TOOLCALL>",
+    ),
+];
+
+/// Formats that differ from those in their marks only.
+const FURTHER: &[&str] = &[
+    "<seed:tool_call>",
+    "｜DSML｜",
+    "<|open|>argument",
+    "<|tool_call:begin|>",
+    "<tool_calls>",
+    "<|tool_call|>",
+    "<|function_call|>",
+    "<|action_start|>",
+    "<function_calls>",
+    "functools[",
+    "[func_name1(",
 ];
 
 #[tokio::test]
@@ -136,7 +179,14 @@ async fn calls_of_every_format_are_read_and_streamed() {
         assert_eq!(calls(&choice["message"]), expected, "{template}");
         assert_eq!(choice["finish_reason"], "tool_calls", "{template}");
         let fields = json!({"tools": tools(), "stream": true});
-        let (message, reason) = assemble(&events(&server.post(CHAT, chat(&fields)).await));
+        let events = events(&server.post(CHAT, chat(&fields)).await);
+        let (message, reason) = assemble(&events);
+        // Arguments come while they are written.
+        let arguments = |event: &&Value| {
+            let piece = event.pointer("/choices/0/delta/tool_calls/0/function/arguments");
+            piece.is_some_and(|piece| piece != "")
+        };
+        assert!(events.iter().filter(arguments).count() > 2, "{template}");
         assert_eq!(message["content"], "Sure.", "{template}");
         assert_eq!(calls(&message), expected, "{template}");
         assert_eq!(reason, "tool_calls", "{template}");
@@ -162,7 +212,8 @@ async fn required_calls_validate_in_every_format() {
         let function = json!({"name": format!("random-{i}"), "parameters": schema});
         tools.as_array_mut().unwrap().push(json!({"type": "function", "function": function}));
     }
-    for (template, _) in FORMATS.iter().chain(&[("<arg_key> <tool_call>", "")]) {
+    let templates = FORMATS.iter().map(|(template, _)| template).chain(FURTHER);
+    for template in templates {
         let server = saying(template, "I would rather talk.").await;
         let mut complete = 0;
         for seed in 0..8 {

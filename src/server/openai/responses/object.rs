@@ -105,7 +105,7 @@ pub(crate) struct ResponseUsage {
 
 impl ResponseUsage {
     pub(super) fn new(usage: engine::Usage, reasoning_tokens: u32) -> Self {
-        let engine::Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+        let engine::Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = usage;
         Self {
             input_tokens: prompt_tokens,
             input_tokens_details: InputTokensDetails { cached_tokens, cache_write_tokens: 0 },

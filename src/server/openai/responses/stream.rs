@@ -24,14 +24,14 @@ use super::{
 };
 use crate::{
     chat::{
-        ToolCall,
+        CallDelta, CallStart,
         generation::{Delta, FinishReason, Output},
     },
     error::{Error, Result},
     server::{
         drain::Drain,
         openai::{
-            Running, argument_pieces,
+            Running,
             logprobs::{ChatLogprobs, TokenLogprob},
             random_id, unix_time_s,
         },
@@ -71,6 +71,8 @@ pub(super) struct Responding {
     ready: VecDeque<ResponsesEvent>,
     sequence_number: u64,
     open: Option<Open>,
+    /// The call that is being written; then nothing else is open.
+    calling: Option<ResponsesCall>,
     /// Blanks at the beginning of a text, which are none if a call follows.
     blanks: String,
     blank_logprobs: Vec<TokenLogprob>,
@@ -94,6 +96,7 @@ impl Responding {
             ready: VecDeque::new(),
             sequence_number: 0,
             open: None,
+            calling: None,
             blanks: String::new(),
             blank_logprobs: Vec::new(),
             is_over: false,
@@ -165,6 +168,10 @@ impl Responding {
             self.be_in(Kind::Reasoning);
             self.append(delta.reasoning, Vec::new());
         }
+        // The rest of an open call stands before new text.
+        let (rest, calls): (Vec<_>, Vec<_>) =
+            delta.calls.into_iter().partition(|call| call.start.is_none());
+        rest.into_iter().for_each(|call| self.call(call));
         let is_text = self.open.as_ref().is_some_and(|open| open.kind == Kind::Text);
         // Of tokens, those count that make up the text.
         if is_text || !delta.text.is_empty() {
@@ -174,7 +181,7 @@ impl Responding {
         if is_text || !self.blanks.chars().all(char::is_whitespace) {
             self.say();
         }
-        for call in delta.calls {
+        for call in calls {
             self.blanks.clear();
             self.blank_logprobs.clear();
             self.call(call);
@@ -242,6 +249,7 @@ impl Responding {
     }
 
     fn close(&mut self, status: ItemStatus) {
+        self.end_call(status);
         let Some(open) = self.open.take() else { return };
         let (output_index, content_index) = (self.response.output.len(), 0);
         let (item_id, text) = (open.id.clone(), open.text.clone());
@@ -276,19 +284,24 @@ impl Responding {
         self.response.output.push(item);
     }
 
-    fn call(&mut self, call: ToolCall) {
-        self.close(ItemStatus::Completed);
+    /// A piece of a call.
+    fn call(&mut self, piece: CallDelta) {
+        if let Some(CallStart { id, name }) = piece.start {
+            self.close(ItemStatus::Completed);
+            let item = ResponsesCall {
+                id: format!("fc_{}", random_id()),
+                r#type: CallKind::Only,
+                call_id: id,
+                name,
+                arguments: String::new(),
+                status: ItemStatus::InProgress,
+            };
+            self.tell_item(ItemEventKind::Added, ResponsesItem::Call(item.clone()));
+            self.calling = Some(item);
+        }
         let output_index = self.response.output.len();
-        let mut item = ResponsesCall {
-            id: format!("fc_{}", random_id()),
-            r#type: CallKind::Only,
-            call_id: call.id,
-            name: call.name,
-            arguments: String::new(),
-            status: ItemStatus::InProgress,
-        };
-        self.tell_item(ItemEventKind::Added, ResponsesItem::Call(item.clone()));
-        for delta in argument_pieces(&call.arguments) {
+        if let Some(item) = self.calling.as_mut().filter(|_| !piece.arguments.is_empty()) {
+            item.arguments.push_str(&piece.arguments);
             let item_id = item.id.clone();
             self.tell(|sequence_number| {
                 ResponsesEvent::ArgumentsDelta(ResponsesArgumentsDelta {
@@ -296,12 +309,19 @@ impl Responding {
                     sequence_number,
                     item_id,
                     output_index,
-                    delta,
+                    delta: piece.arguments,
                 })
             });
         }
-        item.arguments = call.arguments;
-        item.status = ItemStatus::Completed;
+        if piece.ends {
+            self.end_call(ItemStatus::Completed);
+        }
+    }
+
+    fn end_call(&mut self, status: ItemStatus) {
+        let Some(mut item) = self.calling.take() else { return };
+        item.status = status;
+        let output_index = self.response.output.len();
         self.tell(|sequence_number| {
             ResponsesEvent::ArgumentsDone(ResponsesArgumentsDone {
                 r#type: ArgumentsDoneKind::Only,

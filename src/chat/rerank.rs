@@ -1,0 +1,183 @@
+//! Documents ordered by how well they answer a query: scored in pairs by a cross-encoder, or by the
+//! cosine of their embeddings.
+
+use std::sync::Arc;
+
+use super::embedding::{EmbedInput, MAX_INPUTS, compute, embed};
+use super::{Special, TextModel, Tokenizer};
+use crate::engine::{EmbedRequest, Engine};
+use crate::error::{Error, Result};
+use crate::model::Purpose;
+
+/// Most documents of one call; the query takes a place among the inputs of an embedding model.
+pub const MAX_DOCUMENTS: usize = MAX_INPUTS - 1;
+
+/// What is to be ordered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RankRequest {
+    pub query: String,
+    pub documents: Vec<String>,
+    /// Tokens of a document that are read; the rest is cut off.
+    pub max_document_tokens: Option<usize>,
+    /// Documents are cut to what the context leaves them; otherwise a longer one is an error.
+    pub cut_to_context: bool,
+    /// What the caller calls the documents; errors name it.
+    pub field: &'static str,
+}
+
+/// Scores in the order of the documents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranking {
+    pub scores: Vec<f32>,
+    pub scale: Scale,
+    /// Of all that was read.
+    pub prompt_tokens: u32,
+}
+
+/// What scores mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Of a classifier: any number, 0 is undecided.
+    Logit,
+    /// Of two vectors, -1 to 1.
+    Cosine,
+}
+
+impl Ranking {
+    /// From 0 to 1 for a classifier's scores; cosines as they are.
+    #[must_use]
+    pub fn relevance(&self) -> Vec<f32> {
+        match self.scale {
+            Scale::Logit => self.scores.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+            Scale::Cosine => self.scores.clone(),
+        }
+    }
+}
+
+/// Scores each document.
+///
+/// # Errors
+/// 400 with the field for texts that are empty or longer than the context, and for models whose
+/// classifier has several scores; the engine's failures.
+pub async fn rank(text: &Arc<TextModel>, engine: &Engine, request: RankRequest) -> Result<Ranking> {
+    let (count, field) = (request.documents.len(), request.field);
+    if count == 0 || count > MAX_DOCUMENTS {
+        let problem = format!("{field}: from 1 to {MAX_DOCUMENTS} documents, are {count}");
+        return Err(Error::invalid(field, problem));
+    }
+    if request.query.is_empty() {
+        return Err(Error::invalid("query", "query: it must not be empty"));
+    }
+    if let Some(i) = request.documents.iter().position(String::is_empty) {
+        let field = format!("{field}[{i}]");
+        let problem = format!("{field}: a document must not be empty");
+        return Err(Error::invalid(field, problem));
+    }
+    match (engine.spec().purpose, engine.spec().hidden) {
+        (Purpose::Rank, 1) => by_classifier(text, engine, request).await,
+        (Purpose::Rank, scores) => {
+            let problem = format!("this model's classifier has {scores} scores; ranking needs 1");
+            Err(Error::invalid("model", problem))
+        }
+        _ => by_cosine(text, engine, request).await,
+    }
+}
+
+async fn by_classifier(
+    text: &Arc<TextModel>,
+    engine: &Engine,
+    request: RankRequest,
+) -> Result<Ranking> {
+    let (context, field) = (engine.spec().context_len, request.field);
+    let pairs = prepared(text, move |tokenizer| {
+        let query = tokenizer.encode(&request.query, Special::Plain);
+        let empty = tokenizer.pair(&query, &[]).0.len();
+        if empty >= context {
+            let problem = format!(
+                "query: its {} tokens leave no room for a document in a context of {context}",
+                query.len()
+            );
+            return Err(Error::invalid("query", problem).with_code("context_length_exceeded"));
+        }
+        let documents = request.documents.iter().map(|document| {
+            let document = tokenizer.encode(document, Special::Plain);
+            let (prompt, second_from) =
+                tokenizer.pair(&query, cut(&request, &document, context - empty));
+            EmbedRequest { prompt, second_from, ..EmbedRequest::default() }
+        });
+        Ok(documents.collect::<Vec<_>>())
+    });
+    let pairs = pairs.await?;
+    let (vectors, prompt_tokens) = compute(engine, pairs, &|i| format!("{field}[{i}]")).await?;
+    let scores = vectors.iter().filter_map(|scores| scores.first().copied()).collect();
+    Ok(Ranking { scores, scale: Scale::Logit, prompt_tokens })
+}
+
+async fn by_cosine(
+    text: &Arc<TextModel>,
+    engine: &Engine,
+    request: RankRequest,
+) -> Result<Ranking> {
+    let (context, field) = (engine.spec().context_len, request.field);
+    let inputs = prepared(text, move |tokenizer| {
+        let room = context.saturating_sub(tokenizer.frame(Vec::new()).len());
+        let query = tokenizer.encode(&request.query, Special::Plain);
+        let documents = request.documents.iter().map(|document| {
+            let tokens = tokenizer.encode(document, Special::Plain);
+            tokenizer.frame(cut(&request, &tokens, room).to_vec())
+        });
+        let all = std::iter::once(tokenizer.frame(query)).chain(documents);
+        Ok(all.map(EmbedInput::Tokens).collect::<Vec<_>>())
+    });
+    let inputs = inputs.await?;
+    let embeddings =
+        embed(text, engine, inputs, None).await.map_err(|error| renamed(error, field))?;
+    let Some((query, documents)) = embeddings.vectors.split_first() else {
+        return Err(Error::internal("no embedding of the query"));
+    };
+    let cosine = |document: &Vec<f32>| {
+        let products = query.iter().zip(document).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        products.sum::<f64>() as f32
+    };
+    Ok(Ranking {
+        scores: documents.iter().map(cosine).collect(),
+        scale: Scale::Cosine,
+        prompt_tokens: embeddings.prompt_tokens,
+    })
+}
+
+/// The leading tokens of a document that are to be read.
+fn cut<'a>(request: &RankRequest, document: &'a [u32], room: usize) -> &'a [u32] {
+    let mut len = document.len().min(request.max_document_tokens.unwrap_or(usize::MAX));
+    if request.cut_to_context {
+        len = len.min(room);
+    }
+    &document[..len]
+}
+
+/// The inputs of an embedding are the query and then the documents.
+fn renamed(error: Error, field: &str) -> Error {
+    let at = error
+        .param
+        .as_deref()
+        .and_then(|param| param.strip_prefix("input[")?.strip_suffix(']')?.parse::<usize>().ok());
+    let Some(at) = at else { return error };
+    let name = match at.checked_sub(1) {
+        None => "query".to_owned(),
+        Some(i) => format!("{field}[{i}]"),
+    };
+    let message = error.message.replace(&format!("input[{at}]"), &name);
+    Error { message, ..error }.with_param(name)
+}
+
+/// Runs the tokenizer where it may take its time.
+async fn prepared<T: Send + 'static>(
+    text: &Arc<TextModel>,
+    work: impl FnOnce(&Tokenizer) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let text = Arc::clone(text);
+    let prepared = tokio::task::spawn_blocking(move || work(&text.tokenizer));
+    prepared
+        .await
+        .map_err(|failure| Error::internal(format!("the texts were not read: {failure}")))?
+}

@@ -1,0 +1,98 @@
+//! DeepSeek and what follows it: a few shared experts beside many small ones; from V2 on latent
+//! attention, from V3 on sigmoid scores with a bias that chooses.
+
+use super::keys::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{
+    LatentSpec, ModelSpec, MoeScore, QkNorm, RopeScaling, RopeStyle, Temperature,
+};
+
+pub(super) fn deepseek(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    keys.mixtures(&mut spec, |_| {})?;
+    Ok(spec)
+}
+
+pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let turned = keys.usize("rope.dimension_count")?;
+    let mut rope = keys.rope(RopeStyle::Norm, turned)?;
+    let latent = latent(keys, turned)?;
+    let mut scale = 1.0 / ((latent.still + latent.turned) as f32).sqrt();
+    let log_multiplier = keys.f32("rope.scaling.yarn_log_multiplier")?;
+    if let (RopeScaling::Yarn(yarn), Some(multiplier)) = (&rope.scaling, log_multiplier) {
+        // These models take YaRN's factor off the rotated parts, and put their own on the scores.
+        let log = yarn.factor.max(1.0).ln();
+        rope.magnitude /= 1.0 + 0.1 * log;
+        scale *= (1.0 + multiplier * log).powi(2);
+    }
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    attend_to_latent(&mut spec, latent, scale);
+    if let Some(scale) = keys.f32("attention.temperature_scale")?.filter(|scale| *scale != 0.0) {
+        let floor = keys.usize("attention.temperature_length")?;
+        for layer in &mut spec.layers {
+            layer.attn.temperature = Some(Temperature { scale, floor, offset: 0 });
+        }
+    }
+    if keys.opt_usize("expert_count")?.is_some_and(|experts| experts > 0) {
+        let silent = keys.opt_usize("expert_gating_func")?.unwrap_or(0) == 0;
+        let by_sigmoid = silent && keys.has_selection_bias();
+        keys.mixtures(&mut spec, |moe| {
+            if by_sigmoid {
+                moe.score = MoeScore::Sigmoid;
+            }
+        })?;
+    }
+    Ok(spec)
+}
+
+/// The widths of latent attention. Files that hold it in its old form give the widths of heads where
+/// new ones give those of the latent vector.
+pub(super) fn latent(keys: &Keys<'_>, turned: usize) -> Result<LatentSpec, ModelError> {
+    let either = |new: &str, old: &str| match keys.opt_usize(new)? {
+        Some(width) => Ok(width),
+        None => keys.usize(old),
+    };
+    let key = either("attention.key_length_mla", "attention.key_length")?;
+    let value = either("attention.value_length_mla", "attention.value_length")?;
+    let still = key.checked_sub(turned).ok_or_else(|| {
+        ModelError::Limit(format!("rope dimension {turned} exceeds key length {key}"))
+    })?;
+    let q_rank = match keys.has("blk.0.attn_q.weight") {
+        true => None,
+        false => Some(keys.usize("attention.q_lora_rank")?),
+    };
+    let rank = keys.usize("attention.kv_lora_rank")?;
+    Ok(LatentSpec { q_rank, rank, still, turned, value })
+}
+
+/// One key and value for all heads: the latent vector.
+pub(super) fn attend_to_latent(spec: &mut ModelSpec, latent: LatentSpec, scale: f32) {
+    for layer in &mut spec.layers {
+        layer.attn.kv_heads = 1;
+        layer.attn.head_dim = latent.rank.saturating_add(latent.turned);
+        layer.attn.value_dim = latent.rank;
+        layer.attn.latent = Some(latent);
+        layer.attn.scale = scale;
+    }
+}
+
+pub(super) fn dots1(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    for layer in &mut spec.layers {
+        layer.attn.qk_norm = QkNorm::PerHead;
+    }
+    keys.mixtures(&mut spec, |_| {})?;
+    Ok(spec)
+}
+
+pub(super) fn minimax_m2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    for layer in &mut spec.layers {
+        layer.attn.qk_norm = QkNorm::Full;
+    }
+    keys.mixtures(&mut spec, |moe| moe.normalise = true)?;
+    Ok(spec)
+}

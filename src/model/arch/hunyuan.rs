@@ -1,0 +1,28 @@
+//! Hunyuan: norms on query and key heads after the rotary embedding; as a mixture beside a shared
+//! expert too.
+
+use super::keys::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{FfnSpec, ModelSpec, QkNorm, RopeStyle};
+
+pub(super) fn dense(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    for layer in &mut spec.layers {
+        layer.attn.qk_norm = QkNorm::PerHead;
+        layer.attn.qk_norm_late = true;
+    }
+    Ok(spec)
+}
+
+pub(super) fn moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = dense(keys)?;
+    let shared = keys.opt_usize("expert_shared_feed_forward_length")?.filter(|width| *width > 0);
+    for layer in &mut spec.layers {
+        let FfnSpec::Gated { width, .. } = layer.ffn else { continue };
+        let mut moe = keys.moe(width)?;
+        moe.shared_width = Some(shared.unwrap_or(width));
+        layer.ffn = FfnSpec::Moe(moe);
+    }
+    Ok(spec)
+}

@@ -1,0 +1,72 @@
+//! Weights of a model, found by their GGUF names and checked against the spec.
+
+mod load;
+
+use super::latent::Latent;
+use super::ops::{Norm, Ops};
+
+pub(super) use load::Loader;
+pub use load::{Files, load};
+
+/// All weights, in the form that the back end `O` computes with.
+pub struct Weights<O: Ops> {
+    pub table: O::Table,
+    pub positions: Option<O::Table>,
+    /// Which text of a pair a token is of.
+    pub types: Option<O::Table>,
+    pub embed_norm: Option<Norm<O::Vector>>,
+    pub layers: Vec<Layer<O>>,
+    pub head: Head<O>,
+    pub ropes: Vec<O::Rope>,
+}
+
+/// See [`HeadSpec`].
+pub enum Head<O: Ops> {
+    Logits { norm: Norm<O::Vector>, out: O::Linear },
+    None,
+    Classifier { inner: Option<O::Linear>, out: O::Linear },
+}
+
+pub struct Layer<O: Ops> {
+    pub attn_norm: Option<Norm<O::Vector>>,
+    pub qkv: Qkv<O>,
+    pub o: O::Linear,
+    pub q_norm: Option<Norm<O::Vector>>,
+    pub k_norm: Option<Norm<O::Vector>>,
+    pub sinks: Option<O::Vector>,
+    pub attn_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after attention.
+    pub attn_sum: Option<Norm<O::Vector>>,
+    pub ffn_norm: Option<Norm<O::Vector>>,
+    pub ffn: Ffn<O>,
+    pub ffn_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after the feed-forward part.
+    pub ffn_sum: Option<Norm<O::Vector>>,
+}
+
+/// What queries, keys and values are made of.
+pub enum Qkv<O: Ops> {
+    Heads([O::Linear; 3]),
+    Latent(Box<Latent<O>>),
+}
+
+pub enum Ffn<O: Ops> {
+    Gated(Gated<O>),
+    Plain { up: O::Linear, down: O::Linear },
+    Moe(Moe<O>),
+}
+
+pub struct Gated<O: Ops> {
+    pub gate: O::Linear,
+    pub up: O::Linear,
+    pub down: O::Linear,
+}
+
+pub struct Moe<O: Ops> {
+    pub router: O::Linear,
+    /// Added to the scores when experts are chosen, not to their weights (deepseek).
+    pub selection_bias: Option<Vec<f32>>,
+    pub experts: Vec<Gated<O>>,
+    pub shared: Option<Gated<O>>,
+    pub shared_gate: Option<O::Linear>,
+}

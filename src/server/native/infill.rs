@@ -1,0 +1,334 @@
+//! `POST /infill`, in llama-server's form: a text whose middle is to be filled in.
+
+use std::{sync::Arc, time::Instant};
+
+use futures_util::{Stream, StreamExt};
+use poem_openapi::{Object, OpenApi, ResponseContent};
+use serde::{Deserialize, Serialize};
+
+use super::{Infills, NativeTag};
+use crate::{
+    chat::{
+        ExtraFile, Infill,
+        generation::{
+            Collected, FinishReason, Finished, GenerationRequest, Output, PromptInput, generate,
+        },
+    },
+    error::{Error, Result},
+    server::{
+        AppState,
+        body::Json,
+        drain::Drain,
+        lease::lease_named_or_only,
+        openai::{
+            Extras, LogitBias, PromptProgress, Running, SamplingFields, Timings, progress,
+            with_local_fields,
+        },
+        reply::{Answer, Content, Reply},
+        schema::{TextOr, optional_objects, wire_enum},
+        sse::{Event, Events},
+    },
+};
+
+/// Other files of one request.
+const MAX_EXTRA: usize = 256;
+
+/// Another file of the same project.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct ExtraInput {
+    /// `tmp` if absent.
+    #[oai(nullable)]
+    pub filename: Option<String>,
+    pub text: String,
+}
+
+with_local_fields! {
+/// A text with a gap. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct InfillRequest {
+    /// The engine to ask, by its `engine_id`; may be absent if there is only one.
+    #[oai(nullable)]
+    pub model: Option<String>,
+    /// The text before the gap.
+    pub input_prefix: String,
+    /// The text behind the gap.
+    pub input_suffix: String,
+    /// Other files that help to understand the text.
+    #[oai(nullable, validator(max_items = 256))]
+    #[serde(default, deserialize_with = "optional_objects")]
+    pub input_extra: Option<Vec<ExtraInput>>,
+    /// Added to the text before the gap.
+    #[oai(nullable)]
+    pub prompt: Option<String>,
+    /// Send the text in pieces, as server-sent events.
+    #[oai(nullable)]
+    pub stream: Option<bool>,
+    /// Another name of `n_predict`.
+    #[oai(nullable)]
+    pub max_tokens: Option<u32>,
+    /// 0 always takes the likeliest token; 0.8 if absent.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "2")))]
+    pub temperature: Option<f64>,
+    /// Sample from the likeliest tokens that together have this probability; 0.95 if absent.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub top_p: Option<f64>,
+    /// Sample from so many likeliest tokens; 0 or -1: all; 40 if absent.
+    #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "4294967295")))]
+    pub top_k: Option<i64>,
+    /// Drop tokens less likely than this share of the likeliest; 0.05 if absent.
+    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
+    pub min_p: Option<f64>,
+    /// Taken off the score of tokens that have occurred in the text.
+    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub presence_penalty: Option<f64>,
+    /// Taken off the score of a token for each time it has occurred in the text.
+    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
+    pub frequency_penalty: Option<f64>,
+    /// Divides the score of tokens seen before; 1: off.
+    #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
+    pub repeat_penalty: Option<f64>,
+    /// Token ids or texts and what to add to their scores, -100 to 100; false bans a token.
+    #[oai(nullable)]
+    pub logit_bias: Option<LogitBias>,
+    /// Same request, same seed: same text; negative: random.
+    #[oai(nullable)]
+    pub seed: Option<i64>,
+    /// Up to 16 strings that end the text; they are not part of it.
+    #[oai(nullable)]
+    pub stop: Option<TextOr<String>>,
+    /// Go on after the model's end token, until `n_predict`.
+    #[oai(nullable)]
+    pub ignore_eos: Option<bool>,
+}
+}
+
+impl InfillRequest {
+    fn into_generation(mut self) -> Result<(GenerationRequest, Extras)> {
+        let local = self.take_local();
+        if self.n_probs.is_some_and(|count| count > 0) || self.prompt_logprobs.is_some() {
+            let name = if self.prompt_logprobs.is_some() { "prompt_logprobs" } else { "n_probs" };
+            let text = format!("{name}: this route returns no log-probabilities");
+            return Err(Error::invalid(name, text));
+        }
+        if self.n_predict.is_some() && self.max_tokens.is_some() {
+            let text = "max_tokens is another name of n_predict; send one of them";
+            return Err(Error::invalid("max_tokens", text));
+        }
+        let extra = self.input_extra.unwrap_or_default();
+        if extra.len() > MAX_EXTRA {
+            let text = format!("input_extra has {} files, limit {MAX_EXTRA}", extra.len());
+            return Err(Error::invalid("input_extra", text));
+        }
+        let file = |ExtraInput { filename, text }| ExtraFile {
+            name: filename.unwrap_or_else(|| "tmp".to_owned()),
+            text,
+        };
+        let mut request = GenerationRequest {
+            max_tokens: self.max_tokens,
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            ..GenerationRequest::new(PromptInput::Infill(Infill {
+                prefix: self.input_prefix + &self.prompt.unwrap_or_default(),
+                suffix: self.input_suffix,
+                extra: extra.into_iter().map(file).collect(),
+                field: "input_suffix",
+            }))
+        };
+        SamplingFields {
+            temperature: self.temperature.or(Some(0.8)),
+            top_p: self.top_p.or(Some(0.95)),
+            top_k: self.top_k.or(Some(40)),
+            min_p: self.min_p.or(Some(0.05)),
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repeat_penalty: self.repeat_penalty,
+            logit_bias: self.logit_bias,
+            seed: self.seed.filter(|seed| *seed >= 0),
+            stop: self.stop,
+            ..SamplingFields::default()
+        }
+        .apply(&mut request)?;
+        let extras = local.apply(&mut request)?;
+        Ok((request, extras))
+    }
+}
+
+wire_enum! {
+    /// Why a text ends.
+    pub(crate) enum StopType {
+        /// It goes on.
+        None = "none",
+        /// The model's end token.
+        Eos = "eos",
+        /// As many tokens or as much time as was allowed.
+        Limit = "limit",
+        /// A stop string.
+        Word = "word",
+    }
+}
+
+/// The text for the gap, or a piece of it.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct InfillAnswer {
+    /// Always 0: there is one text.
+    pub index: u32,
+    pub content: String,
+    /// With `return_tokens`: ids of the tokens, else empty.
+    pub tokens: Vec<u32>,
+    /// Whether this is the end.
+    pub stop: bool,
+    pub model: String,
+    pub stop_type: StopType,
+    /// The stop string that ended the text.
+    pub stopping_word: String,
+    /// Tokens generated so far.
+    pub tokens_predicted: u32,
+    /// Tokens of the prompt.
+    pub tokens_evaluated: u32,
+    /// Of them, taken from the prefix cache.
+    pub tokens_cached: u32,
+    /// Always false: a prompt is never cut.
+    pub truncated: bool,
+    /// At the end; with `timings_per_token` in each piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
+    /// With `return_progress`, before the text begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_progress: Option<PromptProgress>,
+}
+
+impl Event for InfillAnswer {
+    /// The last piece says so itself.
+    const END: &'static [u8] = b"";
+}
+
+/// One object, or a stream of pieces.
+#[derive(ResponseContent)]
+pub(crate) enum InfillBody {
+    Full(Json<InfillAnswer>),
+    Stream(Events<InfillAnswer>),
+}
+
+/// A text that is being filled in.
+struct Filling {
+    model: String,
+    running: Running,
+    extras: Extras,
+    began: Instant,
+}
+
+impl Filling {
+    fn piece(&self) -> InfillAnswer {
+        let usage = self.running.generation.usage();
+        InfillAnswer {
+            index: 0,
+            content: String::new(),
+            tokens: Vec::new(),
+            stop: false,
+            model: self.model.clone(),
+            stop_type: StopType::None,
+            stopping_word: String::new(),
+            tokens_predicted: usage.completion_tokens,
+            tokens_evaluated: usage.prompt_tokens,
+            tokens_cached: usage.cached_tokens,
+            truncated: false,
+            timings: self.extras.timings.then(|| self.running.timings()),
+            prompt_progress: None,
+        }
+    }
+
+    fn translate(&self, output: Output) -> Option<Result<InfillAnswer>> {
+        let piece = self.piece();
+        Some(Ok(match output {
+            Output::Delta(delta) => {
+                let tokens = if self.extras.tokens { delta.tokens } else { Vec::new() };
+                InfillAnswer { content: delta.text, tokens, ..piece }
+            }
+            Output::Finished(Finished { reason, stop_string, .. }) => InfillAnswer {
+                stop: true,
+                stop_type: stop_type(reason, stop_string.as_ref()),
+                stopping_word: stop_string.unwrap_or_default(),
+                timings: Some(self.running.timings()),
+                ..piece
+            },
+            Output::Prefill { processed, cached, total, .. } if self.extras.progress => {
+                let progress = progress(self.began, total, cached, processed);
+                InfillAnswer { prompt_progress: Some(progress), ..piece }
+            }
+            Output::Prefill { .. } => return None,
+            Output::Failed { error, .. } => return Some(Err(error)),
+        }))
+    }
+
+    fn pieces(self) -> impl Stream<Item = Result<InfillAnswer>> + Send + 'static {
+        futures_util::stream::unfold(self, |mut filling| async {
+            let output = filling.running.generation.next().await?;
+            Some((filling.translate(output), filling))
+        })
+        .filter_map(std::future::ready)
+    }
+
+    async fn whole(self, drain: &Drain) -> Result<InfillAnswer> {
+        let (piece, extras) = (self.piece(), self.extras);
+        let Collected { mut choices, usage, timings, .. } = self.running.collect(drain).await?;
+        let choice =
+            choices.pop().ok_or_else(|| Error::internal("the generation had no choice"))?;
+        Ok(InfillAnswer {
+            content: choice.text,
+            tokens: if extras.tokens { choice.tokens } else { Vec::new() },
+            stop: true,
+            stop_type: stop_type(choice.reason, choice.stop_string.as_ref()),
+            stopping_word: choice.stop_string.unwrap_or_default(),
+            tokens_predicted: usage.completion_tokens,
+            tokens_cached: usage.cached_tokens,
+            timings: Some(Timings::new(usage, &timings)),
+            ..piece
+        })
+    }
+}
+
+fn stop_type(reason: FinishReason, stop_string: Option<&String>) -> StopType {
+    match (reason, stop_string) {
+        (FinishReason::Length, _) => StopType::Limit,
+        (_, Some(_)) => StopType::Word,
+        (_, None) => StopType::Eos,
+    }
+}
+
+/// The route for gaps.
+pub(crate) struct InfillApi(pub Arc<AppState>);
+
+#[OpenApi]
+impl InfillApi {
+    /// Fill in the middle of a text
+    ///
+    /// For models that have tokens for it, such as those for code. With `stream`, the text comes as
+    /// server-sent events, of which the last has `stop` set.
+    #[oai(path = "/infill", method = "post", operation_id = "infill", tag = "NativeTag::Infill")]
+    async fn infill(&self, request: Json<InfillRequest>) -> Answer<Content<InfillBody>, Infills> {
+        let request = request.0;
+        let (model, is_stream) = (request.model.clone(), request.stream.unwrap_or(false));
+        let (generation, extras) = request.into_generation()?;
+        let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
+        let generation = tokio::select! {
+            biased;
+            started = generate(&lease.text, &lease.engine, generation) => started?,
+            () = self.0.drain.expired() => return Err(Drain::error().into()),
+        };
+        if let Some(keep_alive) = extras.keep_alive {
+            lease.set_idle_timeout(keep_alive);
+        }
+        let model = model.unwrap_or_else(|| lease.engine.config().name.clone());
+        let running = Running { generation, lease };
+        let filling = Filling { model, running, extras, began: Instant::now() };
+        if is_stream {
+            let events = Events::new(filling.pieces(), self.0.drain.clone());
+            return Ok(Reply::new(Content(InfillBody::Stream(events))));
+        }
+        let whole = filling.whole(&self.0.drain).await?;
+        Ok(Reply::new(Content(InfillBody::Full(Json(whole)))))
+    }
+}

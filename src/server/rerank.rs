@@ -1,0 +1,328 @@
+//! `POST /v1/rerank`: documents ordered by how well they answer a query.
+//!
+//! The request is Jina's and Cohere's with `documents`, and that of text-embeddings-inference with
+//! `texts`; the answer has the form that the request asked in.
+
+use std::sync::Arc;
+
+use poem_openapi::{Object, OpenApi, Tags, registry::MetaSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AppState,
+    body::Json,
+    drain::Drain,
+    lease::lease_named_or_only,
+    openai::random_id,
+    reply::{Answer, Outcomes, Reply},
+    schema::{wire_enum, wire_type},
+};
+use crate::{
+    chat::rerank::{RankRequest, Ranking, rank},
+    error::{Error, Result},
+};
+
+/// Heading of the document.
+#[derive(Tags)]
+pub(crate) enum RerankTag {
+    /// Documents ordered by a query, compatible with Jina's, Cohere's and TEI's APIs.
+    Rerank,
+}
+
+/// Outcomes of an operation that ranks.
+pub(crate) struct Ranks;
+
+impl Outcomes for Ranks {
+    const SUCCESS: (u16, &'static str) = (200, "The documents in order");
+    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
+}
+
+wire_enum! {
+    /// What kind of object this is.
+    pub(crate) enum RankingKind {
+        List = "list",
+    }
+}
+
+wire_enum! {
+    /// Which end of a document is cut off.
+    pub(crate) enum TruncationDirection {
+        Right = "right",
+        RightCapital = "Right",
+    }
+}
+
+/// A document with its text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct RerankText {
+    pub text: String,
+}
+
+/// A document: its text, or an object with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a string or an object with `text` alone")]
+pub(crate) enum RerankDocument {
+    Text(String),
+    Object(RerankText),
+}
+
+wire_type!(
+    RerankDocument,
+    "rerank_document",
+    {
+        let one_of = vec![String::schema_ref(), RerankText::schema_ref()];
+        MetaSchema { one_of, ..MetaSchema::ANY }
+    },
+    RerankText
+);
+
+impl RerankDocument {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) | Self::Object(RerankText { text }) => text,
+        }
+    }
+}
+
+/// A request to order documents. A parameter that is not listed here is refused by name.
+#[derive(Clone, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct RerankRequest {
+    /// The engine to ask, by its `engine_id`; the only one if absent.
+    #[oai(nullable)]
+    pub model: Option<String>,
+    /// What the documents are to answer; not empty.
+    pub query: String,
+    /// Up to 2047 documents, none of them empty. Query and document must fit the context together.
+    #[oai(nullable)]
+    pub documents: Option<Vec<RerankDocument>>,
+    /// In place of `documents`, with the answer that text-embeddings-inference gives: a plain list.
+    #[oai(nullable)]
+    pub texts: Option<Vec<String>>,
+    /// So many documents of the best; all if absent.
+    #[oai(nullable, validator(minimum(value = "1")))]
+    pub top_n: Option<u32>,
+    /// Put the documents into the answer.
+    #[oai(nullable)]
+    pub return_documents: Option<bool>,
+    /// Put the texts into the answer.
+    #[oai(nullable)]
+    pub return_text: Option<bool>,
+    /// Tokens of each document that are read; what is longer is cut off. Without it and `truncate`, a
+    /// document that does not fit the context is an error.
+    #[oai(nullable, validator(minimum(value = "1")))]
+    pub max_tokens_per_doc: Option<u32>,
+    /// Cut documents to what the context holds.
+    #[oai(nullable)]
+    pub truncate: Option<bool>,
+    /// Documents are cut at their right end.
+    #[oai(nullable)]
+    pub truncation_direction: Option<TruncationDirection>,
+    /// Scores as the classifier gives them, not brought to 0 to 1.
+    #[oai(nullable)]
+    pub raw_scores: Option<bool>,
+    /// Who asks; opaque to this server.
+    #[oai(nullable)]
+    pub user: Option<String>,
+}
+
+/// How an answer is to be written.
+struct Form {
+    is_tei: bool,
+    with_texts: bool,
+    raw_scores: bool,
+    top_n: usize,
+    model: Option<String>,
+}
+
+impl RerankRequest {
+    fn into_parts(self) -> Result<(RankRequest, Form)> {
+        let is_tei = self.texts.is_some();
+        let documents = match (self.documents, self.texts) {
+            (Some(documents), None) => {
+                documents.into_iter().map(RerankDocument::into_text).collect()
+            }
+            (None, Some(texts)) => texts,
+            (Some(_), Some(_)) => {
+                let problem = "texts: it stands in place of documents, not beside them";
+                return Err(Error::invalid("texts", problem));
+            }
+            (None, None) => {
+                let problem = "documents: this required field is missing";
+                let error = Error::invalid("documents", problem);
+                return Err(error.with_code("missing_required_parameter"));
+            }
+        };
+        if self.top_n == Some(0) {
+            return Err(Error::invalid("top_n", "top_n must be at least 1, is 0"));
+        }
+        if self.max_tokens_per_doc == Some(0) {
+            let problem = "max_tokens_per_doc must be at least 1, is 0";
+            return Err(Error::invalid("max_tokens_per_doc", problem));
+        }
+        let form = Form {
+            is_tei,
+            with_texts: self.return_documents.or(self.return_text).unwrap_or(false),
+            raw_scores: self.raw_scores.unwrap_or(false),
+            top_n: self.top_n.map_or(usize::MAX, |count| count as usize),
+            model: self.model,
+        };
+        let request = RankRequest {
+            query: self.query,
+            documents,
+            max_document_tokens: self.max_tokens_per_doc.map(|count| count as usize),
+            cut_to_context: self.truncate.unwrap_or(false),
+            field: if is_tei { "texts" } else { "documents" },
+        };
+        Ok((request, form))
+    }
+}
+
+/// A document at its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct RankedDocument {
+    /// Which of the request's documents this is.
+    pub index: usize,
+    /// How well it answers the query: from 0 to 1 by a cross-encoder, the cosine of the two
+    /// embeddings, from -1 to 1, by any other model.
+    pub relevance_score: f32,
+    /// With `return_documents`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<RerankText>,
+}
+
+/// A text at its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct RankedText {
+    pub index: usize,
+    /// As `relevance_score`.
+    pub score: f32,
+    /// With `return_text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// Tokens that a ranking took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct RerankUsage {
+    /// Of all that was read: the query counts once for each document that it was read with.
+    pub prompt_tokens: u32,
+    pub total_tokens: u32,
+}
+
+/// The API that Cohere's clients look for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct RerankApiVersion {
+    pub version: String,
+}
+
+/// What Cohere bills.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct RerankBilledUnits {
+    pub search_units: u32,
+}
+
+/// About the answer, for Cohere's clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct RerankMeta {
+    pub api_version: RerankApiVersion,
+    pub billed_units: RerankBilledUnits,
+}
+
+/// Documents, the best first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct RerankList {
+    pub id: String,
+    pub object: RankingKind,
+    pub model: String,
+    pub results: Vec<RankedDocument>,
+    pub usage: RerankUsage,
+    pub meta: RerankMeta,
+}
+
+/// The answer in the form of the request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum RerankAnswer {
+    List(RerankList),
+    Texts(Vec<RankedText>),
+}
+
+wire_type!(
+    RerankAnswer,
+    "rerank_answer",
+    {
+        let one_of = vec![RerankList::schema_ref(), <Vec<RankedText>>::schema_ref()];
+        MetaSchema { one_of, ..MetaSchema::ANY }
+    },
+    RerankList,
+    RankedText
+);
+
+impl RerankAnswer {
+    /// `texts` are the documents if the answer is to have them.
+    fn new(ranking: &Ranking, texts: Option<Vec<String>>, form: Form, model: &str) -> Self {
+        let scores = if form.raw_scores { ranking.scores.clone() } else { ranking.relevance() };
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        // Stable: equal scores keep the order of the request.
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.truncate(form.top_n);
+        let mut texts = texts.unwrap_or_default();
+        let mut text = |index: usize| texts.get_mut(index).map(std::mem::take);
+        if form.is_tei {
+            let ranked = order.into_iter().map(|index| RankedText {
+                index,
+                score: scores[index],
+                text: text(index),
+            });
+            return Self::Texts(ranked.collect());
+        }
+        let ranked = order.into_iter().map(|index| RankedDocument {
+            index,
+            relevance_score: scores[index],
+            document: text(index).map(|text| RerankText { text }),
+        });
+        Self::List(RerankList {
+            id: format!("rerank-{}", random_id()),
+            object: RankingKind::List,
+            model: model.to_owned(),
+            results: ranked.collect(),
+            usage: RerankUsage {
+                prompt_tokens: ranking.prompt_tokens,
+                total_tokens: ranking.prompt_tokens,
+            },
+            meta: RerankMeta {
+                api_version: RerankApiVersion { version: "2".to_owned() },
+                billed_units: RerankBilledUnits { search_units: 1 },
+            },
+        })
+    }
+}
+
+/// The ranking route.
+pub(crate) struct RerankApi(pub Arc<AppState>);
+
+#[OpenApi]
+impl RerankApi {
+    /// Order documents by a query
+    ///
+    /// A cross-encoder reads the query with each document; with any other model, the documents are
+    /// ordered by the cosine of their embeddings and that of the query. Nothing is cut off unless
+    /// `truncate` or `max_tokens_per_doc` asks for it.
+    #[oai(path = "/rerank", method = "post", operation_id = "rerank", tag = "RerankTag::Rerank")]
+    async fn rerank(&self, request: Json<RerankRequest>) -> Answer<Json<RerankAnswer>, Ranks> {
+        let (request, form) = request.0.into_parts()?;
+        let texts = form.with_texts.then(|| request.documents.clone());
+        let lease = lease_named_or_only(&self.0, form.model.as_deref()).await?;
+        let ranking = tokio::select! {
+            biased;
+            ranking = rank(&lease.text, &lease.engine, request) => ranking?,
+            () = self.0.drain.expired() => return Err(Drain::error().into()),
+        };
+        let model = form.model.clone().unwrap_or_else(|| lease.engine.config().name.clone());
+        Ok(Reply::new(Json(RerankAnswer::new(&ranking, texts, form, &model))))
+    }
+}
