@@ -34,7 +34,9 @@ fn main() {
     println!("{} threads, {}", pool.threads(), detect::tier().name());
     println!("{:>10} {:>9} {:>9} {:>6}", "load", "best us", "median", "GB/s");
     for load in arg(2, LOADS).split(',') {
-        let [sequences, positions] = numbers(load, 'x')[..] else { panic!("sequences x positions") };
+        let [sequences, positions] = numbers(load, 'x')[..] else {
+            panic!("sequences x positions")
+        };
         let bench = Bench { shape, heads, num_layers, sequences, positions };
         let (best, median) = bench.run(&pool);
         let bytes = 2 * num_layers * sequences * positions * kv_heads * 2 * head_dim;

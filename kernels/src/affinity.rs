@@ -18,7 +18,10 @@ impl fmt::Display for AffinityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAllowed { cpu, allowed } => {
-                write!(f, "processor {cpu} is not among those that this process may use: {allowed:?}")
+                write!(
+                    f,
+                    "processor {cpu} is not among those that this process may use: {allowed:?}"
+                )
             }
             Self::Unsupported => f.write_str("this system cannot bind threads to processors"),
         }

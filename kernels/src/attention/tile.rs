@@ -424,8 +424,11 @@ impl Segment<'_> {
             let values = &self.v[block][..BLOCK * v_lines];
             let is_last = block + 1 == keys.end.div_ceil(BLOCK);
             let ahead = if is_last { self.after } else { self.v[block + 1].as_ptr().cast() };
-            let ahead_len =
-                if self.fetches && column == 0 && !ahead.is_null() { v_lines * 2 * LANES } else { 0 };
+            let ahead_len = if self.fetches && column == 0 && !ahead.is_null() {
+                v_lines * 2 * LANES
+            } else {
+                0
+            };
             for key in first..last {
                 prefetch(ahead.wrapping_add(key % BLOCK * ahead_len), ahead_len);
                 let row = &values[key % BLOCK * v_lines + column..][..N];

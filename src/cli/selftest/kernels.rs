@@ -1,7 +1,8 @@
 //! Everything between the products: attention, norms, rotary embedding, element-wise functions.
 
 use kolosal_kernels::attention::{
-    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvShape, SpanRef, attention, kv_write,
+    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvShape, SpanRef, attention,
+    kv_write,
 };
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::rope::{RopeHeads, RopeStyle, RopeTable, rope};
