@@ -393,13 +393,11 @@ impl TokenizerEnv for VocabularyEnv {
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
         // Text that is forced is cut again at each step: no more of it than a step can use.
         let bytes = &bytes[..bytes.len().min(FORCED_BYTES_MAX)];
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
-        };
+        // What begins within a character is no text; what is returned must cover all of it.
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
         let tokens = self.tokenizer.encode(text, Special::Plain);
         // Some vocabularies begin a text with a space of their own.
-        let is_faithful = !tokens.is_empty() && self.trie.decode_raw(&tokens) == text.as_bytes();
+        let is_faithful = !tokens.is_empty() && self.trie.decode_raw(&tokens) == bytes;
         if is_faithful { tokens } else { self.trie.greedy_tokenize(bytes) }
     }
 

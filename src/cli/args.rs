@@ -322,6 +322,9 @@ pub(super) struct TokenizeArgs {
 pub(super) struct InspectArgs {
     /// GGUF file, or a model on this machine
     pub(super) file: String,
+    /// Context length that memory is reckoned for
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) context: u32,
     /// Print every value of long lists
     #[arg(long)]
     pub(super) full: bool,

@@ -1,4 +1,6 @@
-//! `kolosal inspect`: what is in a model file.
+//! `kolosal inspect`: what is in a model file, and whether it can be run.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Map, json};
 
@@ -7,8 +9,10 @@ use super::args::InspectArgs;
 use super::compute;
 use super::failure::{Context, Outcome};
 use super::output::human_bytes;
-use crate::model;
+use crate::chat::Tokenizer;
 use crate::model::gguf::{Access, Array, Gguf, Value};
+use crate::model::load::{self, RunnerOptions};
+use crate::model::{self, BLOCK, arch};
 
 /// Elements of a list that are printed without `--full`.
 const SHOWN_ELEMENTS: usize = 6;
@@ -16,10 +20,63 @@ const SHOWN_ELEMENTS: usize = 6;
 pub(super) fn run(app: &App, args: &InspectArgs) -> Outcome {
     let path = compute::locate_here(app, &args.file)?;
     let gguf = model::open(&path, Access::Map).context(path.display())?;
-    if app.out.json { print_json(app, &gguf, args.full) } else { print_text(app, &gguf, args.full) }
+    let findings = Findings::of(&gguf, args.context as usize);
+    if app.out.json {
+        print_json(app, &gguf, &findings, args.full)
+    } else {
+        print_text(app, &gguf, &findings, args.full)
+    }
 }
 
-fn print_text(app: &App, gguf: &Gguf, full: bool) -> Outcome {
+/// What is known of a file beyond what stands in it.
+struct Findings {
+    /// Why the model cannot be run, if it cannot.
+    obstacle: Option<String>,
+    memory: Option<Memory>,
+    /// Type → tensors and bytes.
+    types: BTreeMap<&'static str, (usize, usize)>,
+}
+
+/// What one sequence needs.
+struct Memory {
+    /// Tokens: what was asked for, or what the model was trained for if that is less.
+    context: usize,
+    kv_bytes: u64,
+    /// Weights, KV and activations.
+    bytes: u64,
+}
+
+impl Findings {
+    fn of(gguf: &Gguf, context: usize) -> Self {
+        let memory = Memory::of(gguf, context);
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata());
+        let obstacle = match (&memory, tokenizer) {
+            (Err(error), _) => Some(error.clone()),
+            (Ok(_), Err(error)) => Some(error.to_string()),
+            _ => None,
+        };
+        let mut types: BTreeMap<&'static str, (usize, usize)> = BTreeMap::new();
+        for tensor in gguf.tensors() {
+            let (count, bytes) = types.entry(tensor.ty.name()).or_default();
+            *count += 1;
+            *bytes += tensor.num_bytes();
+        }
+        Self { obstacle, memory: memory.ok(), types }
+    }
+}
+
+impl Memory {
+    fn of(gguf: &Gguf, context: usize) -> Result<Self, String> {
+        let model = arch::describe(gguf).map_err(|error| error.to_string())?;
+        let options = RunnerOptions { n_ctx: context, n_parallel: 1, ..RunnerOptions::default() };
+        let bytes = load::estimate_bytes(gguf, &options).map_err(|error| error.to_string())?;
+        let context = context.min(model.context_len);
+        let kv_bytes = (model.kv_bytes_per_block() * context.div_ceil(BLOCK)) as u64;
+        Ok(Self { context, kv_bytes, bytes })
+    }
+}
+
+fn print_text(app: &App, gguf: &Gguf, findings: &Findings, full: bool) -> Outcome {
     app.out.line(format!(
         "GGUF version {}, {} in {} file(s), {} tensors, {} metadata keys",
         gguf.version(),
@@ -28,6 +85,22 @@ fn print_text(app: &App, gguf: &Gguf, full: bool) -> Outcome {
         gguf.tensors().len(),
         gguf.metadata().len()
     ))?;
+    app.out.line(match &findings.obstacle {
+        None => "supported: yes".to_owned(),
+        Some(obstacle) => format!("supported: no: {obstacle}"),
+    })?;
+    if let Some(memory) = &findings.memory {
+        app.out.line(format!(
+            "memory for one sequence of {} tokens: {}, of which {} for keys and values",
+            memory.context,
+            human_bytes(memory.bytes),
+            human_bytes(memory.kv_bytes)
+        ))?;
+    }
+    for (ty, (count, bytes)) in &findings.types {
+        let bytes = human_bytes(*bytes as u64);
+        app.out.line(format!("{ty}: {count} tensor(s), {bytes}"))?;
+    }
     for (key, value) in gguf.metadata().iter() {
         app.out.line(format!("{key} = {}", text(value, full)))?;
     }
@@ -39,7 +112,7 @@ fn print_text(app: &App, gguf: &Gguf, full: bool) -> Outcome {
     app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }
 
-fn print_json(app: &App, gguf: &Gguf, full: bool) -> Outcome {
+fn print_json(app: &App, gguf: &Gguf, findings: &Findings, full: bool) -> Outcome {
     let metadata: Map<String, serde_json::Value> =
         gguf.metadata().iter().map(|(key, value)| (key.to_owned(), to_json(value, full))).collect();
     let tensors: Vec<_> = gguf
@@ -54,10 +127,23 @@ fn print_json(app: &App, gguf: &Gguf, full: bool) -> Outcome {
             })
         })
         .collect();
+    let types: Map<String, serde_json::Value> = findings
+        .types
+        .iter()
+        .map(|(ty, (count, bytes))| ((*ty).to_owned(), json!({ "tensors": count, "bytes": bytes })))
+        .collect();
     app.out.json_pretty(&json!({
         "version": gguf.version(),
         "file_bytes": gguf.file_bytes(),
         "files": gguf.paths(),
+        "supported": findings.obstacle.is_none(),
+        "obstacle": findings.obstacle,
+        "memory": findings.memory.as_ref().map(|memory| json!({
+            "context": memory.context,
+            "kv_bytes": memory.kv_bytes,
+            "bytes": memory.bytes,
+        })),
+        "types": types,
         "metadata": metadata,
         "tensors": tensors,
     }))

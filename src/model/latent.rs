@@ -4,9 +4,12 @@
 //! make keys of it is applied to the queries instead, and what would make values to the mixture
 //! ("absorption", arXiv 2405.04434 §2.1). Attention then sees one key for all heads.
 
+use kolosal_kernels::quant::{self, GgmlType};
+
 use super::error::ModelError;
-use super::ops::{Norm, Ops};
-use super::spec::LatentSpec;
+use super::ops::{Norm, Ops, WeightSource};
+use super::spec::{LatentSpec, NormSpec};
+use super::weights::Loader;
 
 /// Weights of one layer.
 pub struct Latent<O: Ops> {
@@ -86,4 +89,77 @@ pub(super) fn values<O: Ops>(
         values.push(part);
     }
     ops.join(&values.iter().collect::<Vec<_>>(), 1)
+}
+
+impl<O: Ops> Loader<'_, O> {
+    /// Files of before May 2025 hold what makes keys and values in one tensor, the right way round for
+    /// values; later ones hold two, both as they are needed.
+    pub(super) fn latent(
+        &mut self,
+        index: usize,
+        hidden: usize,
+        heads: usize,
+        (spec, norm): (LatentSpec, NormSpec),
+    ) -> Result<Latent<O>, ModelError> {
+        let name = |part: &str| format!("blk.{index}.attn_{part}");
+        let (rank, still, value) = (spec.rank, spec.still, spec.value);
+        let q_width = heads * (still + spec.turned);
+        let queries = match spec.q_rank {
+            None => Queries::Full(self.linear(&name("q"), q_width, hidden)?),
+            Some(q_rank) => Queries::LowRank {
+                a: self.linear(&name("q_a"), q_rank, hidden)?,
+                norm: self.norm(&name("q_a_norm"), q_rank, norm)?,
+                b: self.linear(&name("q_b"), q_width, q_rank)?,
+            },
+        };
+        let joined = name("kv_b.weight");
+        let (k_b, v_b) = if self.gguf.tensor(&name("k_b.weight")).is_some() {
+            // Some files hold both forms.
+            self.used.insert(joined);
+            let k_b = self.experts(&name("k_b"), heads, rank, still)?;
+            (k_b, self.experts(&name("v_b"), heads, value, rank)?)
+        } else {
+            self.joined_latent(&joined, heads, spec)?
+        };
+        Ok(Latent {
+            spec,
+            heads,
+            queries,
+            kv_a: self.linear(&name("kv_a_mqa"), rank + spec.turned, hidden)?,
+            kv_norm: self.norm(&name("kv_a_norm"), rank, norm)?,
+            k_b,
+            v_b,
+        })
+    }
+
+    /// For each head `still` rows that make keys, which are turned over, and `value` rows that make
+    /// values, all `rank` long.
+    fn joined_latent(
+        &mut self,
+        name: &str,
+        heads: usize,
+        LatentSpec { rank, still, value, .. }: LatentSpec,
+    ) -> Result<(Vec<O::Linear>, Vec<O::Linear>), ModelError> {
+        let n = heads * (still + value);
+        let source = self.source(name, &[n, rank])?;
+        let row = source.bytes.len() / n;
+        let (mut k_b, mut v_b) = (Vec::new(), Vec::new());
+        for head in source.bytes.chunks_exact((still + value) * row) {
+            let (keys, values) = head.split_at(still * row);
+            let mut key_rows = vec![0.0; still * rank];
+            quant::dequantize(source.ty, keys, &mut key_rows).map_err(|error| {
+                let problem = error.to_string();
+                ModelError::BadTensor { name: name.to_owned(), ty: source.ty.name(), problem }
+            })?;
+            let turned: Vec<u8> = (0..rank)
+                .flat_map(|column| key_rows[column..].iter().step_by(rank))
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            let keys = WeightSource { name, ty: GgmlType::F32, n: rank, k: still, bytes: &turned };
+            k_b.push(self.ops.load_linear(&keys, None)?);
+            let values = WeightSource { n: value, k: rank, bytes: values, ..source };
+            v_b.push(self.ops.load_linear(&values, None)?);
+        }
+        Ok((k_b, v_b))
+    }
 }

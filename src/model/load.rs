@@ -52,6 +52,22 @@ pub enum DeviceChoice {
     Gpu(usize),
 }
 
+/// A kind of device, for people.
+pub struct DeviceKind {
+    /// As engines report it.
+    pub name: &'static str,
+    /// What the build needs.
+    pub feature: &'static str,
+    pub computes: &'static str,
+}
+
+/// All kinds.
+pub const DEVICES: [DeviceKind; 3] = [
+    DeviceKind { name: "cpu", feature: "none", computes: "kernels of our own" },
+    DeviceKind { name: "cuda:N", feature: "`cuda`", computes: "candle" },
+    DeviceKind { name: "metal:N", feature: "`metal`", computes: "candle" },
+];
+
 impl Default for RunnerOptions {
     fn default() -> Self {
         Self {

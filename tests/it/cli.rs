@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+use kolosal_server::model::gguf::Writer;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -160,10 +161,21 @@ fn a_model_file_can_be_looked_into() {
         finish(kolosal(home.path()).args(["inspect", text(&path), "--json"]), "").json();
     assert_eq!(inspected["metadata"]["general.architecture"], "llama");
     assert!(inspected["tensors"].as_array().unwrap().len() > 10);
+    assert_eq!((&inspected["supported"], &inspected["obstacle"]), (&json!(true), &json!(null)));
+    assert_eq!(inspected["memory"]["context"], 512);
+    // Two layers of two heads of 16 values, twice, in half floats.
+    assert_eq!(inspected["memory"]["kv_bytes"], 512 * 2 * 2 * 16 * 2 * 2);
+    assert!(inspected["types"]["F32"]["tensors"].as_u64().unwrap() > 10);
     let shown = finish(kolosal(home.path()).args(["show", text(&path), "--json"]), "").json();
     assert_eq!((&shown["layers"], &shown["supported"]), (&json!(2), &json!(true)));
     let plain = finish(kolosal(home.path()).args(["inspect", text(&path)]), "");
     assert!(plain.out.contains("token_embd.weight"), "{plain:?}");
+    assert!(plain.out.contains("supported: yes"), "{plain:?}");
+    let strange = home.path().join("strange.gguf");
+    Writer::new().set("general.architecture", "mamba").write(&strange).unwrap();
+    let plain = finish(kolosal(home.path()).args(["inspect", text(&strange)]), "");
+    let reason = "supported: no: architecture 'mamba' is not supported; supported: llama, ";
+    assert!(plain.out.contains(reason), "{plain:?}");
 }
 
 #[test]

@@ -94,6 +94,10 @@ fn texts_follow_regex_choice_lark_and_gbnf() {
         let text = walk(&compiler, &tokenizer, &Grammar::Regex("[a-f]{3}-[0-9]+x".into()), seed);
         let text = text.unwrap();
         assert!(text.len() > 5 && text.as_bytes()[3] == b'-' && text.ends_with('x'), "{text}");
+        // Forced text whose characters are several tokens each.
+        let constant = Grammar::JsonSchema(json!({"const": "üü-日本\u{1f999}"}));
+        let text = walk(&compiler, &tokenizer, &constant, seed).unwrap();
+        assert_eq!(text, "\"üü-日本\u{1f999}\"");
         let choices = vec!["yes".to_owned(), "no \"way\"".to_owned()];
         let text = walk(&compiler, &tokenizer, &Grammar::Choice(choices.clone()), seed).unwrap();
         assert!(choices.contains(&text), "{text}");

@@ -86,6 +86,33 @@ pub(crate) fn rms_distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     (squares(&|x, y| x - y) / squares(&|_, y| y)).sqrt()
 }
 
+/// Architectures whose tensors [`Tiny`] makes.
+const GRAPHS: [&str; 23] = [
+    "llama",
+    "smollm3",
+    "internlm2",
+    "qwen2",
+    "qwen2moe",
+    "qwen3",
+    "qwen3moe",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi2",
+    "phi3",
+    "olmo2",
+    "granite",
+    "granitemoe",
+    "glm4",
+    "command-r",
+    "gpt2",
+    "gptneox",
+    "starcoder2",
+    "stablelm",
+    "falcon",
+    "gpt-oss",
+];
+
 /// Each kind of graph, with what its metadata needs; fixtures cover all architectures.
 fn variants() -> Vec<Tiny> {
     let base = Tiny::default();
@@ -95,32 +122,7 @@ fn variants() -> Vec<Tiny> {
         ("expert_used_count", Value::U32(2)),
         ("expert_feed_forward_length", Value::U32(32)),
     ];
-    const NAMES: [&str; 23] = [
-        "llama",
-        "smollm3",
-        "internlm2",
-        "qwen2",
-        "qwen2moe",
-        "qwen3",
-        "qwen3moe",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "phi2",
-        "phi3",
-        "olmo2",
-        "granite",
-        "granitemoe",
-        "glm4",
-        "command-r",
-        "gpt2",
-        "gptneox",
-        "starcoder2",
-        "stablelm",
-        "falcon",
-        "gpt-oss",
-    ];
-    NAMES
+    GRAPHS
         .into_iter()
         .map(|arch| {
             let tiny = Tiny { arch, ..base.clone() };

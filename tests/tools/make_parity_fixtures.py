@@ -68,9 +68,9 @@ def permute(w, heads):
     return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
-def fill(model, unit_norm):
+def fill(model, unit_norm, seed):
     """Random weights, exact in f16, large enough that logits differ."""
-    gen = torch.Generator().manual_seed(7)
+    gen = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=gen)
@@ -87,7 +87,7 @@ def fill(model, unit_norm):
 
 
 class Fixture:
-    def __init__(self, name, arch, model, config, meta, parts=None, rope_norm=False, unit_norm=False, split=None):
+    def __init__(self, name, arch, model, config, meta, parts=None, rope_norm=False, unit_norm=False, split=None, seed=7):
         self.name, self.arch, self.meta, self.split = name, arch, meta, split
         self.parts, self.rope_norm, self.unit_norm = {**PARTS, **(parts or {})}, rope_norm, unit_norm
         torch.manual_seed(1)
@@ -95,7 +95,7 @@ class Fixture:
         if "rope_theta" in theta:
             self.meta.setdefault("rope.freq_base", float(theta["rope_theta"]))
         self.config, self.model = config, model(config).float().eval()
-        fill(self.model, unit_norm)
+        fill(self.model, unit_norm, seed)
 
     def write(self):
         c = self.config

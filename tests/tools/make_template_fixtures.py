@@ -6,7 +6,7 @@ immutable, trim_blocks and lstrip_blocks on, loop controls, `tojson` without HTM
 calls as JSON text); what a template is given is decided here by the rules that src/chat/template
 documents, written down a second time on purpose.
 
-    python3 tests/tools/make_template_fixtures.py DIRECTORY_WITH_JINJA_FILES
+    python3 tests/tools/make_template_fixtures.py DIRECTORY_WITH_JINJA_FILES [TARGET]
 """
 
 import copy
@@ -130,6 +130,20 @@ CONVERSATIONS = {
         tools=[WEATHER, CLOCK],
         generate=True,
     ),
+    "parallel_calls": dict(
+        messages=[
+            user("Weather in Paris, and the time?"),
+            assistant(
+                "Let me see.",
+                reasoning_content="Two questions.",
+                tool_calls=[call(PARIS), call({}, "abcdef124", "clock")],
+            ),
+            RESULT,
+            {"role": "tool", "tool_call_id": "abcdef124", "name": "clock", "content": "14:05"},
+        ],
+        tools=[WEATHER, CLOCK],
+        generate=True,
+    ),
     "reasoning": dict(
         messages=[
             user("2 + 2?"),
@@ -240,7 +254,8 @@ class Template:
 
 def main():
     source = pathlib.Path(sys.argv[1])
-    target = pathlib.Path(__file__).parent.parent / "data" / "templates"
+    default = pathlib.Path(__file__).parent.parent / "data" / "templates"
+    target = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else default
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob("*.jinja")):
         text = path.read_text(encoding="utf-8")

@@ -17,7 +17,9 @@ LATENT = {"self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a
           "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm"}
 POST = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 OWN_NORM = {"post_attention_layernorm": "post_attention_norm"}
-SIGMOID, SOFTMAX = 2, 1
+SIGMOID = 2
+# Weights with which no token finds two experts so close that the half floats of the KV cache decide.
+UNTIED = 8
 
 
 class Biased(Fixture):
@@ -112,6 +114,10 @@ class Fused(Fixture):
             yield name, np.concatenate(parts)
 
 
+class BiasedFused(Biased, Fused):
+    """Both."""
+
+
 class TextOnly(torch.nn.Module):
     """The language part of a model that also sees."""
 
@@ -159,30 +165,31 @@ def fixtures():
     yield "bailingmoe", lambda: Fixture("bailingmoe", "bailingmoe",
         with_mixture(None, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=32, topk_method="greedy",
                      routed_scaling_factor=1.5),
-        tf.LlamaConfig(**b(head_dim=32)), {**RMS, **MOE_META, "expert_shared_count": 1, "expert_weights_scale": 1.5,
+        tf.LlamaConfig(**b(head_dim=32)), {**RMS, **HD, **MOE_META, "expert_shared_count": 1, "expert_weights_scale": 1.5,
                                            "rope.dimension_count": 32}, rope_norm=True, parts=SHARED)
     yield "deepseek2", lambda: Latent("deepseek2", "deepseek2", tf.DeepseekV2ForCausalLM,
         tf.DeepseekV2Config(**b(**latent, q_lora_rank=None, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1,
             topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=1.5, **moe,
             rope_parameters={**yarn, "mscale": 0.707, "mscale_all_dim": 0.707})),
-        {**RMS, **experts8, **latent_meta, **yarn_meta, "rope.scaling.yarn_log_multiplier": 0.0707, "kv": 1,
-         "attention.key_length": 40, "attention.value_length": 32, "attention.key_length_mla": 24, "attention.value_length_mla": 24,
+        {**RMS, **experts8, **latent_meta, **yarn_meta, "rope.scaling.yarn_log_multiplier": 0.0707,
+         "attention.key_length": 24, "attention.value_length": 24,
          "expert_shared_count": 2, "leading_dense_block_count": 1, "expert_weights_scale": 1.5, "expert_group_count": 4,
-         "expert_group_used_count": 2}, parts={**SHARED, **LATENT}, absorbed=True)
+         "expert_group_used_count": 2}, parts={**SHARED, **LATENT}, absorbed=False, seed=UNTIED)
     yield "deepseek3", lambda: Latent("deepseek3", "deepseek2", tf.DeepseekV3ForCausalLM,
         tf.DeepseekV3Config(**b(**{k: v for k, v in latent.items() if k != "head_dim"}, q_lora_rank=24, n_routed_experts=8,
             n_shared_experts=1, first_k_dense_replace=1, n_group=4, topk_group=2, norm_topk_prob=True, routed_scaling_factor=2.5, **moe,
             rope_parameters={"rope_type": "default", "rope_theta": 1e4})),
-        {**RMS, **experts8, **latent_meta, "attention.q_lora_rank": 24, "attention.key_length": 24, "attention.value_length": 24,
+        {**RMS, **experts8, **latent_meta, "attention.q_lora_rank": 24, "kv": 1, "attention.key_length": 40, "attention.value_length": 32,
+         "attention.key_length_mla": 24, "attention.value_length_mla": 24,
          "expert_shared_count": 1, "leading_dense_block_count": 1, "expert_weights_scale": 2.5, "expert_weights_norm": True,
          "expert_gating_func": SIGMOID, "expert_group_count": 4, "expert_group_used_count": 2},
-        parts={**SHARED, **LATENT}, absorbed=False)
+        parts={**SHARED, **LATENT}, absorbed=True)
     yield "minicpm3", lambda: Latent("minicpm3", "minicpm3", tf.MiniCPM3ForCausalLM,
         tf.MiniCPM3Config(**b(**{**latent, "v_head_dim": 16}, q_lora_rank=24, scale_emb=12, scale_depth=1.4, dim_model_base=32,
             rope_parameters={"rope_type": "default", "rope_theta": 1e4})),
         {**RMS, **latent_meta, "attention.q_lora_rank": 24, "attention.key_length": 24, "logit_scale": 2.0}, parts=LATENT, absorbed=False)
     yield "dots1", lambda: Biased("dots1", "dots1", tf.Dots1ForCausalLM,
-        tf.Dots1Config(**b(head_dim=16, n_routed_experts=4, n_shared_experts=1, first_k_dense_replace=1, norm_topk_prob=True,
+        tf.Dots1Config(**b(head_dim=16, num_key_value_heads=HEADS, n_routed_experts=4, n_shared_experts=1, first_k_dense_replace=1, norm_topk_prob=True,
                            routed_scaling_factor=2.0, sliding_window=None, **moe)),
         {**RMS, **MOE_META, "expert_shared_count": 1, "leading_dense_block_count": 1, "expert_weights_scale": 2.0,
          "expert_weights_norm": True, "expert_gating_func": SIGMOID}, parts=SHARED)
@@ -195,9 +202,9 @@ def fixtures():
                 "expert_weights_scale": 2.0, "expert_weights_norm": True}
     yield "glm4moe", lambda: Biased("glm4moe", "glm4moe", tf.Glm4MoeForCausalLM, tf.Glm4MoeConfig(**b(**glm_moe, attention_bias=True)),
         {**glm_meta}, parts={**SHARED, **OWN_NORM})
-    yield "bailingmoe2", lambda: Biased("bailingmoe2", "bailingmoe2", tf.Glm4MoeForCausalLM,
+    yield "bailingmoe2", lambda: BiasedFused("bailingmoe2", "bailingmoe2", tf.Glm4MoeForCausalLM,
         tf.Glm4MoeConfig(**b(**glm_moe, n_group=4, topk_group=2)),
-        {**glm_meta, "expert_gating_func": SIGMOID, "expert_group_count": 4, "expert_group_used_count": 2}, parts=SHARED)
+        {**glm_meta, "expert_gating_func": SIGMOID, "expert_group_count": 4, "expert_group_used_count": 2}, parts=SHARED, seed=UNTIED)
     yield "ernie4_5", lambda: Fixture("ernie4_5", "ernie4_5", tf.Ernie4_5ForCausalLM,
         tf.Ernie4_5Config(**b(head_dim=16, use_bias=False)), {**RMS, **hd16})
     yield "ernie4_5-moe", lambda: Biased("ernie4_5-moe", "ernie4_5-moe", tf.Ernie4_5_MoeForCausalLM,
@@ -218,7 +225,7 @@ def fixtures():
          "expert_weights_scale": 2.5, "expert_weights_norm": True, "expert_gating_func": SIGMOID}, parts=SHARED)
     yield "olmo", lambda: Fixture("olmo", "olmo", tf.OlmoForCausalLM, tf.OlmoConfig(**{**BASE, "clip_qkv": None}), dict(LN), rope_norm=True)
     yield "olmoe", lambda: Fixture("olmoe", "olmoe", tf.OlmoeForCausalLM,
-        tf.OlmoeConfig(**b(intermediate_size=32, num_experts=4, num_experts_per_tok=2, norm_topk_prob=False)),
+        tf.OlmoeConfig(**b(num_key_value_heads=HEADS, intermediate_size=32, num_experts=4, num_experts_per_tok=2, norm_topk_prob=False)),
         {**RMS, "ff": 32, "expert_count": 4, "expert_used_count": 2})
     yield "nemotron", lambda: Nemotron("nemotron", "nemotron", tf.NemotronForCausalLM,
         tf.NemotronConfig(**{**BASE, "norm_eps": 1e-5, "head_dim": 16, **half()}), {**LN, "rope.dimension_count": 8})

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -184,6 +185,8 @@ def against_the_document(name):
 
 
 def main():
+    # Ends the servers as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if sys.argv[1:] == ["--install"]:
         python("clients"), python("litellm"), node()
         return

@@ -99,9 +99,14 @@ impl Packing {
             GgmlType::F32 | GgmlType::F64 => Packing::F32,
             GgmlType::F16 => Packing::F16,
             GgmlType::BF16 => Packing::Bf16,
-            GgmlType::I8 | GgmlType::I16 | GgmlType::I32 | GgmlType::I64 | GgmlType::Q8K => {
-                return None;
-            }
+            GgmlType::I8
+            | GgmlType::I16
+            | GgmlType::I32
+            | GgmlType::I64
+            | GgmlType::Q8K
+            | GgmlType::NVFP4
+            | GgmlType::Q1_0
+            | GgmlType::Q2_0 => return None,
         })
     }
 
@@ -165,6 +170,12 @@ impl Packed {
         pool: &Pool,
     ) -> Result<Packed, PackError> {
         Packed::pack_with(ty, n, k, bytes, pool, Buffer::new)
+    }
+
+    /// Whether matrices of type `ty` can be packed.
+    #[must_use]
+    pub fn takes(ty: GgmlType) -> bool {
+        Packing::of(ty).is_some()
     }
 
     /// As [`Packed::pack`], next to the other matrices of `arena`.

@@ -148,6 +148,42 @@ pub(super) fn mxfp4(block: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Four scales (ue4m3), each for 16 values, and 32 bytes of codes.
+pub(super) fn nvfp4(block: &[u8], out: &mut [f32]) {
+    let (scales, codes) = block.split_at(4);
+    for (i, y) in out.iter_mut().enumerate() {
+        let byte = codes[i / 16 * 8 + i % 8];
+        let code = if i % 16 < 8 { byte & 15 } else { byte >> 4 };
+        *y = f32::from(E2M1_DOUBLED[usize::from(code)]) * ue4m3_half(scales[i / 16]);
+    }
+}
+
+/// Half of an unsigned float with 4 bits of exponent and 3 of mantissa.
+fn ue4m3_half(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    match (byte, exponent) {
+        (0 | 0x7f, _) => 0.0,
+        (_, 0) => mantissa * 2f32.powi(-10),
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 8),
+    }
+}
+
+/// d, then a bit for each value's sign, set for plus.
+pub(super) fn q1_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (i, y) in out.iter_mut().enumerate() {
+        *y = if block[2 + i / 8] >> (i % 8) & 1 == 1 { d } else { -d };
+    }
+}
+
+/// d, then two bits for each value, one above what they mean.
+pub(super) fn q2_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (i, y) in out.iter_mut().enumerate() {
+        *y = (f32::from(block[2 + i / 4] >> (i % 4 * 2) & 3) - 1.0) * d;
+    }
+}
+
 /// 16 scales and minima (4 bits each), 64 bytes of 2-bit codes, d, dmin.
 pub(super) fn q2_k(block: &[u8], out: &mut [f32]) {
     let (scales, codes) = (&block[..16], &block[16..80]);

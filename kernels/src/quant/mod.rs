@@ -51,6 +51,49 @@ pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), Qua
     Ok(())
 }
 
+/// The type that holds the values of `ty` exactly and is multiplied as it is, for types that are not:
+/// Q8_0 for codes with one scale for whole blocks of it, else F16, which has the digits for NVFP4.
+#[must_use]
+pub fn exact_form(ty: GgmlType) -> Option<GgmlType> {
+    match ty {
+        GgmlType::Q1_0 | GgmlType::Q2_0 => Some(GgmlType::Q8_0),
+        GgmlType::NVFP4 => Some(GgmlType::F16),
+        _ => None,
+    }
+}
+
+/// Bytes of the [`exact_form`] of `values` values.
+///
+/// # Errors
+/// The values or the bytes are not a whole number of blocks.
+pub fn to_exact_form(ty: GgmlType, bytes: &[u8], values: usize) -> Result<Vec<u8>, QuantError> {
+    if ty.row_bytes(values) != Some(bytes.len()) {
+        return Err(QuantError::Length { ty, values, bytes: bytes.len() });
+    }
+    let mut out = Vec::with_capacity(values * 2);
+    if exact_form(ty) == Some(GgmlType::Q8_0) {
+        let mut block_values = vec![0.0; ty.block_len()];
+        for block in bytes.chunks_exact(ty.block_bytes()) {
+            // With a scale of one the values are the codes.
+            let unit = [&half_one(), &block[2..]].concat();
+            dequantize_block(ty, &unit, &mut block_values);
+            for codes in block_values.chunks_exact(GgmlType::Q8_0.block_len()) {
+                out.extend_from_slice(&block[..2]);
+                out.extend(codes.iter().map(|code| *code as i8 as u8));
+            }
+        }
+        return Ok(out);
+    }
+    let mut floats = vec![0.0; values];
+    dequantize(ty, bytes, &mut floats)?;
+    quantize(GgmlType::F16, &floats, &mut out)?;
+    Ok(out)
+}
+
+fn half_one() -> [u8; 2] {
+    0x3c00u16.to_le_bytes()
+}
+
 /// The integers of a block of a codebook or ternary type; None for all other types.
 pub(crate) fn integer_block(ty: GgmlType, block: &[u8]) -> Option<IntegerBlock> {
     Some(match ty {
@@ -92,6 +135,9 @@ fn dequantize_block(ty: GgmlType, block: &[u8], out: &mut [f32]) {
         GgmlType::IQ4NL => dequant::iq4_nl(block, out),
         GgmlType::IQ4XS => dequant::iq4_xs(block, out),
         GgmlType::MXFP4 => dequant::mxfp4(block, out),
+        GgmlType::NVFP4 => dequant::nvfp4(block, out),
+        GgmlType::Q1_0 => dequant::q1_0(block, out),
+        GgmlType::Q2_0 => dequant::q2_0(block, out),
         GgmlType::IQ2XXS
         | GgmlType::IQ2XS
         | GgmlType::IQ2S

@@ -25,7 +25,7 @@ const QUANTISABLE: [GgmlType; 16] = [
 
 /// FNV-1a of the bits of 64 blocks of pseudo-random bytes, as dequantised by ggml's reference.
 /// The second field names the bytes of a block that are kept from holding infinities and NaNs.
-const GOLDEN: [(GgmlType, &[usize], u8, u64); 25] = [
+const GOLDEN: [(GgmlType, &[usize], u8, u64); 28] = [
     (GgmlType::F32, &[3], 0xbf, 0x150e16272f077d6f),
     (GgmlType::F16, &[1], 0xbf, 0x534a1bd9d38af971),
     (GgmlType::BF16, &[1], 0xbf, 0x93404c2f43cd6b61),
@@ -51,6 +51,9 @@ const GOLDEN: [(GgmlType, &[usize], u8, u64); 25] = [
     (GgmlType::TQ1_0, &[53], 0xbf, 0xf55775bf36339098),
     (GgmlType::TQ2_0, &[65], 0xbf, 0x1d0b74f0a7351b31),
     (GgmlType::MXFP4, &[0], 0x7f, 0xc94a660f6da8ad85),
+    (GgmlType::NVFP4, &[], 0xff, 0xf106158cc1c3103d),
+    (GgmlType::Q1_0, &[1], 0xbf, 0x97e74c38e01f8b83),
+    (GgmlType::Q2_0, &[1], 0xbf, 0xf0ffd62a91045616),
 ];
 
 #[test]
@@ -103,6 +106,27 @@ fn quantising_loses_no_more_than_the_format_must() {
         let error: f32 = values.iter().zip(&back).map(|(a, b)| (a - b) * (a - b)).sum();
         let power: f32 = values.iter().map(|a| a * a).sum();
         assert!((error / power).sqrt() <= bound(ty), "{ty}: {}", (error / power).sqrt());
+    }
+}
+
+#[test]
+fn exact_forms_have_the_same_values() {
+    let mut state = 9u64;
+    for ty in GgmlType::all() {
+        let Some(exact) = exact_form(ty) else { continue };
+        let bytes: Vec<u8> = (0..64 * ty.block_bytes())
+            .map(|i| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                // The high byte of a scale is kept from infinity.
+                (state >> 56) as u8 & if i % ty.block_bytes() == 1 { 0xbf } else { 0xff }
+            })
+            .collect();
+        let mut expected = vec![0.0; 64 * ty.block_len()];
+        dequantize(ty, &bytes, &mut expected).unwrap();
+        let converted = to_exact_form(ty, &bytes, expected.len()).unwrap();
+        let mut values = vec![0.0; expected.len()];
+        dequantize(exact, &converted, &mut values).unwrap();
+        assert_eq!(values, expected, "{ty}");
     }
 }
 

@@ -35,6 +35,9 @@ pub enum GgmlType {
     TQ1_0,
     TQ2_0,
     MXFP4,
+    NVFP4,
+    Q1_0,
+    Q2_0,
 }
 
 /// Facts of one type.
@@ -56,7 +59,7 @@ const fn spec(
 }
 
 /// In the order of the enum, which [`GgmlType::spec`] relies on.
-const SPECS: [Spec; 32] = [
+const SPECS: [Spec; 35] = [
     spec(GgmlType::F32, 0, "F32", (1, 4)),
     spec(GgmlType::F16, 1, "F16", (1, 2)),
     spec(GgmlType::BF16, 30, "BF16", (1, 2)),
@@ -89,6 +92,9 @@ const SPECS: [Spec; 32] = [
     spec(GgmlType::TQ1_0, 34, "TQ1_0", (256, 54)),
     spec(GgmlType::TQ2_0, 35, "TQ2_0", (256, 66)),
     spec(GgmlType::MXFP4, 39, "MXFP4", (32, 17)),
+    spec(GgmlType::NVFP4, 40, "NVFP4", (64, 36)),
+    spec(GgmlType::Q1_0, 41, "Q1_0", (128, 18)),
+    spec(GgmlType::Q2_0, 42, "Q2_0", (64, 18)),
 ];
 
 impl GgmlType {

@@ -8,10 +8,6 @@ use kolosal_kernels::{Rows, RowsMut};
 use super::Test;
 use super::oracle::{Findings, Random};
 
-/// Types of tensors that are never multiplied.
-const NOT_WEIGHTS: [GgmlType; 5] =
-    [GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64, GgmlType::Q8K];
-
 /// Rows of activations, rows of weights, and columns in units of the type's blocks.
 const SHAPES: [(usize, usize, usize); 4] = [(1, 33, 3), (3, 17, 2), (9, 50, 1), (20, 31, 2)];
 
@@ -22,7 +18,7 @@ const LIMIT: f64 = 2e-6;
 const MAX_WEIGHT: f32 = 1e4;
 
 pub(super) fn tests() -> Vec<Test> {
-    let types = GgmlType::all().filter(|ty| !NOT_WEIGHTS.contains(ty));
+    let types = GgmlType::all().filter(|ty| Packed::takes(*ty));
     let test = |ty: GgmlType| Test {
         name: format!("linear {ty}"),
         limit: LIMIT,

@@ -7,16 +7,7 @@ use crate::model::spec::{ModelSpec, QkNorm, RopeStyle};
 
 pub(super) fn bailingmoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
-    let turned = rope.dim;
     let mut spec = keys.dense(keys.rms()?, rope)?;
-    if keys.opt_usize("attention.key_length")?.is_none() {
-        // Heads are as wide as what is turned, whatever the hidden size.
-        for layer in &mut spec.layers {
-            layer.attn.head_dim = turned;
-            layer.attn.value_dim = turned;
-            layer.attn.scale = 1.0 / (turned as f32).sqrt();
-        }
-    }
     keys.mixtures(&mut spec, |_| {})?;
     Ok(spec)
 }

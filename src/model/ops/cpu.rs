@@ -3,6 +3,7 @@
 //! Every operation computes a row from that row alone, in an order that does not depend on batch,
 //! chunking or threads, so logits are bitwise the same whoever else is served.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -153,13 +154,20 @@ impl CpuOps {
     }
 
     fn pack(&mut self, source: &WeightSource<'_>) -> Result<Arc<Packed>, ModelError> {
-        let (ty, n, k) = (source.ty, source.n, source.k);
-        let packed = Packed::pack_in(&self.arena, ty, n, k, source.bytes, &self.pool);
-        let packed = packed.map_err(|error| ModelError::BadTensor {
+        let (mut ty, n, k) = (source.ty, source.n, source.k);
+        let bad = |problem: String| ModelError::BadTensor {
             name: source.name.to_owned(),
             ty: source.ty.name(),
-            problem: error.to_string(),
-        })?;
+            problem,
+        };
+        let mut bytes = Cow::Borrowed(source.bytes);
+        if let Some(exact) = quant::exact_form(ty) {
+            let converted = quant::to_exact_form(ty, source.bytes, n * k);
+            bytes = Cow::Owned(converted.map_err(|error| bad(error.to_string()))?);
+            ty = exact;
+        }
+        let packed = Packed::pack_in(&self.arena, ty, n, k, &bytes, &self.pool);
+        let packed = packed.map_err(|error| bad(error.to_string()))?;
         self.weight_bytes += packed.bytes();
         self.has_float_weights |= packed.is_float();
         Ok(Arc::new(packed))
@@ -353,15 +361,14 @@ impl Ops for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        // Activations that the kernels lack: of classifiers, which meet a row a text, and of Apertus.
-        let plain: Option<&dyn Fn(f32) -> f32> = match &act {
-            ActSpec::Tanh => Some(&|x: f32| x.tanh()),
-            ActSpec::Xielu(xielu) => Some(&|x| xielu.apply(x)),
-            _ => None,
-        };
-        if let Some(plain) = plain {
+        if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
             let mut out = self.buffers.tensor(x.rows, x.cols);
-            out.data.iter_mut().zip(x.data.iter()).for_each(|(out, x)| *out = plain(*x));
+            for (out, &x) in out.data.iter_mut().zip(&*x.data) {
+                *out = match act {
+                    ActSpec::Xielu(xielu) => xielu.apply(x),
+                    _ => x.tanh(),
+                };
+            }
             return self.act(&out);
         }
         let act = activation(act)

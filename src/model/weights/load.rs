@@ -2,16 +2,14 @@
 
 use std::collections::HashSet;
 
-use kolosal_kernels::quant::{self, GgmlType};
+use kolosal_kernels::quant;
 
 use crate::model::error::ModelError;
 use crate::model::gguf::{Gguf, TensorInfo};
-use crate::model::latent::{Latent, Queries};
 use crate::model::ops::{Norm, Ops, WeightSource};
 use crate::model::quantize::{Quantised, Quantize};
 use crate::model::spec::{
-    AttnSpec, FfnSpec, HeadSpec, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm,
-    RopeFactors,
+    AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
 };
 
 use super::{Ffn, Gated, Head, Layer, Moe, Qkv, Weights};
@@ -72,13 +70,13 @@ fn is_spare(name: &str, spec: &ModelSpec) -> bool {
     block.is_some_and(|block| (first..first + spec.spare_blocks).contains(&block))
 }
 
-struct Loader<'a, O> {
-    ops: &'a mut O,
-    gguf: &'a Gguf,
+pub(in crate::model) struct Loader<'a, O> {
+    pub(in crate::model) ops: &'a mut O,
+    pub(in crate::model) gguf: &'a Gguf,
     quantize: Option<Quantize>,
     /// Norms have weights in the file.
     learned: bool,
-    used: HashSet<String>,
+    pub(in crate::model) used: HashSet<String>,
 }
 
 impl<O: Ops> Loader<'_, O> {
@@ -279,77 +277,6 @@ impl<O: Ops> Loader<'_, O> {
         ))
     }
 
-    /// Files of before May 2025 hold what makes keys and values in one tensor, the right way round for
-    /// values; later ones hold two, both as they are needed.
-    fn latent(
-        &mut self,
-        index: usize,
-        hidden: usize,
-        heads: usize,
-        (spec, norm): (LatentSpec, NormSpec),
-    ) -> Result<Latent<O>, ModelError> {
-        let name = |part: &str| format!("blk.{index}.attn_{part}");
-        let (rank, still, value) = (spec.rank, spec.still, spec.value);
-        let q_width = heads * (still + spec.turned);
-        let queries = match spec.q_rank {
-            None => Queries::Full(self.linear(&name("q"), q_width, hidden)?),
-            Some(q_rank) => Queries::LowRank {
-                a: self.linear(&name("q_a"), q_rank, hidden)?,
-                norm: self.norm(&name("q_a_norm"), q_rank, norm)?,
-                b: self.linear(&name("q_b"), q_width, q_rank)?,
-            },
-        };
-        let joined = name("kv_b.weight");
-        let (k_b, v_b) = if self.gguf.tensor(&name("k_b.weight")).is_some() {
-            // Some files hold both forms.
-            self.used.insert(joined);
-            let k_b = self.experts(&name("k_b"), heads, rank, still)?;
-            (k_b, self.experts(&name("v_b"), heads, value, rank)?)
-        } else {
-            self.joined_latent(&joined, heads, spec)?
-        };
-        Ok(Latent {
-            spec,
-            heads,
-            queries,
-            kv_a: self.linear(&name("kv_a_mqa"), rank + spec.turned, hidden)?,
-            kv_norm: self.norm(&name("kv_a_norm"), rank, norm)?,
-            k_b,
-            v_b,
-        })
-    }
-
-    /// For each head `still` rows that make keys, which are turned over, and `value` rows that make
-    /// values, all `rank` long.
-    fn joined_latent(
-        &mut self,
-        name: &str,
-        heads: usize,
-        LatentSpec { rank, still, value, .. }: LatentSpec,
-    ) -> Result<(Vec<O::Linear>, Vec<O::Linear>), ModelError> {
-        let n = heads * (still + value);
-        let source = self.source(name, &[n, rank])?;
-        let row = source.bytes.len() / n;
-        let (mut k_b, mut v_b) = (Vec::new(), Vec::new());
-        for head in source.bytes.chunks_exact((still + value) * row) {
-            let (keys, values) = head.split_at(still * row);
-            let mut key_rows = vec![0.0; still * rank];
-            quant::dequantize(source.ty, keys, &mut key_rows).map_err(|error| {
-                let problem = error.to_string();
-                ModelError::BadTensor { name: name.to_owned(), ty: source.ty.name(), problem }
-            })?;
-            let turned: Vec<u8> = (0..rank)
-                .flat_map(|column| key_rows[column..].iter().step_by(rank))
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            let keys = WeightSource { name, ty: GgmlType::F32, n: rank, k: still, bytes: &turned };
-            k_b.push(self.ops.load_linear(&keys, None)?);
-            let values = WeightSource { n: value, k: rank, bytes: values, ..source };
-            v_b.push(self.ops.load_linear(&values, None)?);
-        }
-        Ok((k_b, v_b))
-    }
-
     fn ffn(&mut self, index: usize, hidden: usize, spec: &FfnSpec) -> Result<Ffn<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.ffn_{part}");
         match spec {
@@ -423,7 +350,7 @@ impl<O: Ops> Loader<'_, O> {
     }
 
     /// The matrices of a 3-D tensor (experts, n, k), with the rows of a bias (experts, n).
-    fn experts(
+    pub(in crate::model) fn experts(
         &mut self,
         name: &str,
         experts: usize,
@@ -478,7 +405,12 @@ impl<O: Ops> Loader<'_, O> {
             .collect()
     }
 
-    fn linear(&mut self, name: &str, n: usize, k: usize) -> Result<O::Linear, ModelError> {
+    pub(in crate::model) fn linear(
+        &mut self,
+        name: &str,
+        n: usize,
+        k: usize,
+    ) -> Result<O::Linear, ModelError> {
         let weight = format!("{name}.weight");
         let source = self.source(&weight, &[n, k])?;
         let quantised = self.quantised(&source)?;
@@ -516,7 +448,7 @@ impl<O: Ops> Loader<'_, O> {
         }
     }
 
-    fn norm(
+    pub(in crate::model) fn norm(
         &mut self,
         name: &str,
         width: usize,
@@ -560,7 +492,7 @@ impl<'a, O> Loader<'a, O> {
     }
 
     /// A tensor of two or three dimensions whose shape must be `expected`.
-    fn source<'n>(
+    pub(in crate::model) fn source<'n>(
         &mut self,
         name: &'n str,
         expected: &[usize],

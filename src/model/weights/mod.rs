@@ -5,6 +5,7 @@ mod load;
 use super::latent::Latent;
 use super::ops::{Norm, Ops};
 
+pub(super) use load::Loader;
 pub use load::{Files, load};
 
 /// All weights, in the form that the back end `O` computes with.

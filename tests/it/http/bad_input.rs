@@ -175,8 +175,6 @@ async fn parameters_out_of_range() {
         (json!({"stream": true, "stream_options": {"x": 1}}), "stream_options.x"),
         (json!({"stream": true, "stream_options": [true]}), "stream_options"),
         (json!({"stream": "yes"}), "stream"),
-        (json!({"id_slot": 1_000_000}), "id_slot"),
-        (json!({"n_keep": -1}), "n_keep"),
         (json!({"samplers": ["x"]}), "samplers"),
         (json!({"grammar": 5}), "grammar"),
     ];

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kolosal_server::chat::generation::{GenerationRequest, PromptInput, generate};
 use kolosal_server::model::DeviceChoice;
+use kolosal_server::model::gguf::Writer;
 use kolosal_server::registry::{GgufLoader, NativeBackend};
 
 use super::*;
@@ -60,6 +61,17 @@ async fn a_file_becomes_an_engine() {
         drop(lease);
         registry.shutdown().await;
     }
+}
+
+#[test]
+fn an_unknown_architecture_is_named_beside_the_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mamba.gguf");
+    Writer::new().set("general.architecture", "mamba").write(&path).unwrap();
+    let error = loader(folder.path()).estimate(&EngineSpec::new("x", "mamba.gguf")).unwrap_err();
+    assert_eq!((error.kind, error.kind.status()), (Kind::ModelLoading, 422));
+    let beginning = "architecture 'mamba' is not supported; supported: llama, llama4, ";
+    assert!(error.message.starts_with(beginning), "{error}");
 }
 
 #[test]
