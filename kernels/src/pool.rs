@@ -191,7 +191,10 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("threads", &self.threads()).field("cpus", &self.cpus).finish()
+        f.debug_struct("Pool")
+            .field("threads", &self.threads())
+            .field("cpus", &self.cpus)
+            .finish_non_exhaustive()
     }
 }
 
