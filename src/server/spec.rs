@@ -375,6 +375,9 @@ fn modernise(value: &mut Value) {
                 object.insert("$ref".to_owned(), reference.clone());
             }
             object.values_mut().for_each(modernise);
+            if let Some(names) = object.get("enum").and_then(variant_names) {
+                object.insert("x-enum-varnames".to_owned(), names);
+            }
             if object.remove("nullable") == Some(Value::Bool(true)) {
                 allow_null(object);
             }
@@ -395,6 +398,21 @@ fn modernise(value: &mut Value) {
         }
         _ => {}
     }
+}
+
+/// Names for the values of an enum where they differ in case alone: generators of clients would give
+/// two of them the same.
+fn variant_names(values: &Value) -> Option<Value> {
+    let values: Vec<_> = values.as_array()?.iter().filter_map(Value::as_str).collect();
+    let mut seen = BTreeSet::new();
+    let mut has_doubles = false;
+    let names = values.iter().map(|value| {
+        let is_new = seen.insert(value.to_uppercase());
+        has_doubles |= !is_new;
+        if is_new { (*value).to_owned() } else { format!("{value}_{}", seen.len()) }
+    });
+    let names: Vec<String> = names.collect();
+    has_doubles.then(|| names.into())
 }
 
 /// Adds null to what a schema allows.

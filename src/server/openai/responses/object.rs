@@ -118,7 +118,6 @@ impl ResponseUsage {
 
 /// A response.
 #[derive(Clone, Debug, Serialize, Object)]
-#[oai(rename = "Response")]
 pub(crate) struct ResponseObject {
     /// `resp_` and 24 letters and digits.
     pub id: String,
