@@ -175,7 +175,7 @@ async fn parameters_out_of_range() {
         (json!({"stream": true, "stream_options": {"x": 1}}), "stream_options.x"),
         (json!({"stream": true, "stream_options": [true]}), "stream_options"),
         (json!({"stream": "yes"}), "stream"),
-        (json!({"samplers": ["x"]}), "samplers"),
+        (json!({"samplers": ["x"]}), "samplers[0]"),
         (json!({"grammar": 5}), "grammar"),
     ];
     for (fields, param) in cases {
