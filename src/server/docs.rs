@@ -77,6 +77,10 @@ impl Endpoint for StartPage {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
+        if !wants_page(&request) {
+            // What Ollama's clients look for before they say more.
+            return Ok(Response::builder().content_type("text/plain").body("Ollama is running"));
+        }
         let is_granted = request.data::<Access>() == Some(&Access::Granted);
         let engines = if is_granted { engine_table(&self.0) } else { String::new() };
         let page =
@@ -86,6 +90,12 @@ impl Endpoint for StartPage {
             .header(header::CONTENT_SECURITY_POLICY, POLICY)
             .body(page))
     }
+}
+
+/// Programs say that they want something else than pages.
+fn wants_page(request: &Request) -> bool {
+    let accept = request.header(header::ACCEPT).unwrap_or("*/*");
+    ["text/html", "text/*", "*/*"].iter().any(|kind| accept.contains(kind))
 }
 
 /// The page at `/docs`.

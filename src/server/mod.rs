@@ -10,6 +10,7 @@ mod cors;
 mod docs;
 mod drain;
 mod error;
+mod examples;
 mod front;
 mod lease;
 mod lines;

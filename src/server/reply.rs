@@ -107,9 +107,9 @@ fn failure(status: u16) -> MetaResponse {
     let description = match status {
         400 => "The request is wrong; `error.param` names the field",
         401 => "No API key, or a wrong one",
-        404 => "No such model or engine",
+        404 => "No such model, engine or response",
         408 => "The request body did not arrive in time",
-        409 => "The name is taken",
+        409 => "The name is taken, or the thing is in use",
         413 => "The request body is too large",
         422 => "The model file cannot be fetched or loaded",
         429 => "Too many requests",

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{
     AppState, Options,
     anthropic::AnthropicApi,
+    examples::request_examples,
     front::RERANK_ALIASES,
     native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
@@ -275,54 +276,8 @@ fn tags() -> Value {
 }
 
 fn add_examples(document: &mut Value) {
-    let examples = [
-        (
-            "/chat/completions",
-            json!({
-                "model": "my-model",
-                "messages": [{ "role": "user", "content": "Say hello." }],
-                "max_completion_tokens": 32,
-            }),
-        ),
-        (
-            "/completions",
-            json!({ "model": "my-model", "prompt": "Once upon a time", "max_tokens": 32 }),
-        ),
-        (
-            "/messages",
-            json!({
-                "model": "my-model",
-                "max_tokens": 32,
-                "messages": [{ "role": "user", "content": "Say hello." }],
-            }),
-        ),
-        (
-            "/embeddings",
-            json!({ "model": "my-model", "input": ["The cat sleeps.", "A kitten naps."] }),
-        ),
-        (
-            "/rerank",
-            json!({
-                "model": "my-model",
-                "query": "What do cats do?",
-                "documents": ["The cat sleeps.", "Rain falls."],
-                "top_n": 1,
-            }),
-        ),
-        ("/tokenize", json!({ "content": "Hello world" })),
-        ("/detokenize", json!({ "tokens": [19556, 905] })),
-        ("/apply-template", json!({ "messages": [{ "role": "user", "content": "Say hello." }] })),
-        (
-            "/engines",
-            json!({
-                "engine_id": "my-model",
-                "model_path": "/models/my-model.Q4_K_M.gguf",
-                "loading_parameters": { "n_ctx": 4096 },
-            }),
-        ),
-    ];
-    for (path, example) in examples {
-        let body = &mut document["paths"][path]["post"]["requestBody"]["content"];
+    for (method, path, example) in request_examples() {
+        let body = &mut document["paths"][path][method]["requestBody"]["content"];
         body["application/json"]["example"] = example;
     }
 }

@@ -3,7 +3,7 @@
 
 mod package;
 mod reference;
-mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use server::{Reply, Server};
 
 /// A valid model of a little over `len` bytes.
-fn model_file(len: usize, seed: u8) -> Vec<u8> {
+pub(crate) fn model_file(len: usize, seed: u8) -> Vec<u8> {
     let rows = len / 32;
     let bytes: Vec<u8> = (0..rows * 32).map(|i| (i / 7) as u8 ^ seed).collect();
     let mut writer = Writer::new();

@@ -32,13 +32,19 @@ fn every_parameter_is_in_the_table() {
     let paths: BTreeSet<_> = rows.iter().map(|[path, ..]| path.as_str()).collect();
     let expected = [
         "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
         "/api/generate",
+        "/api/pull",
         "/infill",
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
+        "/v1/inference/chat/completions",
+        "/v1/inference/completions",
         "/v1/messages",
         "/v1/rerank",
+        "/v1/responses",
     ];
     assert_eq!(paths, BTreeSet::from(expected));
     for path in paths {
@@ -69,7 +75,11 @@ async fn what_is_refused_is_refused_by_name() {
     server.load("e").await;
     for [path, name, ..] in table().into_iter().filter(|row| row[2] == "refused") {
         let mut body = match path.as_str() {
-            "/v1/completions" | "/api/generate" => json!({"model": "e", "prompt": "a"}),
+            "/v1/completions" | "/v1/inference/completions" | "/api/generate" => {
+                json!({"model": "e", "prompt": "a"})
+            }
+            "/v1/responses" | "/api/embed" => json!({"model": "e", "input": "a"}),
+            "/api/pull" => json!({"model": "e"}),
             "/infill" => json!({"model": "e", "input_prefix": "a", "input_suffix": "b"}),
             "/v1/rerank" => json!({"model": "e", "query": "a", "documents": ["a"]}),
             _ => json!({"model": "e", "messages": [{"role": "user", "content": "a"}]}),
@@ -79,7 +89,8 @@ async fn what_is_refused_is_refused_by_name() {
         }
         // A value of the type that the parameter has, where this server knows it.
         body[&name] = match name.as_str() {
-            "store" => true.into(),
+            "store" | "background" | "truncate" | "insecure" => true.into(),
+            "seqId" => 1.into(),
             "images" => json!(["x"]),
             "context" => json!([1]),
             "n_indent" | "n_probs" | "prompt_logprobs" => 1.into(),

@@ -1,8 +1,15 @@
 //! Ollama's dialect.
 
+use std::{sync::Arc, time::Duration};
+
+use kolosal_server::{
+    hub::{Hub, HubConfig},
+    server::Options,
+};
 use serde_json::{Value, json};
 
 use super::harness::Server;
+use crate::hub;
 
 /// The objects of an answer, one a line.
 async fn lines(server: &Server, path: &str, body: &Value) -> Vec<Value> {
@@ -262,6 +269,10 @@ async fn failures_are_a_sentence() {
         ("/api/embed", json!({"model": "e", "input": ""}), 400, "input[0]"),
         ("/api/show", json!({"model": "f"}), 404, "f"),
         ("/api/pull", json!({"model": "f"}), 503, "store"),
+        ("/api/push", json!({"model": "f"}), 404, "/api/push"),
+        ("/api/copy", json!({"source": "f", "destination": "g"}), 404, "f"),
+        ("/api/copy", json!({"source": "e", "destination": "e"}), 409, "e"),
+        ("/api/embeddings", json!({"model": "e", "prompt": ""}), 400, "input[0]"),
     ];
     for (path, body, status, word) in cases {
         let reply = server.post(path, body.to_string()).await;
@@ -273,4 +284,90 @@ async fn failures_are_a_sentence() {
     let parts =
         lines(&server, "/api/generate", &json!({"model": "e", "prompt": "#", "raw": true})).await;
     assert!(parts.last().is_some_and(|last| last["error"].is_string()), "{parts:?}");
+}
+
+#[tokio::test]
+async fn models_are_pulled_copied_and_deleted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let body = hub::model_file(300_000, 0);
+    let bytes = body.len();
+    let files = hub::server::Server::start(move |request, _| {
+        hub::server::Reply::file(request, &body, "\"1\"")
+    })
+    .await;
+    let config = || HubConfig {
+        allow_private_addresses: true,
+        retry_backoff: Duration::from_millis(1),
+        ..HubConfig::new(dir.path().join("models"))
+    };
+    let serve = || {
+        let hub = Some(Arc::new(Hub::new(config()).expect("a hub")));
+        Server::with(Options { hub, ..Options::default() }, |app| app)
+    };
+    let server = serve();
+    let name = files.url("m.gguf").to_string();
+    let parts = lines(&server, "/api/pull", &json!({"model": format!("{name}:latest")})).await;
+    assert_eq!(parts[0], json!({"status": "pulling manifest"}));
+    assert_eq!(parts.last(), Some(&json!({"status": "success"})));
+    let done = &parts[parts.len() - 2];
+    assert_eq!((&done["digest"], &done["total"]), (&json!("m.gguf"), &json!(bytes)));
+    assert_eq!(done["completed"], bytes);
+    let answer = one(&server, "/api/pull", &json!({"name": name, "stream": false})).await;
+    assert_eq!(answer, json!({"status": "success"}));
+    assert_eq!(files.seen().len(), 1, "what is here is not fetched again");
+
+    let copied = one(&server, "/api/copy", &json!({"source": name, "destination": "c"})).await;
+    assert_eq!(copied, json!({"status": "success"}));
+    for model in [&name, "c", "c:latest"] {
+        one(&server, "/api/show", &json!({"model": model})).await;
+    }
+    // Another process finds what was pulled, by its name.
+    let other = serve();
+    one(&other, "/api/show", &json!({"model": name})).await;
+
+    let stored = || Hub::new(config()).expect("a hub").list().len();
+    for (model, files_left) in [("c", 1), (name.as_str(), 0)] {
+        let body = json!({"model": model}).to_string();
+        let reply = server.send("DELETE", "/api/delete", body.clone()).await;
+        assert_eq!((reply.status, stored()), (200, files_left), "{}", reply.text);
+        assert_eq!(server.send("DELETE", "/api/delete", body).await.status, 404);
+    }
+    for (body, status, word) in [
+        (json!({"model": "no-such-model"}), 404, "catalogue"),
+        (json!({"model": "/etc/passwd"}), 400, "path"),
+        (json!({"model": "m", "insecure": true}), 400, "insecure"),
+        (json!({}), 400, "model"),
+    ] {
+        let body = json!({"stream": false})
+            .as_object()
+            .unwrap()
+            .clone()
+            .into_iter()
+            .chain(body.as_object().unwrap().clone())
+            .collect::<serde_json::Map<_, _>>();
+        let reply = server.post("/api/pull", Value::Object(body).to_string()).await;
+        let error = reply.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(reply.status == status && error.contains(word), "{word}: {}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn the_older_route_embeds_one_text() {
+    let server = Server::scripted();
+    server.load_from("e", "tiny").await;
+    let whole = one(&server, "/api/embed", &json!({"model": "e", "input": "a b"})).await;
+    let single = one(&server, "/api/embeddings", &json!({"model": "e", "prompt": "a b"})).await;
+    assert_eq!(single, json!({"embedding": whole["embeddings"][0]}));
+}
+
+#[tokio::test]
+async fn clients_see_that_somebody_is_there() {
+    let server = Server::new();
+    assert_eq!(server.send("HEAD", "/", "").await.status, 200);
+    let reply = server.request("GET", "/", &[("accept", "application/json")], "").await;
+    assert_eq!((reply.status, reply.text.as_str()), (200, "Ollama is running"));
+    for accept in ["text/html,application/xhtml+xml", "*/*"] {
+        let reply = server.request("GET", "/", &[("accept", accept)], "").await;
+        assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"), "{accept}");
+    }
 }

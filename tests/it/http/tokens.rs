@@ -165,3 +165,18 @@ async fn the_model_may_be_left_out_when_there_is_one() {
     let reply = server.post("/tokenize", json!({"content": "a", "model": "g"}).to_string()).await;
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (404, &json!("model_not_found")));
 }
+
+#[tokio::test]
+async fn a_chat_is_counted_as_it_is_read() {
+    let server = Server::new();
+    server.load("e").await;
+    let body = json!({
+        "model": "e", "max_tokens": 1, "messages": [{"role": "user", "content": "hello"}],
+    });
+    let answer = server.post("/v1/chat/completions", body.to_string()).await.json();
+    for path in ["/v1/chat/completions/input_tokens", "/chat/completions/input_tokens"] {
+        let counted = server.post(path, body.to_string()).await.json();
+        let tokens = &answer["usage"]["prompt_tokens"];
+        assert_eq!(counted, json!({"object": "response.input_tokens", "input_tokens": tokens}));
+    }
+}

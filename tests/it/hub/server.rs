@@ -11,52 +11,52 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A request as the server saw it; header names are lower case.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) path: String,
-    pub(super) headers: HashMap<String, String>,
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) headers: HashMap<String, String>,
 }
 
 impl Seen {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 }
 
 /// An answer, honest or not.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
     /// Close the connection after so many bytes of the body.
-    pub(super) cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
     /// Say nothing more after the body, and keep the connection.
-    pub(super) hang: bool,
+    pub(crate) hang: bool,
     /// Leave out the length.
-    pub(super) unsized_body: bool,
+    pub(crate) unsized_body: bool,
 }
 
 impl Reply {
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self { status, ..Self::default() }
     }
 
-    pub(super) fn ok(body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, body: body.into(), ..Self::default() }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    pub(super) fn cut(mut self, at: usize) -> Self {
+    pub(crate) fn cut(mut self, at: usize) -> Self {
         self.cut = Some(at);
         self
     }
 
     /// What an honest server answers: a part if the tag still fits, else the whole file.
-    pub(super) fn file(request: &Seen, body: &[u8], etag: &str) -> Self {
+    pub(crate) fn file(request: &Seen, body: &[u8], etag: &str) -> Self {
         let start =
             request.header("range").strip_prefix("bytes=").and_then(|r| r.strip_suffix('-'));
         let start: Option<usize> = start.and_then(|s| s.parse().ok());
@@ -76,13 +76,13 @@ impl Reply {
 }
 
 /// A web server on the loopback interface; the answer depends on the request and its number.
-pub(super) struct Server {
-    pub(super) address: String,
+pub(crate) struct Server {
+    pub(crate) address: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Server {
-    pub(super) async fn start(
+    pub(crate) async fn start(
         answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -97,11 +97,11 @@ impl Server {
         Self { address, seen }
     }
 
-    pub(super) fn url(&self, path: &str) -> Reference {
+    pub(crate) fn url(&self, path: &str) -> Reference {
         Reference::parse(&format!("http://{}/{path}", self.address)).unwrap()
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 }
