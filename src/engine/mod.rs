@@ -147,7 +147,7 @@ impl Engine {
     /// The request is over a limit of the model, the engine is full, or it takes nothing more.
     pub fn submit(&self, request: Request) -> Result<Job, Error> {
         request.validate(&self.shared.spec)?;
-        self.queue(Work::Generate(request))
+        self.queue(request.into())
     }
 
     /// Queues a request for an embedding, which is in the result of the finished job.

@@ -31,13 +31,13 @@ const MAX_RUNNING_FOR_DRAFTS: usize = 4;
 /// What a job is for.
 #[derive(Debug)]
 pub enum Work {
-    Generate(Request),
+    Generate(Box<Request>),
     Embed(EmbedRequest),
 }
 
 impl From<Request> for Work {
     fn from(request: Request) -> Self {
-        Self::Generate(request)
+        Self::Generate(Box::new(request))
     }
 }
 
@@ -145,7 +145,7 @@ impl Worker {
         let Submission { id, work, writer } = submission;
         let spec = self.runner.spec();
         let (mut request, pooler, second_from) = match work {
-            Work::Generate(request) => (request, None, None),
+            Work::Generate(request) => (*request, None, None),
             Work::Embed(request) => {
                 let second_from = request.second_from;
                 let pooler = Pooler::new(spec.pooling, spec.hidden);

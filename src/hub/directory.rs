@@ -21,7 +21,7 @@ const WANTED: [&str; 6] = [
 /// no such model.
 pub(super) fn choose(names: &[&str]) -> Option<Vec<String>> {
     let has = |name: &&str| names.contains(name);
-    if !NEEDED.iter().all(|name| has(&name)) {
+    if !NEEDED.iter().all(has) {
         return None;
     }
     let mut files: Vec<String> = if has(&WHOLE) {

@@ -70,7 +70,9 @@ impl Quantize {
     /// Whether a matrix with rows of `k` values is brought to this type.
     pub(super) fn takes(self, name: &str, ty: GgmlType, k: usize) -> bool {
         let is_float = matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
-        is_float && k % self.ty().block_len() == 0 && !KEPT.iter().any(|kept| name.contains(kept))
+        is_float
+            && k.is_multiple_of(self.ty().block_len())
+            && !KEPT.iter().any(|kept| name.contains(kept))
     }
 
     /// Whether a tensor of a file is one of them.

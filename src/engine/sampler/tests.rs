@@ -176,8 +176,8 @@ fn logprobs_are_taken_before_bans() {
     assert_eq!(logprobs.top.iter().map(|top| top.0).collect::<Vec<_>>(), [1, 0, 2]);
 }
 
-fn temperature_last(stages: &[Stage]) -> Option<Vec<Stage>> {
-    Some(stages.iter().copied().chain([Stage::Temperature]).collect())
+fn temperature_last(stages: &[Stage]) -> Vec<Stage> {
+    stages.iter().copied().chain([Stage::Temperature]).collect()
 }
 
 /// What is left of a row, by 400 draws.
@@ -218,7 +218,7 @@ fn each_stage_keeps_what_its_definition_says() {
         (Sampling { xtc, top_k: 1, ..base() }, &[ExcludeTop, TopK], &[2]),
     ];
     for (sampling, stages, expected) in cases {
-        let sampling = Sampling { order: temperature_last(stages), ..sampling };
+        let sampling = Sampling { order: Some(temperature_last(stages)), ..sampling };
         assert_eq!(drawn(sampling.clone(), &row), expected, "{sampling:?}");
     }
 }

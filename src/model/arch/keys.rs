@@ -90,7 +90,7 @@ impl Keys<'_> {
         };
         let values = values.ok_or_else(|| ModelError::MissingKey(key.to_owned()))?;
         if values.len() < layers || values.iter().any(|value| !value.is_finite()) {
-            let problem = format!("{} finite values are needed, one a layer", layers);
+            let problem = format!("{layers} finite values are needed, one a layer");
             return Err(ModelError::BadKey { key: key.to_owned(), problem });
         }
         Ok(values)

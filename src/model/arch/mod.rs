@@ -199,7 +199,7 @@ fn check_attention(spec: &ModelSpec, attn: &AttnSpec) -> Result<(), ModelError> 
     limit("kv head count", attn.kv_heads, 1024)?;
     limit("head dimension", attn.head_dim, 4096)?;
     limit("value dimension", attn.value_dim, 4096)?;
-    if attn.heads % attn.kv_heads != 0 {
+    if !attn.heads.is_multiple_of(attn.kv_heads) {
         return Err(ModelError::Limit(format!(
             "head count {} is no multiple of kv head count {}",
             attn.heads, attn.kv_heads
@@ -236,7 +236,9 @@ fn check_experts(moe: &MoeSpec) -> Result<(), ModelError> {
     limit("width of the shared experts", moe.shared_width.unwrap_or(1), 1 << 20)?;
     let Some(groups) = moe.groups else { return Ok(()) };
     limit("used expert group count", groups.used, groups.count)?;
-    if moe.experts % groups.count != 0 || moe.experts / groups.count * groups.used < moe.used {
+    if !moe.experts.is_multiple_of(groups.count)
+        || moe.experts / groups.count * groups.used < moe.used
+    {
         return Err(ModelError::Limit(format!(
             "{} experts do not fit {} groups of which {} are used",
             moe.experts, groups.count, groups.used

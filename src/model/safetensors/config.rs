@@ -344,7 +344,7 @@ fn rope_of(
     if let Some(base) = rope.opt_f32("rope_theta")? {
         keys.set("rope.freq_base", base);
     }
-    if rope.get("partial_rotary_factor").and_then(|factor| factor.as_f64()).unwrap_or(1.0) != 1.0 {
+    if rope.get("partial_rotary_factor").and_then(serde_json::Value::as_f64).unwrap_or(1.0) != 1.0 {
         return Err(rope.bad("partial_rotary_factor", "it is not supported here"));
     }
     let kind = rope.opt_str("rope_type")?.or(rope.opt_str("type")?).unwrap_or("default");

@@ -16,7 +16,7 @@ pub(super) enum Change {
 
 /// Rows of `bytes` with those of each head's second half between those of its first.
 pub(super) fn interleave(bytes: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
-    if heads == 0 || rows % (2 * heads) != 0 || bytes.len() % rows != 0 {
+    if heads == 0 || !rows.is_multiple_of(2 * heads) || !bytes.len().is_multiple_of(rows) {
         return None;
     }
     let (row, half) = (bytes.len() / rows, rows / heads / 2);

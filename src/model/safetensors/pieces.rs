@@ -138,12 +138,10 @@ impl Pieces {
     }
 
     pub(super) fn bert(&self) -> Result<Bert, GgufError> {
-        let step = match (self.normal("BertNormalizer"), self.pre("BertPreTokenizer")) {
-            (Some(step), Some(_)) => step,
-            _ => {
-                let problem = "WordPiece without BERT's normalizer and pre-tokenizer";
-                return Err(GgufError::malformed("tokenizer.json", problem));
-            }
+        let steps = (self.normal("BertNormalizer"), self.pre("BertPreTokenizer"));
+        let (Some(step), Some(_)) = steps else {
+            let problem = "WordPiece without BERT's normalizer and pre-tokenizer";
+            return Err(GgufError::malformed("tokenizer.json", problem));
         };
         for key in ["clean_text", "handle_chinese_chars"] {
             if step.flag(key)? == Some(false) {

@@ -24,6 +24,7 @@ use crate::{
 
 /// One object, or a stream of chunks.
 #[derive(ResponseContent)]
+#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
 pub(crate) enum ChatBody {
     Full(Json<ChatCompletion>),
     Stream(Events<ChatCompletionChunk>),

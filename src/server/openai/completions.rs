@@ -19,6 +19,7 @@ use crate::server::{
 
 /// One object, or a stream of them.
 #[derive(ResponseContent)]
+#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
 pub(crate) enum CompletionBody {
     Full(Json<Completion>),
     Stream(Events<Completion>),

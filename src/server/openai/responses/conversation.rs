@@ -46,7 +46,7 @@ struct Turn {
 
 impl Talk {
     fn message(&mut self, message: &ResponsesMessage) {
-        let parts: Vec<_> = message.content.iter().map(|part| part.text()).collect();
+        let parts: Vec<_> = message.content.iter().map(super::items::ResponsesPart::text).collect();
         let text = parts.join("\n");
         match message.role {
             ItemRole::Assistant => self.turn.texts.push(text),

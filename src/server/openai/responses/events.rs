@@ -171,6 +171,7 @@ pub(crate) struct ResponsesArgumentsDone {
 #[derive(Clone, Debug, Serialize, Union)]
 #[serde(untagged)]
 #[oai(one_of)]
+#[expect(clippy::large_enum_variant, reason = "moved once when it is sent, never kept")]
 pub(crate) enum ResponsesEvent {
     Life(ResponsesLifeEvent),
     Item(ResponsesItemEvent),

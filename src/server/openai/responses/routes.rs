@@ -37,6 +37,7 @@ const LISTED: usize = 20;
 
 /// One object, or a stream of events.
 #[derive(ResponseContent)]
+#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
 pub(crate) enum ResponseBody {
     Full(Json<ResponseObject>),
     Stream(Events<ResponsesEvent>),

@@ -200,10 +200,10 @@ impl ResponseStore {
         inner.shrink(&self.limits);
         let mut turns = Vec::new();
         let mut next = Some(id.to_owned());
-        while let Some(id) = next {
+        while let Some(id) = next.take() {
             let stored = inner.touch(caller, &id).ok_or_else(|| lost(&id))?;
             turns.push(stored.input.iter().chain(&stored.response.output).cloned().collect());
-            next = stored.response.previous_response_id.clone();
+            next.clone_from(&stored.response.previous_response_id);
         }
         turns.reverse();
         Ok(turns.into_iter().flat_map(|turn: Vec<_>| turn).collect())
