@@ -239,6 +239,26 @@ def responses(client, model):
     followed = client.responses.create(model=model, previous_response_id=called.id, input=[result], max_output_tokens=5)
     check("a conversation goes on", followed.previous_response_id == called.id and followed.output, followed)
 
+    loop = [{"role": "developer", "content": "be short"}, {"role": "user", "content": "Weather in Paris?"}]
+    for choice in ("required", "none"):
+        turn = client.responses.create(**{**question, "input": loop}, tool_choice=choice, store=False)
+        for item in turn.output:
+            loop.append(item.model_dump(exclude_none=True))
+            if item.type == "function_call":
+                loop.append({**result, "call_id": item.call_id})
+    check("a loop without the store ends with words", loop[-1]["type"] == "message", loop)
+
+    running = client.responses.create(model=model, input="Tell a long story.", max_output_tokens=900, stream=True)
+    for number, event in enumerate(running):
+        if event.type == "response.created":
+            begun = event.response.id
+        if number == 6:
+            status = client.responses.retrieve(begun).status
+            check("a stream is in progress", status == "in_progress", status)
+            check("and can be cancelled", client.responses.cancel(begun).status == "cancelled")
+    ended = client.responses.retrieve(begun)
+    check("it ends early", event.response.status == ended.status == "cancelled", ended)
+
     check("a response can be asked for", client.responses.retrieve(answer.id).output_text == answer.output_text)
     items = client.responses.input_items.list(answer.id).data
     check("and what it answers", items[0].content[0].text == "Say hello.", items)
