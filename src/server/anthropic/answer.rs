@@ -95,8 +95,16 @@ pub(crate) struct CacheCreation {
     pub ephemeral_1h_input_tokens: u32,
 }
 
-/// Tokens that a request took.
+/// About the generated tokens.
 #[derive(Clone, Copy, Debug, Serialize, Object)]
+#[oai(rename = "AnthropicOutputTokensDetails")]
+pub(crate) struct ThinkingTokens {
+    /// Of thinking that precedes the answer.
+    pub thinking_tokens: u32,
+}
+
+/// Tokens that a request took.
+#[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct MessageUsage {
     /// Tokens of the prompt that were computed.
     pub input_tokens: u32,
@@ -107,17 +115,27 @@ pub(crate) struct MessageUsage {
     /// Always 0.
     pub cache_creation_input_tokens: u32,
     pub cache_creation: CacheCreation,
+    pub output_tokens_details: ThinkingTokens,
+    /// Always null: the server runs no tools.
+    #[oai(nullable)]
+    pub server_tool_use: Option<FreeObject>,
+    /// Always null: the server is where it is.
+    #[oai(nullable)]
+    pub inference_geo: Option<String>,
     pub service_tier: UsedTier,
 }
 
 impl MessageUsage {
-    pub(super) fn new(usage: engine::Usage) -> Self {
+    pub(super) fn new(usage: engine::Usage, thinking_tokens: u32) -> Self {
         Self {
             input_tokens: usage.prompt_tokens.saturating_sub(usage.cached_tokens),
             output_tokens: usage.completion_tokens,
             cache_read_input_tokens: usage.cached_tokens,
             cache_creation_input_tokens: 0,
             cache_creation: CacheCreation::default(),
+            output_tokens_details: ThinkingTokens { thinking_tokens },
+            server_tool_use: None,
+            inference_geo: None,
             service_tier: UsedTier::Standard,
         }
     }
@@ -138,6 +156,12 @@ pub(crate) struct AnthropicAnswer {
     /// The string of `stop_sequences` that ended the answer.
     #[oai(nullable)]
     pub stop_sequence: Option<String>,
+    /// Always null: models do not refuse in a way of their own.
+    #[oai(nullable)]
+    pub stop_details: Option<FreeObject>,
+    /// Always null: the server runs no tools.
+    #[oai(nullable)]
+    pub container: Option<FreeObject>,
     pub usage: MessageUsage,
 }
 
@@ -159,12 +183,15 @@ impl AnthropicAnswer {
             content: Vec::new(),
             stop_reason: None,
             stop_sequence: None,
-            usage: MessageUsage::new(usage),
+            stop_details: None,
+            container: None,
+            usage: MessageUsage::new(usage, 0),
         }
     }
 
     pub(super) fn new(id: &str, model: &str, collected: Collected) -> Self {
         let mut answer = Self::begin(id, model, collected.usage);
+        answer.usage.output_tokens_details.thinking_tokens = collected.reasoning_tokens;
         if let Some(choice) = collected.choices.into_iter().next() {
             answer.stop_reason = Some(stop_reason(choice.reason, choice.stop_string.is_some()));
             answer.stop_sequence.clone_from(&choice.stop_string);

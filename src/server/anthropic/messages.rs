@@ -20,6 +20,7 @@ use crate::server::{
 
 /// One object, or a stream of events.
 #[derive(ResponseContent)]
+#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
 pub(crate) enum MessageBody {
     Full(Json<AnthropicAnswer>),
     Stream(Events<MessageEvent>),

@@ -113,6 +113,12 @@ pub(crate) struct MessageEnd {
     /// The string of `stop_sequences` that ended the answer.
     #[oai(nullable)]
     pub stop_sequence: Option<String>,
+    /// Always null: models do not refuse in a way of their own.
+    #[oai(nullable)]
+    pub stop_details: Option<FreeObject>,
+    /// Always null: the server runs no tools.
+    #[oai(nullable)]
+    pub container: Option<FreeObject>,
 }
 
 /// The message is complete.
@@ -293,8 +299,14 @@ impl MessageStream {
             self.say(events);
         }
         self.close(events);
-        let delta = MessageEnd { stop_reason: reason, stop_sequence: finished.stop_string };
-        let usage = MessageUsage::new(self.running.generation.usage());
+        let delta = MessageEnd {
+            stop_reason: reason,
+            stop_sequence: finished.stop_string,
+            stop_details: None,
+            container: None,
+        };
+        let generation = &self.running.generation;
+        let usage = MessageUsage::new(generation.usage(), generation.reasoning_tokens());
         let kind = MessageDeltaKind::Only;
         events.push_back(MessageEvent::Delta(MessageDelta { r#type: kind, delta, usage }));
         events.push_back(MessageEvent::Stop(MessageStop { r#type: StopKind::Only }));

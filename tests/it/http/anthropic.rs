@@ -254,9 +254,12 @@ async fn tokens_are_counted_as_they_are_generated_from() {
     let again = ask(&server, &fields).await["usage"].clone();
     let cached = again["cache_read_input_tokens"].as_u64().unwrap();
     assert_eq!(again["input_tokens"].as_u64().unwrap() + cached, usage["input_tokens"]);
-    for (name, value) in
-        [("cache_creation_input_tokens", json!(0)), ("service_tier", json!("standard"))]
-    {
+    for (name, value) in [
+        ("cache_creation_input_tokens", json!(0)),
+        ("service_tier", json!("standard")),
+        ("output_tokens_details", json!({"thinking_tokens": 0})),
+        ("server_tool_use", Value::Null),
+    ] {
         assert_eq!(usage[name], value);
     }
 }
