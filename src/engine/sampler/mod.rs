@@ -4,7 +4,7 @@
 //! taken; then come the bans of stop tokens before `min_tokens` and of sequences, and the constraint's
 //! mask. The choice follows by the stages of [`Sampling::order`]. Where none is asked for and nothing
 //! is wanted beyond temperature, `top_k`, `top_p` and `min_p`, the vocabulary is not sorted
-//! ([`draw`]); otherwise all tokens are candidates ([`candidates`]) and each stage makes them fewer.
+//! (`draw`); otherwise all tokens are candidates (`candidates`) and each stage makes them fewer.
 //! Mirostat takes the place of all truncations.
 //!
 //! Each token takes one number from the sequence's own generator, and before it another one where XTC

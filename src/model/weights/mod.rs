@@ -20,7 +20,7 @@ pub struct Weights<O: Ops> {
     pub ropes: Vec<O::Rope>,
 }
 
-/// See [`HeadSpec`].
+/// See [`HeadSpec`](super::spec::HeadSpec).
 pub enum Head<O: Ops> {
     Logits { norm: Norm<O::Vector>, out: O::Linear },
     None,
