@@ -2,7 +2,7 @@
 
 Without names all of them run; `--install` only installs. Each has what it needs installed below target/suites by pip and npm, and
 gets a server that is started here and stopped afterwards. KOLOSAL_TEST_MODEL is SmolLM2 or another
-instruction model as a GGUF file; KOLOSAL_PROGRAM is the server, target/debug/kolosal if it is not set.
+instruction model as a GGUF file; KOLOSAL_TEST_PROGRAM is the server, target/debug/kolosal if it is not set.
 """
 
 import os
@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 WORK = TARGET / "suites"
-PROGRAM = os.environ.get("KOLOSAL_PROGRAM", str(TARGET / "debug" / "kolosal"))
+PROGRAM = os.environ.get("KOLOSAL_TEST_PROGRAM", str(TARGET / "debug" / "kolosal"))
 # Seconds that one suite may take; reached by broken programs only.
 PATIENCE = 900
 
