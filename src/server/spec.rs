@@ -238,6 +238,10 @@ fn tighten(document: &mut Value) {
         if !always.is_empty() {
             schema["required"] = always.into();
         }
+        // poem-openapi does not say it of entries: the first token of a prompt has no probability.
+        if let Some(entries) = schema.pointer_mut("/properties/prompt_logprobs/items") {
+            entries["nullable"] = true.into();
+        }
     }
 }
 
