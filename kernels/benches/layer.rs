@@ -12,7 +12,7 @@ use kolosal_kernels::attention::{
     AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvShape, SpanRef, attention,
     kv_write,
 };
-use kolosal_kernels::linear::{Acts, Packed, linear};
+use kolosal_kernels::linear::{Acts, Packed, gated, linear};
 use kolosal_kernels::memory::{Floats, HalfPool};
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{GgmlType, quantize};
@@ -182,19 +182,18 @@ struct Step {
     cache: HalfPool,
     scratch: AttnScratch,
     acts: Acts,
+    hidden_acts: Acts,
     x: Floats,
     q: Floats,
     k: Floats,
     v: Floats,
     mixed: Floats,
     out: Floats,
-    gate: Floats,
-    up: Floats,
 }
 
 impl Step {
     fn new(load: &Load, model: &Model) -> Self {
-        let Shape { hidden, heads, kv_heads, head_dim, ffn, layers } = model.shape;
+        let Shape { hidden, heads, kv_heads, head_dim, layers, .. } = model.shape;
         let (rows, kv_len) = (load.sequences * load.rows, load.before + load.rows);
         let per_sequence = kv_len.div_ceil(BLOCK);
         let shape = KvShape { kv_heads, head_dim_k: head_dim, head_dim_v: head_dim };
@@ -222,37 +221,31 @@ impl Step {
             layouts,
             scratch: AttnScratch::new(),
             acts: Acts::for_quantised(),
+            hidden_acts: Acts::for_quantised(),
             x: Floats::from(noise(rows * hidden)),
             q: floats(heads * head_dim),
             k: floats(kv_heads * head_dim),
             v: floats(kv_heads * head_dim),
             mixed: floats(heads * head_dim),
             out: floats(hidden),
-            gate: floats(ffn),
-            up: floats(ffn),
         }
     }
 
     fn run(&mut self, model: &Model, pool: &Pool, clock: &mut Clock) {
-        let Shape { hidden, ffn, .. } = model.shape;
+        let Shape { hidden, .. } = model.shape;
         let rows = self.rows;
         for (index, layer) in model.layers.iter().enumerate() {
             self.attention(model, (index, layer), pool, clock);
-            let Self { acts, x, out, gate, up, .. } = self;
+            let Self { acts, hidden_acts, x, out, .. } = self;
             clock.time("add", || elementwise::add_scaled(x, out, 0.01, pool));
             let input = Rows::new(x, rows, hidden);
             clock.time("norm", || acts.set_rms_norm(input, &model.norm, EPS, pool));
+            let weights = [&layer.gate, &layer.up];
             clock.time("gate+up", || {
-                let outs = [RowsMut::new(gate, rows, ffn), RowsMut::new(up, rows, ffn)];
-                let [gate, up] = outs;
-                linear(acts, &mut [(&layer.gate, gate), (&layer.up, up)], pool);
-            });
-            clock.time("glu", || {
-                let (gate, up) = (Rows::new(gate, rows, ffn), Rows::new(up, rows, ffn));
-                acts.set_glu(gate, up, Activation::Silu, pool);
+                assert!(gated(acts, weights, Activation::Silu, hidden_acts, pool), "whole blocks");
             });
             clock.time("down", || {
-                linear(acts, &mut [(&layer.down, RowsMut::new(out, rows, hidden))], pool);
+                linear(hidden_acts, &mut [(&layer.down, RowsMut::new(out, rows, hidden))], pool);
             });
             clock.time("add", || elementwise::add_scaled(x, out, 0.01, pool));
         }

@@ -7,7 +7,8 @@
 //! - `format`: the packed formats, and how kernels read them
 //! - `kernel`, `float`: the products, written once for all formats and tiers
 //! - `dot`, `dot_*`: the integer instructions of each tier; `tiers`: the choice among them
-//! - `pack`: from file to panels; `acts`: from floats to int8
+//! - `pack`: from file to panels; `acts`, `quantise`: from floats to int8
+//! - `gated`: two products, what comes between them and the next, and its quantisation in one
 
 mod acts;
 mod dot;
@@ -18,15 +19,18 @@ mod dot_portable;
 mod dot_x86;
 mod float;
 mod format;
+mod gated;
 mod kernel;
 mod pack;
 mod packed;
+mod quantise;
 mod tiers;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 pub use acts::Acts;
+pub use gated::gated;
 pub use packed::{PackError, Packed};
 
 use self::acts::{BLOCK_BYTES, TILE};
@@ -137,23 +141,15 @@ impl Product<'_> {
             tier: self.tier,
             columns: tiers::columns(self.tier),
             acts: self.acts,
+            first_out: tiles.start * TILE,
             tiles,
             out: matrix.out,
             first_row: panel * PANEL,
             num_rows: PANEL.min(weights.n() - panel * PANEL),
             table: weights.table(),
         };
-        let bytes = weights.panel(panel).as_ptr();
-        let num_steps = weights.num_steps();
-        with_format!(weights.packing, T => {
-            // SAFETY: the panel is `num_steps` steps of `T`; outputs by the caller's promise.
-            unsafe { task.codes::<T>(bytes, num_steps) }
-        }, U => {
-            task.each_tile(&Part::whole(bytes, num_steps), |columns, tile| {
-                // SAFETY: as above, with `U`.
-                unsafe { float::multiply::<U>(self.tier, columns, tile) };
-            });
-        });
+        // SAFETY: the caller's promise.
+        unsafe { task.run(weights, panel) };
     }
 }
 
@@ -181,6 +177,9 @@ struct Task<'a> {
     acts: &'a Acts,
     tiles: Range<usize>,
     out: SharedRows<'a>,
+    /// Row of `out` for the first column of the first tile.
+    first_out: usize,
+    /// Column of `out` for the first row of the panel.
     first_row: usize,
     num_rows: usize,
     table: *const u8,
@@ -218,6 +217,22 @@ impl Part {
 }
 
 impl Task<'_> {
+    /// # Safety
+    /// `self` must be made for this panel of `weights`; no one else may access the outputs.
+    unsafe fn run(&self, weights: &Packed, panel: usize) {
+        let bytes = weights.panel(panel).as_ptr();
+        let num_steps = weights.num_steps();
+        with_format!(weights.packing, T => {
+            // SAFETY: the panel is `num_steps` steps of `T`; outputs by the caller's promise.
+            unsafe { self.codes::<T>(bytes, num_steps) }
+        }, U => {
+            self.each_tile(&Part::whole(bytes, num_steps), |columns, tile| {
+                // SAFETY: as above, with `U`.
+                unsafe { float::multiply::<U>(self.tier, columns, tile) };
+            });
+        });
+    }
+
     /// With few columns, codes are unpacked in the kernel: weights are read once and memory is
     /// the limit. With many, a part of the panel at a time is unpacked, and the next part fetched
     /// meanwhile.
@@ -300,7 +315,7 @@ impl Task<'_> {
                     floats: tile.floats,
                     width: tile.width,
                     first,
-                    out: self.out.ptr(index * TILE + first, self.first_row),
+                    out: self.out.ptr(self.first_out + column, self.first_row),
                     stride: self.out.stride(),
                     num_rows: self.num_rows,
                     sums: part.sums.wrapping_add(column * PANEL),
