@@ -18,6 +18,28 @@ use crate::detect::Tier;
 use crate::memory::prefetch;
 use crate::simd::Simd;
 
+/// Weights that will be wanted soon, which are fetched while others are multiplied.
+#[derive(Clone, Copy)]
+pub(super) struct Fetch {
+    /// Bytes from what is multiplied to what is fetched.
+    pub ahead: usize,
+    /// Where the weights end that the thread will want.
+    pub end: *const u8,
+}
+
+impl Fetch {
+    pub(super) const NONE: Fetch = Fetch { ahead: 0, end: std::ptr::null() };
+
+    /// Fetches what lies ahead of the `len` bytes at `w`.
+    #[inline(always)]
+    pub(super) fn at(self, w: *const u8, len: usize) {
+        let start = w.wrapping_add(self.ahead);
+        if start < self.end {
+            prefetch(start, len);
+        }
+    }
+}
+
 /// One panel against some columns of one tile of activations.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
@@ -40,8 +62,8 @@ pub(super) struct Tile {
     pub stride: usize,
     /// Rows of the panel that exist.
     pub num_rows: usize,
-    /// Bytes from a step to one that will be wanted soon, which is fetched meanwhile; 0 = none.
-    pub ahead: usize,
+    /// Of the weights that follow.
+    pub fetch: Fetch,
     /// 16 floats a column that hold sums from one part of a panel's columns to the next, from the
     /// first wanted column on; never followed if both of the below are true.
     pub sums: *mut f32,
@@ -181,10 +203,9 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             part: 4 * t.width,
         };
         for _ in 0..t.num_steps {
-            if C > 2 && t.ahead != 0 {
-                prefetch(w.wrapping_add(t.ahead), T::BYTES);
-            }
             for j in 0..T::SUB_BLOCKS {
+                let share = T::BYTES / T::SUB_BLOCKS;
+                t.fetch.at(w.wrapping_add(share * j), share);
                 if T::HAS_HALVES {
                     halves::<D, T, C>(d, w, j, block, table, &mut sums);
                 } else {
