@@ -10,6 +10,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -129,8 +130,8 @@ impl Pool {
         let threads = self.threads();
         let slots = &self.shared.slots[..threads];
         for (thread, slot) in slots.iter().enumerate() {
-            let (start, end) = (items * thread / threads, items * (thread + 1) / threads);
-            slot.items.store(pack(start, end), Ordering::Relaxed);
+            let run = Pool::run(items, thread, threads);
+            slot.items.store(pack(run.start, run.end), Ordering::Relaxed);
         }
         self.run_region(&|thread: usize| {
             while let Some(item) = take_first(&slots[thread].items) {
@@ -143,6 +144,11 @@ impl Pool {
                 }
             }
         });
+    }
+
+    /// The items that `thread` of `threads` begins with.
+    pub(crate) fn run(items: usize, thread: usize, threads: usize) -> Range<usize> {
+        items * thread / threads..items * (thread + 1) / threads
     }
 
     /// Claims the pool, or None when a region is running.

@@ -4,14 +4,13 @@
 //! quantised: between two products no floats go through memory, and no thread waits for another.
 
 use std::cell::RefCell;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use super::acts::{Acts, BLOCK_BYTES, TILE};
 use super::packed::{PANEL, Packed, SharedBytes};
 use super::quantise::GatedBlock;
 use super::tiers::{self, dispatch};
-use super::{Grid, Task};
+use super::{Grid, Item, Task, panels_at_once};
 use crate::activation::Activation;
 use crate::detect::{self, Tier};
 use crate::memory::Floats;
@@ -58,8 +57,8 @@ pub fn gated(
         spoiled: &spoiled,
     };
     let grid = Grid::new(n / BLOCK, acts.num_tiles(), pool.threads());
-    pool.for_each(grid.items(), |_, item| {
-        let (blocks, tiles) = grid.item(item);
+    pool.for_each(grid.items(), |thread, index| {
+        let Item { panels: blocks, tiles, wanted_end } = grid.item(index, thread);
         // With few rows many blocks at a time, so that the weights of a matrix are a long stream.
         let num_tiles = tiles.len().min(MAX_PRODUCTS / (2 * BLOCK * TILE));
         let num_blocks = (MAX_PRODUCTS / (2 * BLOCK * TILE * num_tiles)).max(1);
@@ -68,7 +67,7 @@ pub fn gated(
             for first in tiles.clone().step_by(num_tiles) {
                 let tiles = first..tiles.end.min(first + num_tiles);
                 // SAFETY: items do not overlap and each is handed out once.
-                unsafe { work.run(blocks.clone(), tiles) };
+                unsafe { work.run(&Item { panels: blocks.clone(), tiles, wanted_end }) };
             }
         }
     });
@@ -102,34 +101,39 @@ impl Gated<'_> {
     ///
     /// # Safety
     /// No one else may access these blocks of these tiles.
-    unsafe fn run(&self, blocks: Range<usize>, tiles: Range<usize>) {
+    unsafe fn run(&self, item: &Item) {
         PRODUCTS.with_borrow_mut(|products| {
-            let first = tiles.start * TILE;
-            let rows = (tiles.end * TILE).min(self.acts.rows()) - first;
-            let len = blocks.len() * BLOCK;
+            let first = item.tiles.start * TILE;
+            let rows = (item.tiles.end * TILE).min(self.acts.rows()) - first;
+            let len = item.panels.len() * BLOCK;
             products.resize(rows * 2 * len);
             // SAFETY: the caller's promise.
             unsafe {
-                self.multiply(&blocks, &tiles, RowsMut::new(products, rows, 2 * len));
-                self.finish(&blocks, &tiles, Rows::new(products, rows, 2 * len));
+                self.multiply(item, RowsMut::new(products, rows, 2 * len));
+                self.finish(item, Rows::new(products, rows, 2 * len));
             }
         });
     }
 
-    unsafe fn multiply(&self, blocks: &Range<usize>, tiles: &Range<usize>, mut out: RowsMut<'_>) {
+    unsafe fn multiply(&self, item: &Item, mut out: RowsMut<'_>) {
         let out = out.shared();
         for (index, weights) in self.matrices.iter().enumerate() {
-            for (i, panel) in (blocks.start * PANELS..blocks.end * PANELS).enumerate() {
+            let first = item.panels.start * PANELS;
+            let last = item.panels.end * PANELS;
+            let count = panels_at_once(self.tier, weights, self.acts.rows(), PANELS);
+            for panel in (first..last).step_by(count) {
                 let task = Task {
                     tier: self.tier,
                     columns: tiers::columns(self.tier),
                     acts: self.acts,
-                    tiles: tiles.clone(),
+                    tiles: item.tiles.clone(),
                     out,
                     first_out: 0,
-                    first_row: index * blocks.len() * BLOCK + i * PANEL,
-                    num_rows: PANEL,
+                    first_row: index * item.panels.len() * BLOCK + (panel - first) * PANEL,
+                    panels: count,
+                    num_rows: count * PANEL,
                     table: weights.table(),
+                    wanted_end: weights.panels_end(item.wanted_end * PANELS),
                 };
                 // SAFETY: the products are this thread's; all panels have 16 rows.
                 unsafe { task.run(weights, panel) };
@@ -137,7 +141,8 @@ impl Gated<'_> {
         }
     }
 
-    unsafe fn finish(&self, blocks: &Range<usize>, tiles: &Range<usize>, products: Rows<'_>) {
+    unsafe fn finish(&self, item: &Item, products: Rows<'_>) {
+        let (blocks, tiles) = (&item.panels, &item.tiles);
         let stride = products.cols;
         for (nth, tile) in tiles.clone().enumerate() {
             let first = nth * TILE;
