@@ -349,8 +349,7 @@ pub(super) fn gated<O: Ops>(
     weights: &Gated<O>,
     act: ActSpec,
 ) -> Result<O::Tensor, ModelError> {
-    let [gate, up] = ops.linear(input, [&weights.gate, &weights.up])?;
-    let hidden = ops.glu_act(&gate, &up, act)?;
+    let hidden = ops.gated(input, [&weights.gate, &weights.up], act)?;
     let [out] = ops.linear(&hidden, [&weights.down])?;
     Ok(out)
 }

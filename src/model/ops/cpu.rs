@@ -360,6 +360,26 @@ impl Ops for CpuOps {
         }
     }
 
+    fn gated(
+        &mut self,
+        x: &CpuAct,
+        [gate, up]: [&CpuLinear; 2],
+        act: ActSpec,
+    ) -> Result<CpuAct, ModelError> {
+        if let (None, None, Some(act)) = (&gate.bias, &up.bias, activation(act)) {
+            let input = x.acts.as_ref().expect("acts are present until drop: this is a bug");
+            let mut is_done = false;
+            let out = self.prepared(|acts| {
+                is_done = linear::gated(input, [&gate.packed, &up.packed], act, acts, &self.pool);
+            });
+            if is_done {
+                return Ok(out);
+            }
+        }
+        let [gate, up] = self.linear(x, [gate, up])?;
+        self.glu_act(&gate, &up, act)
+    }
+
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
         if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
             let mut out = self.buffers.tensor(x.rows, x.cols);

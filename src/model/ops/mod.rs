@@ -102,6 +102,16 @@ pub trait Ops: Send + Sized {
         up: &Self::Tensor,
         act: ActSpec,
     ) -> Result<Self::Act, ModelError>;
+    /// `act(x · gateᵀ + bias) · (x · upᵀ + bias)`, prepared as an input.
+    fn gated(
+        &mut self,
+        x: &Self::Act,
+        gate_and_up: [&Self::Linear; 2],
+        act: ActSpec,
+    ) -> Result<Self::Act, ModelError> {
+        let [gate, up] = self.linear(x, gate_and_up)?;
+        self.glu_act(&gate, &up, act)
+    }
     /// `act(x)`, prepared as an input.
     fn unary_act(&mut self, x: &Self::Tensor, act: ActSpec) -> Result<Self::Act, ModelError>;
     /// The norm over each of `heads` equal parts of a row.
