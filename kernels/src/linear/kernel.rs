@@ -10,7 +10,7 @@
 
 use std::marker::PhantomData;
 
-use super::acts::BLOCK_BYTES;
+use super::acts::{BLOCK_BYTES, TILE};
 use super::dot::Dot;
 use super::format::{F, Format};
 use super::tiers::{Work, dispatch};
@@ -159,8 +159,8 @@ impl Block {
     }
 }
 
-/// Adds the products of the quads `$i` to the accumulators. With few columns two chains of
-/// additions run side by side. Unsafe: reads a step and a block.
+/// Adds the products of the quads `$i` to the accumulators. With few columns two chains of additions
+/// run side by side. Unsafe: reads a step and a block.
 macro_rules! quads {
     ($d:ident, $t:ident, $c:ident, $w:expr, $j:expr, $block:expr, $table:expr, $sums:ident, [$($i:literal),*]) => {
         $(
@@ -168,14 +168,50 @@ macro_rules! quads {
             for c in 0..$c {
                 let values = $d.broadcast($block.quants.add(32 * c + 4 * $i));
                 let chain = if $c <= 2 { ($i / 4 + $i) % 2 } else { 0 };
-                $sums[c][chain] = if $t::IS_FULL {
-                    $d.dot::<true>($sums[c][chain], codes, values)
-                } else {
-                    $d.dot::<false>($sums[c][chain], codes, values)
-                };
+                $sums[c][chain] = dot::<D, $t>($d, $sums[c][chain], codes, values);
             }
         )*
     };
+}
+
+/// The same for tiers that take columns two by two. Quad `$i` goes with the one after it.
+macro_rules! quad_pairs {
+    ($d:ident, $t:ident, $c:ident, $w:expr, $j:expr, $block:expr, $table:expr, $sums:ident, [$($i:literal),*]) => {
+        let mut pairs = [[$d.start($sums[0][0], 0); 2]; TILE / 2];
+        $(
+            let codes = [$t::codes($d, $w, $j, $i, $table), $t::codes($d, $w, $j, $i + 1, $table)];
+            let pair = if $t::IS_FULL {
+                $d.interleave::<true>(codes[0], codes[1])
+            } else {
+                $d.interleave::<false>(codes[0], codes[1])
+            };
+            for p in 0..$c / 2 {
+                let values = $block.quants.add(64 * p + 4 * $i);
+                let values = [values, values.add(32)];
+                pairs[p] = if $t::IS_FULL {
+                    $d.dot_pair::<true>(pairs[p], pair, values)
+                } else {
+                    $d.dot_pair::<false>(pairs[p], pair, values)
+                };
+            }
+            if $c % 2 == 1 {
+                for (quad, codes) in codes.into_iter().enumerate() {
+                    let values = $d.broadcast($block.quants.add(32 * ($c - 1) + 4 * ($i + quad)));
+                    $sums[$c - 1][0] = dot::<D, $t>($d, $sums[$c - 1][0], codes, values);
+                }
+            }
+        )*
+        for p in 0..$c / 2 {
+            for (i, sum) in $d.columns(pairs[p]).into_iter().enumerate() {
+                $sums[2 * p + i][0] = $d.add($sums[2 * p + i][0], sum);
+            }
+        }
+    };
+}
+
+#[inline(always)]
+fn dot<D: Dot, T: Format>(d: D, sum: D::I, codes: D::I, values: D::I) -> D::I {
+    if T::IS_FULL { d.dot::<true>(sum, codes, values) } else { d.dot::<false>(sum, codes, values) }
 }
 
 /// Adds the two chains.
@@ -244,7 +280,11 @@ unsafe fn whole<D: Dot, T: Format, const C: usize>(
             let sum = block.negated_sum(d, c);
             *chains = [d.start(sum, T::OFFSET), d.start(sum, 0)];
         }
-        quads!(d, T, C, w, j, block, table, chains, [0, 4, 1, 5, 2, 6, 3, 7]);
+        if D::HAS_PAIRS && C > 1 {
+            quad_pairs!(d, T, C, w, j, block, table, chains, [0, 4, 2, 6]);
+        } else {
+            quads!(d, T, C, w, j, block, table, chains, [0, 4, 1, 5, 2, 6, 3, 7]);
+        }
         let (scale, min) = T::scales(d, w, j, 0);
         for c in 0..C {
             let product = d.to_f32(joined::<D, C>(d, chains[c]));
@@ -272,13 +312,17 @@ unsafe fn halves<D: Dot, T: Format, const C: usize>(
     // SAFETY: within the step and the block.
     unsafe {
         macro_rules! half {
-            ($half:literal, $quads:tt) => {
+            ($half:literal, $quads:tt, $pairs:tt) => {
                 let mut chains = [[block.negated_sum(d, 0); 2]; C];
                 for (c, chains) in chains.iter_mut().enumerate() {
                     let sum = block.negated_half_sum(d, c, $half);
                     *chains = [d.start(sum, T::OFFSET), d.start(sum, 0)];
                 }
-                quads!(d, T, C, w, j, block, table, chains, $quads);
+                if D::HAS_PAIRS && C > 1 {
+                    quad_pairs!(d, T, C, w, j, block, table, chains, $pairs);
+                } else {
+                    quads!(d, T, C, w, j, block, table, chains, $quads);
+                }
                 let (scale, min) = T::scales(d, w, j, $half);
                 for c in 0..C {
                     let product = d.to_f32(joined::<D, C>(d, chains[c]));
@@ -294,8 +338,8 @@ unsafe fn halves<D: Dot, T: Format, const C: usize>(
                 }
             };
         }
-        half!(0, [0, 1, 2, 3]);
-        half!(1, [4, 5, 6, 7]);
+        half!(0, [0, 1, 2, 3], [0, 2]);
+        half!(1, [4, 5, 6, 7], [4, 6]);
         for c in 0..C {
             sums[c] = s.fma(parts[c], block.scale(d, c), sums[c]);
         }

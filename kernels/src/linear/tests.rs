@@ -150,7 +150,7 @@ impl Case {
 fn products_match_the_oracle() {
     let pool = Pool::new(2);
     for (ty, _, _) in TYPES {
-        for (m, n, steps) in [(1, 16, 1), (1, 33, 3), (3, 17, 2), (9, 50, 1), (20, 31, 2)] {
+        for (m, n, steps) in [(1, 16, 1), (1, 71, 3), (3, 17, 2), (9, 50, 1), (20, 31, 2)] {
             let case = Case::new(ty, (m, n, steps * ty.block_len().max(32)), &pool);
             let acts = case.acts(&pool);
             let got = product(&acts, &case.weights, &pool);
@@ -189,7 +189,7 @@ fn every_tier_gives_the_same_bits() {
     let pool = Pool::new(1);
     for (ty, _, _) in TYPES {
         for m in [1, 2, 3, 5, 8, 11, 17] {
-            let case = Case::new(ty, (m, 19, 2 * ty.block_len().max(32)), &pool);
+            let case = Case::new(ty, (m, 83, 2 * ty.block_len().max(32)), &pool);
             let all: Vec<Vec<u32>> = available()
                 .into_iter()
                 .map(|tier| {

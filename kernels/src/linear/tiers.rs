@@ -32,7 +32,10 @@ pub(super) fn dispatch<W: Work>(tier: Tier, work: W) -> W::Out {
         Tier::Avx2 => unsafe { run_avx2(work) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Tier::Neon => work.run(unsafe { Neon::new() }),
+        Tier::Neon => work.run(unsafe { Neon::<false>::new() }),
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Tier::NeonI8mm => work.run(unsafe { Neon::<true>::new() }),
         _ => work.run(Portable::<true>),
     }
 }
