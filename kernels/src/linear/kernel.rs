@@ -18,24 +18,23 @@ use crate::detect::Tier;
 use crate::memory::prefetch;
 use crate::simd::Simd;
 
-/// Weights that will be wanted soon, which are fetched while others are multiplied.
+/// Weights that will be wanted soon, which are fetched bit by bit while others are multiplied.
 #[derive(Clone, Copy)]
 pub(super) struct Fetch {
-    /// Bytes from what is multiplied to what is fetched.
-    pub ahead: usize,
-    /// Where the weights end that the thread will want.
+    pub next: *const u8,
+    /// Bytes to fetch with each sub-block.
+    pub len: usize,
     pub end: *const u8,
 }
 
 impl Fetch {
-    pub(super) const NONE: Fetch = Fetch { ahead: 0, end: std::ptr::null() };
+    pub(super) const NONE: Fetch = Fetch { next: std::ptr::null(), len: 0, end: std::ptr::null() };
 
-    /// Fetches what lies ahead of the `len` bytes at `w`.
     #[inline(always)]
-    pub(super) fn at(self, w: *const u8, len: usize) {
-        let start = w.wrapping_add(self.ahead);
-        if start < self.end {
-            prefetch(start, len);
+    pub(super) fn some(&mut self) {
+        if self.next < self.end {
+            prefetch(self.next, self.len);
+            self.next = self.next.wrapping_add(self.len);
         }
     }
 }
@@ -62,7 +61,7 @@ pub(super) struct Tile {
     pub stride: usize,
     /// Rows of the panel that exist.
     pub num_rows: usize,
-    /// Of the weights that follow.
+    /// Weights that follow.
     pub fetch: Fetch,
     /// 16 floats a column that hold sums from one part of a panel's columns to the next, from the
     /// first wanted column on; never followed if both of the below are true.
@@ -238,10 +237,10 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             parts: t.quants.add(32 * t.width + 4 * t.first),
             part: 4 * t.width,
         };
+        let mut fetch = t.fetch;
         for _ in 0..t.num_steps {
             for j in 0..T::SUB_BLOCKS {
-                let share = T::BYTES / T::SUB_BLOCKS;
-                t.fetch.at(w.wrapping_add(share * j), share);
+                fetch.some();
                 if T::HAS_HALVES {
                     halves::<D, T, C>(d, w, j, block, table, &mut sums);
                 } else {

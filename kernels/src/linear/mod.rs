@@ -34,7 +34,7 @@ use self::format::Format;
 use self::kernel::{Fetch, Tile};
 use self::packed::{PANEL, with_format};
 use crate::detect::{self, Tier};
-use crate::memory::{Buffer, prefetch};
+use crate::memory::{Buffer, CACHE_LINE};
 use crate::pool::Pool;
 use crate::rows::{RowsMut, SharedRows};
 
@@ -175,7 +175,8 @@ impl Product<'_> {
             // SAFETY: the panel is `num_steps` steps of `T`; outputs by the caller's promise.
             unsafe { task.codes::<T>(bytes, num_steps) }
         }, U => {
-            let part = Part::whole(bytes, num_steps, count * weights.panel_bytes);
+            let next = (bytes.wrapping_add(count * weights.panel_bytes), weights.panel_bytes);
+            let part = Part { num_fetches: weights.panel_bytes / CACHE_LINE, ..Part::whole(bytes, num_steps, next) };
             task.each_tile(&part, |columns, tile| {
                 // SAFETY: as above, with `U`.
                 unsafe { float::multiply::<U>(self.tier, columns, count, tile) };
@@ -190,6 +191,13 @@ const EXPANDED_BYTES: usize = 64 << 10;
 /// How far ahead of itself a thread fetches weights that it reads once. Memory takes 0.1 to 0.2
 /// microseconds to answer, and processors by themselves look ahead no further than a page.
 const STREAM_AHEAD: usize = 8 << 10;
+
+/// Tiles over which the fetching of the next panel is spread: the last ones, which find their own in
+/// the innermost cache.
+const FETCH_TILES: usize = 4;
+
+/// Tiles up to which codes are unpacked anew for each: bytes take longer to write and read again.
+const DIRECT_TILES: usize = 3;
 
 /// What a thread needs to expand panels.
 struct Scratch {
@@ -229,14 +237,17 @@ struct Part {
     sums: *mut f32,
     is_first: bool,
     is_last: bool,
-    /// Weights that will be wanted next: fetched meanwhile.
+    /// Weights that follow, which are fetched meanwhile, and their bytes.
     next: (*const u8, usize),
-    /// Bytes from these weights to those that are fetched while the last tile is multiplied.
-    ahead: usize,
+    /// How often a kernel fetches a piece of them.
+    num_fetches: usize,
+    /// The last tiles, over which the fetching is spread.
+    fetch_tiles: usize,
 }
 
 impl Part {
-    fn whole(weights: *const u8, num_steps: usize, bytes: usize) -> Part {
+    /// All columns of a panel, or of several floats side by side.
+    fn whole(weights: *const u8, num_steps: usize, next: (*const u8, usize)) -> Part {
         Part {
             weights,
             num_steps,
@@ -244,26 +255,53 @@ impl Part {
             sums: std::ptr::null_mut(),
             is_first: true,
             is_last: true,
-            next: (std::ptr::null(), 0),
-            ahead: bytes,
+            next,
+            num_fetches: num_steps,
+            fetch_tiles: 1,
+        }
+    }
+
+    /// What is to be fetched with tile `nth` of `num_tiles`, up to `wanted_end`.
+    fn fetch(&self, nth: usize, num_tiles: usize, wanted_end: *const u8) -> Fetch {
+        let (next, len) = self.next;
+        let shares = self.fetch_tiles.min(num_tiles);
+        let Some(share) = (nth + shares).checked_sub(num_tiles) else { return Fetch::NONE };
+        let bytes = len * share / shares..len * (share + 1) / shares;
+        let piece = bytes.len().div_ceil(self.num_fetches.max(1));
+        if num_tiles == 1 {
+            // One tile alone runs through its weights, only just behind those that are fetched.
+            let ahead = STREAM_AHEAD.min(next.addr() - self.weights.addr());
+            return Fetch { next: self.weights.wrapping_add(ahead), len: piece, end: wanted_end };
+        }
+        // Floats side by side each have a last tile of their own.
+        let end = if shares == 1 { wanted_end } else { next.wrapping_add(bytes.end) };
+        Fetch {
+            next: next.wrapping_add(bytes.start),
+            len: piece.next_multiple_of(CACHE_LINE),
+            end: wanted_end.min(end),
         }
     }
 }
 
 impl Task<'_> {
-    /// With few columns, codes are unpacked in the kernel: weights are read once and memory is
-    /// the limit. With many, a part of the panel at a time is unpacked, and the next part fetched
-    /// meanwhile.
+    /// With few tiles, codes are unpacked in the kernel. With many, a part of the panel at a time is
+    /// unpacked for all of them.
     unsafe fn codes<T: Format>(&self, weights: *const u8, num_steps: usize) {
-        if T::IS_EXPANDABLE && self.tiles.len() > 1 {
+        if T::IS_EXPANDABLE && self.tiles.len() > DIRECT_TILES {
             // SAFETY: the caller's promise.
             SCRATCH.with_borrow_mut(|scratch| unsafe {
                 self.expanded::<T>(weights, num_steps, scratch);
             });
-        } else {
-            // SAFETY: the caller's promise.
-            unsafe { self.multiply::<T>(&Part::whole(weights, num_steps, num_steps * T::BYTES)) };
+            return;
         }
+        let len = num_steps * T::BYTES;
+        let part = Part {
+            num_fetches: num_steps * T::SUB_BLOCKS,
+            fetch_tiles: FETCH_TILES,
+            ..Part::whole(weights, num_steps, (weights.wrapping_add(len), len))
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply::<T>(&part) };
     }
 
     unsafe fn expanded<T: Format>(
@@ -291,7 +329,8 @@ impl Task<'_> {
                     is_first: start == 0,
                     is_last: start + len == num_steps,
                     next: (weights.wrapping_add(len * T::BYTES), len * T::BYTES),
-                    ahead: 0,
+                    num_fetches: len * T::SUB_BLOCKS,
+                    fetch_tiles: usize::MAX,
                 });
             }
         }
@@ -309,15 +348,7 @@ impl Task<'_> {
         for index in self.tiles.clone() {
             let tile = self.acts.tile(index);
             let nth = index - self.tiles.start;
-            // The last tiles find their weights in the innermost cache: time to fetch the next.
-            let (next, next_len) = part.next;
-            let shares = self.tiles.len();
-            let share = next_len * nth / shares..next_len * (nth + 1) / shares;
-            prefetch(next.wrapping_add(share.start), share.len());
-            // One tile alone runs through its weights, only just behind those that are fetched.
-            let ahead = if shares == 1 { part.ahead.min(STREAM_AHEAD) } else { part.ahead };
-            let fetch = Fetch { ahead, end: self.wanted_end };
-            let is_last = nth + 1 == shares;
+            let fetch = part.fetch(nth, self.tiles.len(), self.wanted_end);
             let blocks_before = part.first_block * tile.width * BLOCK_BYTES;
             for first in (0..tile.width).step_by(self.columns) {
                 let columns = self.columns.min(tile.width - first);
@@ -327,7 +358,7 @@ impl Task<'_> {
                 let tile = Tile {
                     weights: part.weights,
                     num_steps: part.num_steps,
-                    fetch: if is_last && first == 0 { fetch } else { Fetch::NONE },
+                    fetch: if first == 0 { fetch } else { Fetch::NONE },
                     table: self.table,
                     quants: tile.quants.wrapping_add(blocks_before),
                     floats: tile.floats,
