@@ -12,7 +12,9 @@ use std::time::Instant;
 
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
-use candle_transformers::models::{quantized_gemma3, quantized_llama, quantized_qwen2, quantized_qwen3};
+use candle_transformers::models::{
+    quantized_gemma3, quantized_llama, quantized_qwen2, quantized_qwen3,
+};
 use clap::Parser;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -41,7 +43,8 @@ fn load(args: &Args) -> Result<(Forward, usize)> {
     let mut file = File::open(&args.model)?;
     let content = Content::read(&mut file)?;
     let device = Device::Cpu;
-    let architecture = content.metadata.get("general.architecture").ok_or("no architecture")?.to_string()?.clone();
+    let architecture =
+        content.metadata.get("general.architecture").ok_or("no architecture")?.to_string()?.clone();
     let vocab_size = content
         .tensor_infos
         .get("token_embd.weight")

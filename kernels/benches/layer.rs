@@ -39,7 +39,8 @@ fn main() {
         let (sequences, rest) = load.split_once('x').expect("sequences x rows @ positions");
         let (rows, before) = rest.split_once('@').expect("rows @ positions");
         let number = |text: &str| text.parse::<usize>().expect("a number");
-        let load = Load { sequences: number(sequences), rows: number(rows), before: number(before) };
+        let load =
+            Load { sequences: number(sequences), rows: number(rows), before: number(before) };
         println!("\n{sequences} sequences of {rows} rows after {before} positions");
         load.run(&model, &pool);
     }
@@ -88,7 +89,12 @@ impl Model {
         let frequency = |i: usize| 1e4f64.powf(-2.0 * i as f64 / head_dim as f64);
         let mut rope = RopeTable::new((0..head_dim / 2).map(frequency).collect(), 1.0);
         rope.reserve(1 << 14);
-        Self { shape, layers: (0..shape.layers).map(layer).collect(), norm: vec![1.0; hidden], rope }
+        Self {
+            shape,
+            layers: (0..shape.layers).map(layer).collect(),
+            norm: vec![1.0; hidden],
+            rope,
+        }
     }
 }
 
@@ -257,7 +263,8 @@ impl Step {
         let (rows, kv_len, layer) = (self.rows, self.kv_len, at.1);
         let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
         let Self { acts, x, q, k, v, mixed, out, cache, scratch, .. } = self;
-        clock.time("norm", || acts.set_rms_norm(Rows::new(x, rows, hidden), &model.norm, EPS, pool));
+        clock
+            .time("norm", || acts.set_rms_norm(Rows::new(x, rows, hidden), &model.norm, EPS, pool));
         clock.time("qkv", || {
             let group = [(&mut *q, wide), (&mut *k, narrow), (&mut *v, narrow)];
             let mut group: Vec<_> = layer

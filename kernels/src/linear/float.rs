@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use super::dot::Dot;
 use super::format::F;
-use super::kernel::{Tile, store};
+use super::kernel::{Fetch, Tile, store};
 use super::packed::PANEL;
 use super::tiers::{Work, dispatch};
 use crate::detect::Tier;
@@ -119,11 +119,13 @@ impl<T: FloatFormat, const C: usize, const P: usize> Work for Multiply<'_, T, C,
         unsafe {
             let mut w = t.weights;
             let mut x = t.floats.add(4 * t.first);
+            let mut fetches: [Fetch; P] = std::array::from_fn(|p| Fetch {
+                next: t.fetch.next.wrapping_add(p * panel_bytes),
+                ..t.fetch
+            });
             for i in 0..t.num_steps {
                 if i % (64 / T::BYTES) == 0 {
-                    for p in 0..P {
-                        t.fetch.at(w.wrapping_add(p * panel_bytes), 1);
-                    }
+                    fetches.iter_mut().for_each(Fetch::some);
                 }
                 for (p, sums) in sums.iter_mut().enumerate() {
                     let weights = T::load(d, w.add(p * panel_bytes));

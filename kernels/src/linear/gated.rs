@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use super::acts::{Acts, BLOCK_BYTES, TILE};
 use super::packed::{PANEL, Packed, SharedBytes};
 use super::quantise::GatedBlock;
-use super::tiers::{self, dispatch};
+use super::tiers::dispatch;
 use super::{Grid, Item, Task, panels_at_once};
 use crate::activation::Activation;
 use crate::detect::{self, Tier};
@@ -120,23 +120,22 @@ impl Gated<'_> {
         for (index, weights) in self.matrices.iter().enumerate() {
             let first = item.panels.start * PANELS;
             let last = item.panels.end * PANELS;
-            let count = panels_at_once(self.tier, weights, self.acts.rows(), PANELS);
+            let count = panels_at_once(self.tier, weights, out.rows(), PANELS);
             for panel in (first..last).step_by(count) {
                 let task = Task {
                     tier: self.tier,
-                    columns: tiers::columns(self.tier),
+                    weights,
+                    panel,
+                    panels: count,
+                    wanted_end: weights.panels_end(item.wanted_end * PANELS),
                     acts: self.acts,
                     tiles: item.tiles.clone(),
                     out,
                     first_out: 0,
                     first_row: index * item.panels.len() * BLOCK + (panel - first) * PANEL,
-                    panels: count,
-                    num_rows: count * PANEL,
-                    table: weights.table(),
-                    wanted_end: weights.panels_end(item.wanted_end * PANELS),
                 };
-                // SAFETY: the products are this thread's; all panels have 16 rows.
-                unsafe { task.run(weights, panel) };
+                // SAFETY: the products are this thread's.
+                unsafe { task.run() };
             }
         }
     }

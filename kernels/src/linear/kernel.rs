@@ -10,7 +10,7 @@
 
 use std::marker::PhantomData;
 
-use super::acts::BLOCK_BYTES;
+use super::acts::{BLOCK_BYTES, TILE};
 use super::dot::Dot;
 use super::format::{F, Format};
 use super::tiers::{Work, dispatch};
@@ -18,24 +18,23 @@ use crate::detect::Tier;
 use crate::memory::prefetch;
 use crate::simd::Simd;
 
-/// Weights that will be wanted soon, which are fetched while others are multiplied.
+/// Weights that will be wanted soon, which are fetched bit by bit while others are multiplied.
 #[derive(Clone, Copy)]
 pub(super) struct Fetch {
-    /// Bytes from what is multiplied to what is fetched.
-    pub ahead: usize,
-    /// Where the weights end that the thread will want.
+    pub next: *const u8,
+    /// Bytes to fetch with each sub-block.
+    pub len: usize,
     pub end: *const u8,
 }
 
 impl Fetch {
-    pub(super) const NONE: Fetch = Fetch { ahead: 0, end: std::ptr::null() };
+    pub(super) const NONE: Fetch = Fetch { next: std::ptr::null(), len: 0, end: std::ptr::null() };
 
-    /// Fetches what lies ahead of the `len` bytes at `w`.
     #[inline(always)]
-    pub(super) fn at(self, w: *const u8, len: usize) {
-        let start = w.wrapping_add(self.ahead);
-        if start < self.end {
-            prefetch(start, len);
+    pub(super) fn some(&mut self) {
+        if self.next < self.end {
+            prefetch(self.next, self.len);
+            self.next = self.next.wrapping_add(self.len);
         }
     }
 }
@@ -46,6 +45,8 @@ pub(super) struct Tile {
     /// The panel's first step.
     pub weights: *const u8,
     pub num_steps: usize,
+    /// Bytes from there to the panel beside.
+    pub panel_bytes: usize,
     /// The 64 bytes of the codebook.
     pub table: *const u8,
     /// The tile's first block.
@@ -62,7 +63,7 @@ pub(super) struct Tile {
     pub stride: usize,
     /// Rows of the panels that exist.
     pub num_rows: usize,
-    /// Of the weights that follow.
+    /// Weights that follow.
     pub fetch: Fetch,
     /// 16 floats a column, panel after panel, that hold sums from one part of a panel's columns to the
     /// next, from the first wanted column on; never followed if both of the below are true.
@@ -74,8 +75,8 @@ pub(super) struct Tile {
 /// Columns that a kernel takes with two panels.
 pub(super) const COLUMNS_OF_TWO: usize = 4;
 
-/// Computes `columns` (at most 8, at most what the tier takes at once) columns for `panels` that
-/// follow one another: one, or two with [`COLUMNS_OF_TWO`].
+/// Computes `columns` (at most 8, at most what the tier takes at once) columns for `panels`: one, or
+/// two with [`COLUMNS_OF_TWO`] where [`tiers::takes_two_panels`](super::tiers::takes_two_panels).
 ///
 /// # Safety
 /// `tile` must describe memory as the packer and the activation quantiser lay it out for `T`, and
@@ -103,8 +104,8 @@ impl<T: Format, const C: usize, const P: usize> Work for Multiply<'_, T, C, P> {
 
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
-        if const { C * P > D::COLUMNS } {
-            unreachable!("a tier is asked for its columns: this is a bug");
+        if const { C > D::COLUMNS || (P == 2 && !D::TAKES_TWO_PANELS) } {
+            unreachable!("a tier is asked for its columns and panels: this is a bug");
         }
         // SAFETY: promised by the caller of `multiply`.
         unsafe { tile::<D, T, C, P>(d, self.0) }
@@ -166,8 +167,8 @@ impl Block {
     }
 }
 
-/// Adds the products of the quads `$i` to the accumulators. With few columns two chains of
-/// additions run side by side. Unsafe: reads a step and a block.
+/// Adds the products of the quads `$i` to the accumulators. With few columns two chains of additions
+/// run side by side. Unsafe: reads a step and a block.
 macro_rules! quads {
     ($d:ident, $t:ident, $c:ident, $w:expr, $j:expr, $block:expr, $table:expr, $sums:ident, [$($i:literal),*]) => {
         $(
@@ -179,15 +180,51 @@ macro_rules! quads {
                 let values = $d.broadcast($block.quants.add(32 * c + 4 * $i));
                 let chain = if $c <= 2 { ($i / 4 + $i) % 2 } else { 0 };
                 for p in 0..P {
-                    $sums[p][c][chain] = if $t::IS_FULL {
-                        $d.dot::<true>($sums[p][c][chain], codes[p], values)
-                    } else {
-                        $d.dot::<false>($sums[p][c][chain], codes[p], values)
-                    };
+                    $sums[p][c][chain] = dot::<D, $t>($d, $sums[p][c][chain], codes[p], values);
                 }
             }
         )*
     };
+}
+
+/// The same for tiers that take columns two by two. Quad `$i` goes with the one after it.
+macro_rules! quad_pairs {
+    ($d:ident, $t:ident, $c:ident, $w:expr, $j:expr, $block:expr, $table:expr, $sums:ident, [$($i:literal),*]) => {
+        let mut pairs = [[$d.start($sums[0][0][0], 0); 2]; TILE / 2];
+        $(
+            let codes = [$t::codes($d, $w[0], $j, $i, $table), $t::codes($d, $w[0], $j, $i + 1, $table)];
+            let pair = if $t::IS_FULL {
+                $d.interleave::<true>(codes[0], codes[1])
+            } else {
+                $d.interleave::<false>(codes[0], codes[1])
+            };
+            for p in 0..$c / 2 {
+                let values = $block.quants.add(64 * p + 4 * $i);
+                let values = [values, values.add(32)];
+                pairs[p] = if $t::IS_FULL {
+                    $d.dot_pair::<true>(pairs[p], pair, values)
+                } else {
+                    $d.dot_pair::<false>(pairs[p], pair, values)
+                };
+            }
+            if $c % 2 == 1 {
+                for (quad, codes) in codes.into_iter().enumerate() {
+                    let values = $d.broadcast($block.quants.add(32 * ($c - 1) + 4 * ($i + quad)));
+                    $sums[0][$c - 1][0] = dot::<D, $t>($d, $sums[0][$c - 1][0], codes, values);
+                }
+            }
+        )*
+        for p in 0..$c / 2 {
+            for (i, sum) in $d.columns(pairs[p]).into_iter().enumerate() {
+                $sums[0][2 * p + i][0] = $d.add($sums[0][2 * p + i][0], sum);
+            }
+        }
+    };
+}
+
+#[inline(always)]
+fn dot<D: Dot, T: Format>(d: D, sum: D::I, codes: D::I, values: D::I) -> D::I {
+    if T::IS_FULL { d.dot::<true>(sum, codes, values) } else { d.dot::<false>(sum, codes, values) }
 }
 
 /// Adds the two chains.
@@ -200,12 +237,11 @@ fn joined<D: Dot, const C: usize>(d: D, chains: [D::I; 2]) -> D::I {
 unsafe fn tile<D: Dot, T: Format, const C: usize, const P: usize>(d: D, t: &Tile) {
     let s = d.simd();
     let mut sums = [[s.zero(); C]; P];
-    let panel_bytes = t.num_steps * T::BYTES;
     let mut w = [t.weights; P];
     // SAFETY: `t` describes valid memory, by the promise to `multiply`.
     unsafe {
         for (p, w) in w.iter_mut().enumerate() {
-            *w = w.add(p * panel_bytes);
+            *w = w.add(p * t.panel_bytes);
         }
         if !t.is_first {
             for (p, sums) in sums.iter_mut().enumerate() {
@@ -220,12 +256,10 @@ unsafe fn tile<D: Dot, T: Format, const C: usize, const P: usize>(d: D, t: &Tile
             parts: t.quants.add(32 * t.width + 4 * t.first),
             part: 4 * t.width,
         };
+        let mut fetch = t.fetch;
         for _ in 0..t.num_steps {
             for j in 0..T::SUB_BLOCKS {
-                let share = T::BYTES / T::SUB_BLOCKS;
-                for w in w {
-                    t.fetch.at(w.wrapping_add(share * j), share);
-                }
+                fetch.some();
                 if T::HAS_HALVES {
                     halves::<D, T, C, P>(d, w, j, block, table, &mut sums);
                 } else {
@@ -271,7 +305,11 @@ unsafe fn whole<D: Dot, T: Format, const C: usize, const P: usize>(
                 chains[c] = [d.start(sum, T::OFFSET), d.start(sum, 0)];
             }
         }
-        quads!(d, T, C, w, j, block, table, chains, [0, 4, 1, 5, 2, 6, 3, 7]);
+        if D::HAS_PAIRS && C > 1 {
+            quad_pairs!(d, T, C, w, j, block, table, chains, [0, 4, 2, 6]);
+        } else {
+            quads!(d, T, C, w, j, block, table, chains, [0, 4, 1, 5, 2, 6, 3, 7]);
+        }
         for p in 0..P {
             let (scale, min) = T::scales(d, w[p], j, 0);
             for c in 0..C {
@@ -301,7 +339,7 @@ unsafe fn halves<D: Dot, T: Format, const C: usize, const P: usize>(
     // SAFETY: within the step and the block.
     unsafe {
         macro_rules! half {
-            ($half:literal, $quads:tt) => {
+            ($half:literal, $quads:tt, $pairs:tt) => {
                 let mut chains = [[[block.negated_sum(d, 0); 2]; C]; P];
                 for c in 0..C {
                     let sum = block.negated_half_sum(d, c, $half);
@@ -309,7 +347,11 @@ unsafe fn halves<D: Dot, T: Format, const C: usize, const P: usize>(
                         chains[c] = [d.start(sum, T::OFFSET), d.start(sum, 0)];
                     }
                 }
-                quads!(d, T, C, w, j, block, table, chains, $quads);
+                if D::HAS_PAIRS && C > 1 {
+                    quad_pairs!(d, T, C, w, j, block, table, chains, $pairs);
+                } else {
+                    quads!(d, T, C, w, j, block, table, chains, $quads);
+                }
                 for p in 0..P {
                     let (scale, min) = T::scales(d, w[p], j, $half);
                     for c in 0..C {
@@ -327,8 +369,8 @@ unsafe fn halves<D: Dot, T: Format, const C: usize, const P: usize>(
                 }
             };
         }
-        half!(0, [0, 1, 2, 3]);
-        half!(1, [4, 5, 6, 7]);
+        half!(0, [0, 1, 2, 3], [0, 2]);
+        half!(1, [4, 5, 6, 7], [4, 6]);
         for p in 0..P {
             for c in 0..C {
                 sums[p][c] = s.fma(parts[p][c], block.scale(d, c), sums[p][c]);

@@ -57,11 +57,7 @@ impl Column {
 /// # Safety
 /// As for [`Column::write`].
 #[inline(always)]
-unsafe fn blocks<D: Dot>(
-    d: D,
-    x: [[F<D>; 2]; ABREAST],
-    to: [Column; ABREAST],
-) -> [bool; ABREAST] {
+unsafe fn blocks<D: Dot>(d: D, x: [[F<D>; 2]; ABREAST], to: [Column; ABREAST]) -> [bool; ABREAST] {
     let s = d.simd();
     // Loops instead of closures: those would not be compiled for the tier.
     let mut amax = [s.zero(); ABREAST];
