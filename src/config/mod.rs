@@ -104,7 +104,7 @@ pub struct EngineDefaults {
     pub prefix_cache: bool,
     /// Milliseconds that a step with a prompt's chunk beside running sequences may take; 0 = any.
     pub target_step_ms: u32,
-    /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
+    /// Tokens of a sequence that are guessed and computed ahead in a step at most; 0 = never.
     pub max_draft_tokens: usize,
     /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
     pub quantize: Option<String>,
@@ -122,7 +122,7 @@ impl Default for EngineDefaults {
             max_waiting: 256,
             prefix_cache: true,
             target_step_ms: 100,
-            max_draft_tokens: 0,
+            max_draft_tokens: 16,
             quantize: None,
         }
     }
