@@ -8,7 +8,7 @@ use super::failure::{Context, Failure, Outcome};
 use super::models;
 use crate::chat::Tokenizer;
 use crate::model::gguf::{Access, Gguf};
-use crate::model::{self, Runner, RunnerOptions, load_runner, safetensors};
+use crate::model::{self, Runner, RunnerOptions, load_runner, safetensors, threads};
 
 /// KV that is needed: this many sequences of this many positions.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +40,11 @@ impl Opened {
     pub(super) fn open(app: &App, args: &RunnerArgs, room: Room) -> Outcome<Self> {
         let path = models::locate(app, &args.model)?;
         let gguf = model::open(&path, Access::Map).context(path.display())?;
+        let cpus = args.cpu_affinity.as_ref().map(|list| list.cpus.clone()).unwrap_or_default();
+        let threads = threads::count(args.threads, &cpus);
         let options = RunnerOptions {
-            threads: args.threads,
+            threads,
+            cpus,
             n_ctx: room.positions,
             n_parallel: room.sequences,
             max_rows: RunnerOptions::default().max_rows.max(room.sequences),
@@ -55,10 +58,6 @@ impl Opened {
             return Err(Failure::failed(text));
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let threads = match args.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
         let work = work(&gguf);
         Ok(Self { name, gguf, runner, threads, work })
     }

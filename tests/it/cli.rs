@@ -125,6 +125,38 @@ fn configuration_has_layers() {
     assert!(wrong.err.contains("did you mean server.port?"), "{wrong:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn processors_are_checked_before_anything_starts() {
+    let cpus = kolosal_kernels::affinity::allowed().unwrap();
+    let first = cpus[0].to_string();
+    let home = tempfile::tempdir().unwrap();
+    let shown = |list: &str| {
+        let mut command = kolosal(home.path());
+        command.args(["config", "show", "--json"]).env("KOLOSAL_ENGINE__CPU_AFFINITY", list);
+        finish(&mut command, "")
+    };
+    assert_eq!(shown(&first).json()["engine.cpu_affinity"], first.as_str());
+    for (list, expected) in [
+        (
+            "1023",
+            "engine.cpu_affinity: processor 1023 is not among those that this process may use",
+        ),
+        ("all", "engine.cpu_affinity: \"all\" is no list of processors such as 0-3,8"),
+        ("3-1", "engine.cpu_affinity: \"3-1\" is no list"),
+    ] {
+        let run = shown(list);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.err.contains(expected), "{run:?}");
+        assert!(run.err.contains("env KOLOSAL_ENGINE__CPU_AFFINITY"), "{run:?}");
+    }
+    for command in ["serve", "bench"] {
+        let run = run(&[command, "--cpu-affinity", "2000"]);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.err.contains("no list of processors"), "{run:?}");
+    }
+}
+
 /// Every key stands in the guide, under its section.
 #[test]
 fn the_guide_lists_every_key() {

@@ -256,6 +256,8 @@ impl Ops for CpuOps {
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
+        // The caller computes as the pool's first thread.
+        self.pool.bind_caller();
         self.positions.clone_from(&batch.positions);
         self.slots.clone_from(&batch.slots);
         self.spans.clone_from(&batch.spans);
