@@ -24,6 +24,9 @@ pub(super) struct Work {
     pub(super) body: u64,
     /// For every row whose logits are computed.
     pub(super) head: u64,
+    /// The part of the weights' bytes that a step of one sequence reads: not those of a table of
+    /// embeddings by itself, nor of experts that are not visited.
+    pub(super) part_read: f64,
 }
 
 /// A model ready to compute.
@@ -87,14 +90,23 @@ fn work(gguf: &Gguf) -> Work {
     };
     let (used, experts) = (count("expert_used_count"), count("expert_count").max(1));
     let head = gguf.tensor("output.weight").or_else(|| gguf.tensor("token_embd.weight"));
-    let head = head.map_or(0, |tensor| tensor.num_elements() as u64);
-    let is_body = |name: &str| name.starts_with("blk.");
-    let body = gguf.tensors().iter().filter(|tensor| is_body(&tensor.name));
-    let body = body.map(|tensor| match tensor.shape.len() {
-        2 => tensor.num_elements() as u64,
+    let mut work = Work { body: 0, head: 0, part_read: 0.0 };
+    work.head = head.map_or(0, |tensor| tensor.num_elements() as u64);
+    let (mut read, mut all) = (0, 0);
+    for tensor in gguf.tensors() {
+        let bytes = gguf.data(tensor).len() as u64;
+        all += bytes;
+        let is_body = tensor.name.starts_with("blk.");
         // Of stacked experts a row visits a few.
-        3 => tensor.num_elements() as u64 * used / experts,
-        _ => 0,
-    });
-    Work { body: body.sum(), head }
+        let visited =
+            |whole: u64| if tensor.shape.len() == 3 { whole * used / experts } else { whole };
+        if is_body && tensor.shape.len() >= 2 {
+            work.body += visited(tensor.num_elements() as u64);
+        }
+        if is_body || head.is_some_and(|head| head.name == tensor.name) {
+            read += visited(bytes);
+        }
+    }
+    work.part_read = read as f64 / all.max(1) as f64;
+    work
 }

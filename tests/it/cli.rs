@@ -239,6 +239,11 @@ fn measurements_have_their_shapes() {
     for line in &lines {
         assert!(line["tok_s"].as_f64().unwrap() > 0.0, "{line}");
         assert_eq!(line["tok_s_all"].as_array().unwrap().len(), 2, "{line}");
+        for key in ["gb_s", "gop_s", "bandwidth_gb_s", "bandwidth_part"] {
+            assert!(line[key].as_f64().unwrap() >= 0.0, "{key}: {line}");
+        }
+        // One thread starts nothing together.
+        assert_eq!((&line["regions"], &line["dispatch_part"]), (&json!(0.0), &json!(0.0)));
     }
 
     let logits = run(&["logits", "--tokens", "1,2,3", "--top", "4", "--json"]).json();

@@ -251,6 +251,10 @@ impl Ops for CpuOps {
         self.weight_bytes
     }
 
+    fn num_regions(&self) -> u64 {
+        self.pool.num_regions()
+    }
+
     fn device(&self) -> String {
         "cpu".to_owned()
     }
