@@ -78,10 +78,11 @@ fn cases() -> Vec<(&'static str, Sampling, Option<u32>, bool)> {
 
 fn measure(vocabulary: usize) {
     let mut dice = Dice(7);
-    // A sum of uniform numbers is near a normal distribution, as logits are.
-    let mut logit =
-        || (0..6).map(|_| dice.below(1 << 16) as f32 / 65_536.0 - 0.5).sum::<f32>() * 4.0;
-    let logits: Vec<f32> = (0..vocabulary).map(|_| logit()).collect();
+    // Tokens are as likely as words are, by Zipf's law with a steeper exponent, in no order.
+    let mut logits: Vec<f32> = (1..=vocabulary).map(|rank| -1.3 * (rank as f32).ln()).collect();
+    for i in (1..vocabulary).rev() {
+        logits.swap(i, dice.below(i + 1));
+    }
     let mut row = logits.clone();
     let copy = median(BUDGET, || {
         row.copy_from_slice(black_box(&logits));

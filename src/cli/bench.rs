@@ -53,7 +53,7 @@ struct Report {
     bandwidth_gb_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth_part: Option<f64>,
-    /// Parallel regions of a step, and the part of the time that so many would take if they were empty.
+    /// Parallel regions of a step, and the part of the time that it takes to begin and end them.
     #[serde(skip_serializing_if = "Option::is_none")]
     regions: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

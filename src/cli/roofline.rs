@@ -23,7 +23,7 @@ const LANES: usize = 64;
 pub(super) struct Roofline {
     /// Bytes a second that all threads together can read, of as many bytes as the model has.
     pub(super) bandwidth: f64,
-    /// Seconds that a parallel region takes in which nothing is done.
+    /// Seconds that it takes to begin and end a parallel region.
     pub(super) region: f64,
 }
 
@@ -59,17 +59,25 @@ fn checksum(values: &[f32]) -> u32 {
     sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
 }
 
-/// The time of regions that follow one another closely, as those of a model do.
+/// What a region takes beyond the work of its threads, when regions follow one another closely, as
+/// those of a model do, and each thread has a few microseconds of work.
 fn region(pool: &Pool) -> f64 {
-    const REGIONS: usize = 1000;
-    let regions = || {
-        for _ in 0..REGIONS {
-            pool.for_each(pool.threads(), |thread, item| {
-                black_box((thread, item));
-            });
+    if pool.threads() == 1 {
+        return 0.0;
+    }
+    const REGIONS: usize = 500;
+    const WORK: Duration = Duration::from_micros(4);
+    let work = || {
+        let begin = Instant::now();
+        while begin.elapsed() < WORK {
+            std::hint::spin_loop();
         }
     };
-    best(regions) / REGIONS as f64
+    let alone = best(|| (0..REGIONS).for_each(|_| work()));
+    let together = best(|| {
+        (0..REGIONS).for_each(|_| pool.for_each(pool.threads(), |_, _| work()));
+    });
+    (together - alone).max(0.0) / REGIONS as f64
 }
 
 /// Seconds of the fastest call.

@@ -188,8 +188,7 @@ impl Drafter {
         if limit > 0 {
             self.guess = self
                 .guess_forced(forced, odds)
-                .or_else(|| self.prediction.as_mut()?.guess(tokens, limit))
-                .or_else(|| self.text.guess(tokens, limit))
+                .or_else(|| self.guess_known(tokens, limit, odds))
                 .unwrap_or_default();
             self.guess.tokens.truncate(limit);
         }
@@ -204,6 +203,17 @@ impl Drafter {
                 })
                 .collect(),
         )
+    }
+
+    /// From the prediction or from the text, whichever is likelier to be right.
+    fn guess_known(&mut self, tokens: &[u32], limit: usize, odds: &Odds) -> Option<Guess> {
+        let text = self.text.guess(tokens, limit);
+        let Some(predicted) = self.prediction.as_mut().and_then(|p| p.guess(tokens, limit)) else {
+            return text;
+        };
+        let chance = |guess: &Guess| odds.chance(guess.origin, guess.matched, &self.own);
+        let better = text.filter(|text| chance(text) > chance(&predicted));
+        better.or(Some(predicted))
     }
 
     fn guess_forced(&mut self, forced: impl FnOnce() -> Vec<u32>, odds: &Odds) -> Option<Guess> {
