@@ -151,7 +151,8 @@ impl Loader for AlphabetLoader {
             "panic" => panic!("on purpose"),
             _ => return Err(Error::new(Kind::ModelLoading, "this is no alphabet")),
         }
-        let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
+        let config =
+            EngineConfig { name: spec.id.clone(), drafts_always: true, ..EngineConfig::default() };
         let engine = Engine::start(Box::new(Alphabet::new()), config)?;
         let info = ModelInfo {
             architecture: "alphabet".to_owned(),
