@@ -80,8 +80,8 @@ fn tasks(text: &TextModel) -> Vec<Task> {
     let code = lines.join("\n");
     let edited = code.replace("seconds_per_row", "time_per_row");
     // The model goes on with a beginning of the answer, or a small one would not do what it is asked.
-    let beginning = |text: &str| text.lines().take(6).map(|line| format!("{line}\n")).collect();
-    let rest = |text: &str| text.lines().skip(6).map(|line| format!("{line}\n")).collect();
+    let beginning = |text: &str| text.split_inclusive('\n').take(6).collect();
+    let rest = |text: &str| text.split_inclusive('\n').skip(6).collect();
     let schema = json!({
         "type": "object",
         "properties": {

@@ -94,6 +94,8 @@ pub struct Drafter {
     prediction: Option<Prediction>,
     text: Source,
     guess: Guess,
+    /// The guess that was made as well and found less likely.
+    rival: Option<Guess>,
     own: OwnOdds,
     /// Steps until forced tokens are asked for again.
     forced_pause: u32,
@@ -184,7 +186,7 @@ impl Drafter {
     ) -> Chances {
         let limit = limit.min(speculation.max_draft);
         let odds = &speculation.odds;
-        self.guess = Guess::default();
+        (self.guess, self.rival) = (Guess::default(), None);
         if limit > 0 {
             self.guess = self
                 .guess_forced(forced, odds)
@@ -212,8 +214,11 @@ impl Drafter {
             return text;
         };
         let chance = |guess: &Guess| odds.chance(guess.origin, guess.matched, &self.own);
-        let better = text.filter(|text| chance(text) > chance(&predicted));
-        better.or(Some(predicted))
+        let Some(text) = text else { return Some(predicted) };
+        let is_text_better = chance(&text) > chance(&predicted);
+        let (better, rival) = if is_text_better { (text, predicted) } else { (predicted, text) };
+        self.rival = Some(rival);
+        Some(better)
     }
 
     fn guess_forced(&mut self, forced: impl FnOnce() -> Vec<u32>, odds: &Odds) -> Option<Guess> {
@@ -252,6 +257,10 @@ impl Drafter {
                 break;
             }
             num_right += 1;
+        }
+        if let (Some(rival), Some(chosen)) = (self.rival.take(), chosen.first()) {
+            let was_right = rival.tokens.first() == Some(chosen);
+            speculation.odds.learn(rival.origin, rival.matched, &mut self.own, was_right);
         }
         let (computed, right) = (num_computed as u32, num_right.min(num_computed) as u32);
         let (predicted_right, predicted_wrong) = match origin {
