@@ -156,6 +156,10 @@ impl<O: Ops> Runner for Decoder<O> {
         self.ops.recycle(logits.data);
     }
 
+    fn num_regions(&self) -> u64 {
+        self.ops.num_regions()
+    }
+
     fn hidden(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.hidden)
     }

@@ -16,6 +16,7 @@ mod rope;
 pub mod runner;
 pub mod safetensors;
 pub mod spec;
+pub mod threads;
 mod transformers;
 pub mod weights;
 

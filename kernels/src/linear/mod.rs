@@ -100,13 +100,13 @@ impl Grid {
         let (panels, tiles) = (self.panel_parts, self.tile_parts);
         let (column, row) = (index % panels, index / panels);
         // A thread goes through its run of items, but of those of others takes one.
-        let run = Pool::run(self.items(), thread, self.threads);
+        let run = Pool::share(self.items(), thread, self.threads);
         let last =
             if run.contains(&index) { (run.end - 1).min(row * panels + panels - 1) } else { index };
         Item {
-            panels: Pool::run(self.num_panels, column, panels),
-            tiles: Pool::run(self.num_tiles, row, tiles),
-            wanted_end: Pool::run(self.num_panels, last % panels, panels).end,
+            panels: Pool::share(self.num_panels, column, panels),
+            tiles: Pool::share(self.num_tiles, row, tiles),
+            wanted_end: Pool::share(self.num_panels, last % panels, panels).end,
         }
     }
 }
@@ -127,7 +127,7 @@ impl Item {
         let (start, len) = (self.tiles.start, self.tiles.len());
         let runs = len.div_ceil(most);
         (0..runs).map(move |run| {
-            let run = Pool::run(len, run, runs);
+            let run = Pool::share(len, run, runs);
             start + run.start..start + run.end
         })
     }

@@ -251,11 +251,17 @@ impl Ops for CpuOps {
         self.weight_bytes
     }
 
+    fn num_regions(&self) -> u64 {
+        self.pool.num_regions()
+    }
+
     fn device(&self) -> String {
         "cpu".to_owned()
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
+        // The caller computes as the pool's first thread.
+        self.pool.bind_caller();
         self.positions.clone_from(&batch.positions);
         self.slots.clone_from(&batch.slots);
         self.spans.clone_from(&batch.spans);

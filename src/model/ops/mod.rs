@@ -67,6 +67,10 @@ pub trait Ops: Send + Sized {
     fn weight_bytes(&self) -> usize;
     /// `cpu`, `cuda:0`, `metal:0`.
     fn device(&self) -> String;
+    /// See [`Runner::num_regions`](crate::model::Runner::num_regions).
+    fn num_regions(&self) -> u64 {
+        0
+    }
 
     /// Takes positions, slots and spans of the batch that the following calls work on.
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError>;
