@@ -8,6 +8,7 @@ mod gate;
 mod gbnf;
 pub mod generation;
 pub mod grammar;
+mod grammar_cache;
 mod infill;
 mod reasoning;
 pub mod rerank;
@@ -20,6 +21,7 @@ mod tools;
 
 pub use breakers::DEFAULT_BREAKERS;
 pub use detokenizer::Detokenizer;
+pub use grammar_cache::GRAMMAR_CACHE_BYTES;
 pub use infill::{ExtraFile, Infill};
 pub use reasoning::{Part, ReasoningSplitter, ReasoningTags};
 pub use stop::{StopMatcher, StopStep};

@@ -6,6 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::breakers::{self, DEFAULT_BREAKERS};
 use super::grammar::{GrammarCompiler, GrammarError};
+use super::grammar_cache::GRAMMAR_CACHE_BYTES;
 use super::{ChatInput, ChatTemplate, ReasoningTags, Rendered, Tokenizer, ToolFormat};
 use crate::engine::sampling::Breakers;
 use crate::error::Error;
@@ -30,6 +31,8 @@ pub struct TextModel {
     default_breakers: OnceLock<Arc<Breakers>>,
     /// Made for the first grammar.
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
+    /// Bytes of compiled grammars that are kept.
+    grammar_cache_bytes: usize,
     compilers: Arc<Semaphore>,
 }
 
@@ -64,8 +67,16 @@ impl TextModel {
             reasoning_shown,
             default_breakers: OnceLock::new(),
             grammars: OnceLock::new(),
+            grammar_cache_bytes: GRAMMAR_CACHE_BYTES,
             compilers: Arc::new(Semaphore::new(COMPILERS)),
         })
+    }
+
+    /// Keeps so many bytes of compiled grammars, instead of [`GRAMMAR_CACHE_BYTES`].
+    #[must_use]
+    pub fn with_grammar_cache(mut self, max_bytes: usize) -> Self {
+        self.grammar_cache_bytes = max_bytes;
+        self
     }
 
     /// How the model marks its reasoning, if it reasons.
@@ -99,7 +110,9 @@ impl TextModel {
 
     /// The compiler of grammars for this vocabulary. Blocks when it is made, at the first call.
     pub(super) fn grammars(&self) -> Result<&GrammarCompiler, GrammarError> {
-        let made = self.grammars.get_or_init(|| GrammarCompiler::new(Arc::clone(&self.tokenizer)));
+        let made = self.grammars.get_or_init(|| {
+            GrammarCompiler::new(Arc::clone(&self.tokenizer), self.grammar_cache_bytes)
+        });
         made.as_ref().map_err(Clone::clone)
     }
 

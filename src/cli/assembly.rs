@@ -75,6 +75,7 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
         ..NativeBackend::default()
     };
     GgufLoader::new(locate, Box::new(backend), engine)
+        .with_grammar_cache(config.limits.max_grammar_cache_bytes)
 }
 
 /// How the registry is to behave.

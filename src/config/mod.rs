@@ -144,7 +144,7 @@ pub struct HubSection {
     pub allow_hosts: Vec<String>,
 }
 
-/// What a client may ask of the server at most.
+/// What clients may ask of the server and leave in it at most.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
@@ -152,11 +152,13 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Seconds until a body that has not arrived is given up.
     pub body_timeout_s: u64,
+    /// Bytes of compiled grammars that one engine keeps for reuse; the least recently used go first.
+    pub max_grammar_cache_bytes: usize,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_body_bytes: 16 << 20, body_timeout_s: 60 }
+        Self { max_body_bytes: 16 << 20, body_timeout_s: 60, max_grammar_cache_bytes: 32 << 20 }
     }
 }
 
