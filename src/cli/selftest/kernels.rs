@@ -116,6 +116,8 @@ fn attend(variant: Variant, pool: &Pool) -> Findings {
         scale: 1.0 / (SHAPE.head_dim_k as f32).sqrt(),
         causal: variant.causal,
         window: variant.window,
+        chunk: None,
+        slopes: variant.slopes.then_some(&slopes[..]),
         softcap: variant.softcap,
         sinks: variant.sinks.then_some(&sinks[..]),
     };
