@@ -51,14 +51,14 @@ impl<O: Ops> Decoder<O> {
             kv_bytes_per_block: model.kv_bytes_per_block(),
             weight_bytes: ops.weight_bytes(),
             hidden: match model.head {
-                HeadSpec::Logits | HeadSpec::None => model.hidden,
+                HeadSpec::Logits | HeadSpec::None | HeadSpec::Norm => model.hidden,
                 HeadSpec::Classifier { scores, .. } => scores,
             },
             pooling: model.pooling,
             device: ops.device(),
             purpose: match model.head {
                 HeadSpec::Logits => Purpose::Generate,
-                HeadSpec::None => Purpose::Embed,
+                HeadSpec::None | HeadSpec::Norm => Purpose::Embed,
                 HeadSpec::Classifier { .. } => Purpose::Rank,
             },
             one_at_a_time: false,
@@ -95,7 +95,7 @@ impl<O: Ops> Decoder<O> {
         if !batch.hidden_rows.is_empty() {
             let rows = ops.rows(&x, &batch.hidden_rows)?;
             let rows = match &weights.head {
-                Head::Logits { norm, .. } => ops.norm(&rows, norm)?,
+                Head::Logits { norm, .. } | Head::Norm(norm) => ops.norm(&rows, norm)?,
                 Head::None => rows,
                 Head::Classifier { inner, out } => classify(ops, rows, inner.as_ref(), out)?,
             };
@@ -228,7 +228,12 @@ impl<O: Ops> LayerStep<'_, O> {
         [q, k, v]: &[O::Linear; 3],
     ) -> Result<[O::Tensor; 3], ModelError> {
         let spec = &self.spec.attn;
-        let [mut q, mut k, v] = ops.linear(input, [q, k, v])?;
+        let [mut q, mut k, mut v] = ops.linear(input, [q, k, v])?;
+        if let Some(limit) = spec.clamp {
+            q = ops.clamp(q, limit)?;
+            k = ops.clamp(k, limit)?;
+            v = ops.clamp(v, limit)?;
+        }
         if !spec.qk_norm_late {
             (q, k) = self.normed(ops, q, k)?;
         }

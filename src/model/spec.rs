@@ -49,6 +49,8 @@ pub enum HeadSpec {
     Logits,
     /// Nothing: hidden states are the result.
     None,
+    /// A norm: normed hidden states are the result.
+    Norm,
     /// Scores from a hidden state: `cls.output(tanh(cls(x)))`, with or without the inner layer.
     Classifier { inner: bool, scores: usize },
 }
@@ -130,10 +132,32 @@ pub struct AttnSpec {
     pub softcap: Option<f32>,
     /// A key is seen while `position - key position < window`.
     pub window: Option<usize>,
+    /// A key is seen from its own chunk of this many positions alone.
+    pub chunk: Option<usize>,
+    /// Scores fall with the distance of their keys: ALiBi with this largest exponent, see
+    /// [`AttnSpec::slopes`].
+    pub alibi: Option<f32>,
+    /// Queries, keys and values are clamped to `-clamp..=clamp` as they are made.
+    pub clamp: Option<f32>,
     /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).
     pub sinks: bool,
     /// A token sees those before it alone; else all of its sequence.
     pub causal: bool,
+}
+
+impl AttnSpec {
+    /// For each head, what a step away from a key takes off its score (arXiv 2108.12409): powers of one
+    /// ratio for the largest power of two of heads, and in between for those that are left.
+    #[must_use]
+    pub fn slopes(&self) -> Option<Vec<f32>> {
+        let max_bias = f64::from(self.alibi?);
+        let even = 1_usize << self.heads.checked_ilog2().unwrap_or(0);
+        let exponent = |head: usize| match head.checked_sub(even) {
+            None => max_bias * (head + 1) as f64 / even as f64,
+            Some(rest) => max_bias * (2 * rest + 1) as f64 / (2 * even) as f64,
+        };
+        Some((0..self.heads).map(|head| (-exponent(head)).exp2() as f32).collect())
+    }
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).

@@ -246,18 +246,20 @@ async fn embeddings_equal_those_of_transformers() {
 }
 
 #[test]
-fn nomic_bert_equals_that_of_transformers() {
-    let gguf = Gguf::open(&folder("nomic-bert").join("model.gguf")).unwrap();
-    let expected = expected("nomic-bert");
-    let tokens = ids(&expected["tokens"]);
-    for device in [DeviceChoice::Cpu, DeviceChoice::CandleCpu] {
-        let runner = load_runner(&gguf, &options(device.clone())).unwrap();
-        let engine = Engine::start(runner, EngineConfig::default()).unwrap();
-        let request = EmbedRequest { prompt: tokens.clone(), ..EmbedRequest::default() };
-        let job = engine.embed(request).unwrap();
-        job.wait_blocking().unwrap();
-        let cosine = cosine(&job.result().embedding.unwrap(), &floats(&expected["mean"]));
-        assert!(cosine > 0.99999, "{device:?}: {cosine}");
+fn encoders_in_gguf_equal_those_of_transformers() {
+    for name in ["nomic-bert", "modern-bert", "jina-bert-v2"] {
+        let gguf = Gguf::open(&folder(name).join("model.gguf")).unwrap();
+        let expected = expected(name);
+        let tokens = ids(&expected["tokens"]);
+        for device in [DeviceChoice::Cpu, DeviceChoice::CandleCpu] {
+            let runner = load_runner(&gguf, &options(device.clone())).unwrap();
+            let engine = Engine::start(runner, EngineConfig::default()).unwrap();
+            let request = EmbedRequest { prompt: tokens.clone(), ..EmbedRequest::default() };
+            let job = engine.embed(request).unwrap();
+            job.wait_blocking().unwrap();
+            let cosine = cosine(&job.result().embedding.unwrap(), &floats(&expected["mean"]));
+            assert!(cosine > 0.99999, "{name} on {device:?}: {cosine}");
+        }
     }
 }
 

@@ -220,6 +220,9 @@ impl Keys<'_> {
                 scale: 1.0 / (head_dim as f32).sqrt(),
                 softcap: None,
                 window: None,
+                chunk: None,
+                alibi: None,
+                clamp: None,
                 sinks: false,
                 causal: true,
             },
@@ -246,6 +249,22 @@ impl Keys<'_> {
             token_types: 0,
             head: HeadSpec::Logits,
         })
+    }
+
+    /// Linear biases by distance in place of rotary positions.
+    pub(super) fn alibi(&self, spec: &mut ModelSpec, max_bias: f32) {
+        spec.ropes.clear();
+        for layer in &mut spec.layers {
+            layer.attn.rope = None;
+            layer.attn.alibi = (max_bias > 0.0).then_some(max_bias);
+        }
+    }
+
+    /// Queries, keys and values are clamped if the file says so.
+    pub(super) fn clamp(&self, spec: &mut ModelSpec) -> Result<(), ModelError> {
+        let limit = self.f32("attention.clamp_kqv")?.filter(|limit| *limit > 0.0);
+        spec.layers.iter_mut().for_each(|layer| layer.attn.clamp = limit);
+        Ok(())
     }
 
     /// The mixture that the standard keys describe, with softmax scores that are made to sum to one.

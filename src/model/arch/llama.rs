@@ -1,6 +1,7 @@
 //! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 2, XVERSE,
-//! Baichuan 7B; SmolLM 3.
+//! Baichuan; SmolLM 3.
 
+use super::alibi::MAX_ALIBI_BIAS;
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
@@ -32,14 +33,13 @@ pub(super) fn smollm3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec)
 }
 
-/// The 13B model has ALiBi in place of positions.
+/// The 13B model, of this many layers, has linear biases in place of positions.
 const BAICHUAN_13B_LAYERS: usize = 40;
 
 pub(super) fn baichuan(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let spec = llama(keys)?;
+    let mut spec = llama(keys)?;
     if spec.layers.len() == BAICHUAN_13B_LAYERS {
-        let problem = "Baichuan 13B attends with linear biases (ALiBi), which are not supported";
-        return Err(ModelError::Limit(problem.to_owned()));
+        keys.alibi(&mut spec, MAX_ALIBI_BIAS);
     }
     Ok(spec)
 }

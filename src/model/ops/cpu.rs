@@ -43,6 +43,8 @@ pub struct CpuOps {
 /// The KV of all layers.
 struct KvCache {
     layers: Vec<KvLayout>,
+    /// Of each layer, the slopes of its linear biases.
+    slopes: Vec<Option<Vec<f32>>>,
     halves: HalfPool, // (blocks, block_len), f16
 }
 
@@ -143,7 +145,7 @@ impl CpuOps {
             pool,
             arena: Arena::default(),
             buffers: Buffers::default(),
-            kv: KvCache { layers: Vec::new(), halves: HalfPool::new(0) },
+            kv: KvCache { layers: Vec::new(), slopes: Vec::new(), halves: HalfPool::new(0) },
             positions: Vec::new(),
             slots: Vec::new(),
             spans: Vec::new(),
@@ -232,6 +234,7 @@ impl Ops for CpuOps {
     }
 
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
+        let slopes = layers.iter().map(|attn| attn.slopes()).collect();
         let shapes = layers.iter().map(|attn| KvShape {
             kv_heads: attn.kv_heads,
             head_dim_k: attn.head_dim,
@@ -243,7 +246,7 @@ impl Ops for CpuOps {
         let len = block_len.checked_mul(num_blocks).ok_or_else(|| {
             ModelError::Limit(format!("{num_blocks} blocks of KV exceed the address space"))
         })?;
-        self.kv = KvCache { layers, halves: HalfPool::new(len) };
+        self.kv = KvCache { layers, slopes, halves: HalfPool::new(len) };
         Ok(())
     }
 
@@ -339,6 +342,11 @@ impl Ops for CpuOps {
         Ok(out)
     }
 
+    fn clamp(&mut self, mut x: CpuTensor, limit: f32) -> Result<CpuTensor, ModelError> {
+        x.data.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+        Ok(x)
+    }
+
     fn glu_act(
         &mut self,
         gate: &CpuTensor,
@@ -422,6 +430,8 @@ impl Ops for CpuOps {
             heads: spec.heads,
             scale: spec.scale,
             window: spec.window,
+            chunk: spec.chunk,
+            slopes: self.kv.slopes[layer].as_deref(),
             softcap: spec.softcap,
             sinks: sinks.map(Vec::as_slice),
             causal: spec.causal,

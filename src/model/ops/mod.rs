@@ -95,6 +95,8 @@ pub trait Ops: Send + Sized {
         x: &Self::Act,
         weights: [&Self::Linear; N],
     ) -> Result<[Self::Tensor; N], ModelError>;
+    /// Values brought into `-limit..=limit`.
+    fn clamp(&mut self, x: Self::Tensor, limit: f32) -> Result<Self::Tensor, ModelError>;
     /// `act(gate) · up`, prepared as an input.
     fn glu_act(
         &mut self,

@@ -150,6 +150,10 @@ impl<O: Ops> Loader<'_, O> {
                 (table, Head::Logits { norm: self.norm("output_norm", hidden, spec.norm)?, out })
             }
             HeadSpec::None => (self.ops.load_table(&embd)?, Head::None),
+            HeadSpec::Norm => {
+                let table = self.ops.load_table(&embd)?;
+                (table, Head::Norm(self.norm("output_norm", hidden, spec.norm)?))
+            }
             HeadSpec::Classifier { inner, scores } => {
                 let table = self.ops.load_table(&embd)?;
                 let inner = match inner {

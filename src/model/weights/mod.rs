@@ -24,6 +24,7 @@ pub struct Weights<O: Ops> {
 pub enum Head<O: Ops> {
     Logits { norm: Norm<O::Vector>, out: O::Linear },
     None,
+    Norm(Norm<O::Vector>),
     Classifier { inner: Option<O::Linear>, out: O::Linear },
 }
 
