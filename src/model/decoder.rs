@@ -62,6 +62,7 @@ impl<O: Ops> Decoder<O> {
                 HeadSpec::Classifier { .. } => Purpose::Rank,
             },
             one_at_a_time: false,
+            warning: ops.warning(),
         };
         Ok(Self { ops, model, weights, spec, hidden: Vec::new() })
     }

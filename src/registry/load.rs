@@ -131,6 +131,7 @@ impl Loader for GgufLoader {
         info.one_at_a_time = runner.spec().one_at_a_time;
         info.purpose = runner.spec().purpose;
         info.warnings = warnings(&spec.params, &info);
+        info.warnings.extend(runner.spec().warning.clone());
         if info.purpose == Purpose::Generate {
             info.warnings.extend(text.warning().map(str::to_owned));
         }
@@ -208,6 +209,9 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
             "n_ctx {} was reduced to {}, the context that the model was trained for",
             params.n_ctx, info.context_len
         ));
+    }
+    if params.use_mlock && (info.one_at_a_time || info.device != "cpu") {
+        warnings.push(format!("use_mlock: weights on {} cannot be locked", info.device));
     }
     if info.one_at_a_time {
         warnings

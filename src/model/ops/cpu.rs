@@ -12,7 +12,7 @@ use kolosal_kernels::attention::{
 };
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed};
-use kolosal_kernels::memory::{Arena, Floats, HalfPool};
+use kolosal_kernels::memory::{self, Arena, Floats, HalfPool};
 use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{self, GgmlType};
@@ -36,8 +36,31 @@ pub struct CpuOps {
     spans: Vec<Span>,
     scratch: AttnScratch,
     weight_bytes: usize,
+    /// Whether weights are locked in memory, and how that goes.
+    locking: Option<Locking>,
     /// Some matrix is kept in floats, so that inputs are kept in floats too.
     has_float_weights: bool,
+}
+
+/// Weights that were locked in memory.
+#[derive(Default)]
+struct Locking {
+    bytes: usize,
+    /// Why no more are.
+    refused: Option<String>,
+}
+
+impl Locking {
+    /// Locks what comes, until the system refuses once.
+    fn take(&mut self, bytes: usize, lock: impl FnOnce() -> std::io::Result<()>) {
+        if self.refused.is_some() {
+            return;
+        }
+        match lock() {
+            Ok(()) => self.bytes += bytes,
+            Err(error) => self.refused = Some(error.to_string()),
+        }
+    }
 }
 
 /// The KV of all layers.
@@ -151,8 +174,16 @@ impl CpuOps {
             spans: Vec::new(),
             scratch: AttnScratch::new(),
             weight_bytes: 0,
+            locking: None,
             has_float_weights: false,
         }
+    }
+
+    /// Locks matrices in memory as they are loaded, as far as the system lets it.
+    #[must_use]
+    pub fn with_locked_weights(mut self) -> Self {
+        self.locking = Some(Locking::default());
+        self
     }
 
     fn pack(&mut self, source: &WeightSource<'_>) -> Result<Arc<Packed>, ModelError> {
@@ -170,6 +201,9 @@ impl CpuOps {
         }
         let packed = Packed::pack_in(&self.arena, ty, n, k, &bytes, &self.pool);
         let packed = packed.map_err(|error| bad(error.to_string()))?;
+        if let Some(locking) = &mut self.locking {
+            locking.take(packed.bytes(), || packed.lock());
+        }
         self.weight_bytes += packed.bytes();
         self.has_float_weights |= packed.is_float();
         Ok(Arc::new(packed))
@@ -205,6 +239,9 @@ impl Ops for CpuOps {
 
     fn load_table(&mut self, source: &WeightSource<'_>) -> Result<CpuTable, ModelError> {
         let bytes = source.bytes.to_vec();
+        if let Some(locking) = &mut self.locking {
+            locking.take(bytes.len(), || memory::lock(&bytes));
+        }
         self.weight_bytes += bytes.len();
         Ok(CpuTable::Raw { ty: source.ty, k: source.k, row_bytes: bytes.len() / source.n, bytes })
     }
@@ -256,6 +293,17 @@ impl Ops for CpuOps {
 
     fn device(&self) -> String {
         "cpu".to_owned()
+    }
+
+    fn warning(&self) -> Option<String> {
+        let Locking { bytes, refused } = self.locking.as_ref()?;
+        let reason = refused.as_ref()?;
+        Some(format!(
+            "use_mlock: {} of {} MiB of weights are locked in memory, for more the system's limit \
+             must be raised, such as by `ulimit -l`: {reason}",
+            bytes >> 20,
+            self.weight_bytes >> 20
+        ))
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {

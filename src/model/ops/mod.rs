@@ -67,6 +67,10 @@ pub trait Ops: Send + Sized {
     fn weight_bytes(&self) -> usize;
     /// `cpu`, `cuda:0`, `metal:0`.
     fn device(&self) -> String;
+    /// What did not go as asked while loading, though all works.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 
     /// Takes positions, slots and spans of the batch that the following calls work on.
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError>;

@@ -43,10 +43,11 @@ pub(crate) struct LoadingParameters {
     /// Context of one sequence in tokens.
     #[oai(nullable, validator(minimum(value = "1"), maximum(value = "1000000")))]
     pub n_ctx: Option<u32>,
-    /// Tokens kept at the front when a context is shifted; not above `n_ctx`.
+    /// No effect: a context is never shifted; an answer that fills it ends with `length`. Not above
+    /// `n_ctx`.
     #[oai(nullable)]
     pub n_keep: Option<u32>,
-    /// Lock the weights in memory.
+    /// Lock the weights in memory, as far as the system lets the server; false if absent.
     #[oai(nullable)]
     pub use_mlock: Option<bool>,
     /// Map the model file instead of reading it.
