@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::grammar::CompiledGrammar;
 
 /// Bytes that one engine's compiled grammars may hold unless the configuration says otherwise.
-pub const GRAMMAR_CACHE_BYTES: usize = 32 << 20;
+pub(super) const GRAMMAR_CACHE_BYTES: usize = 32 << 20;
 
 /// The entries, the latest used last.
 pub(super) struct GrammarCache {

@@ -21,12 +21,11 @@ mod tools;
 
 pub use breakers::DEFAULT_BREAKERS;
 pub use detokenizer::Detokenizer;
-pub use grammar_cache::GRAMMAR_CACHE_BYTES;
 pub use infill::{ExtraFile, Infill};
 pub use reasoning::{Part, ReasoningSplitter, ReasoningTags};
 pub use stop::{StopMatcher, StopStep};
 pub(crate) use template::strftime;
 pub use template::{ChatInput, ChatTemplate, Rendered, TemplateOrigin};
-pub use text_model::{ChatPrompt, TextModel};
+pub use text_model::{ChatPrompt, TextModel, TextOptions};
 pub use tokenizer::{FillIn, Special, Tokenizer, TokenizerError};
 pub use tools::{AnswerPart, CallDelta, CallStart, ToolCall, ToolFormat, ToolParser};

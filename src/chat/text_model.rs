@@ -31,9 +31,24 @@ pub struct TextModel {
     default_breakers: OnceLock<Arc<Breakers>>,
     /// Made for the first grammar.
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
-    /// Bytes of compiled grammars that are kept.
-    grammar_cache_bytes: usize,
+    options: TextOptions,
     compilers: Arc<Semaphore>,
+}
+
+/// What may be configured of a model's text side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Bytes of compiled grammars that are kept for reuse.
+    pub grammar_cache_bytes: usize,
+    /// Calls that a model begins by itself follow the tools' schemas where these compile, whether the
+    /// tools are strict or not.
+    pub constrain_tools: bool,
+}
+
+impl Default for TextOptions {
+    fn default() -> Self {
+        Self { grammar_cache_bytes: GRAMMAR_CACHE_BYTES, constrain_tools: true }
+    }
 }
 
 /// The prompt of a conversation.
@@ -67,16 +82,21 @@ impl TextModel {
             reasoning_shown,
             default_breakers: OnceLock::new(),
             grammars: OnceLock::new(),
-            grammar_cache_bytes: GRAMMAR_CACHE_BYTES,
+            options: TextOptions::default(),
             compilers: Arc::new(Semaphore::new(COMPILERS)),
         })
     }
 
-    /// Keeps so many bytes of compiled grammars, instead of [`GRAMMAR_CACHE_BYTES`].
+    /// To be set before it is used.
     #[must_use]
-    pub fn with_grammar_cache(mut self, max_bytes: usize) -> Self {
-        self.grammar_cache_bytes = max_bytes;
+    pub fn with_options(mut self, options: TextOptions) -> Self {
+        self.options = options;
         self
+    }
+
+    /// See [`TextOptions::constrain_tools`].
+    pub(super) fn constrains_tools(&self) -> bool {
+        self.options.constrain_tools
     }
 
     /// How the model marks its reasoning, if it reasons.
@@ -111,7 +131,7 @@ impl TextModel {
     /// The compiler of grammars for this vocabulary. Blocks when it is made, at the first call.
     pub(super) fn grammars(&self) -> Result<&GrammarCompiler, GrammarError> {
         let made = self.grammars.get_or_init(|| {
-            GrammarCompiler::new(Arc::clone(&self.tokenizer), self.grammar_cache_bytes)
+            GrammarCompiler::new(Arc::clone(&self.tokenizer), self.options.grammar_cache_bytes)
         });
         made.as_ref().map_err(Clone::clone)
     }

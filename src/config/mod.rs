@@ -108,6 +108,8 @@ pub struct EngineDefaults {
     pub max_draft_tokens: usize,
     /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
     pub quantize: Option<String>,
+    /// Calls that a model begins by itself follow the tools' schemas, whether these are strict or not.
+    pub constrain_tools: bool,
 }
 
 impl Default for EngineDefaults {
@@ -124,6 +126,7 @@ impl Default for EngineDefaults {
             target_step_ms: 100,
             max_draft_tokens: 0,
             quantize: None,
+            constrain_tools: true,
         }
     }
 }

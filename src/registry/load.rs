@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::chat::{GRAMMAR_CACHE_BYTES, TextModel};
+use crate::chat::{TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
 use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
@@ -88,20 +88,20 @@ pub struct GgufLoader {
     locate: Locate,
     backend: Box<dyn Backend>,
     engine: EngineConfig,
-    grammar_cache_bytes: usize,
+    text: TextOptions,
 }
 
 impl GgufLoader {
     /// `engine` is the template of each engine's configuration; name and sizes come from its spec.
     #[must_use]
     pub fn new(locate: Locate, backend: Box<dyn Backend>, engine: EngineConfig) -> Self {
-        Self { locate, backend, engine, grammar_cache_bytes: GRAMMAR_CACHE_BYTES }
+        Self { locate, backend, engine, text: TextOptions::default() }
     }
 
-    /// Each engine keeps so many bytes of compiled grammars.
+    /// What is configured of every engine's text side.
     #[must_use]
-    pub fn with_grammar_cache(mut self, max_bytes: usize) -> Self {
-        self.grammar_cache_bytes = max_bytes;
+    pub fn with_text(mut self, text: TextOptions) -> Self {
+        self.text = text;
         self
     }
 
@@ -123,7 +123,7 @@ impl Loader for GgufLoader {
         let (path, gguf) = self.open(spec)?;
         // A bad vocabulary is found out before the weights are read.
         let text = TextModel::from_gguf(gguf.metadata())?;
-        let text = Arc::new(text.with_grammar_cache(self.grammar_cache_bytes));
+        let text = Arc::new(text.with_options(self.text));
         let runner = self.backend.runner(&gguf, &spec.params)?;
         let mut info = describe(&gguf, path);
         info.context_len = runner.spec().context_len;

@@ -134,14 +134,19 @@ pub(super) async fn compile_all(
 }
 
 async fn compile(text: &Arc<TextModel>, rules: &Arc<OutputRules>) -> Result<Option<Arc<Compiled>>> {
-    if rules.shape.is_none() && !rules.tools.as_ref().is_some_and(ToolUse::is_constrained) {
+    let is_free =
+        rules.shape.is_none() && !rules.tools.as_ref().is_some_and(ToolUse::is_constrained);
+    if is_free && (rules.tools.is_none() || !text.constrains_tools()) {
         return Ok(None);
     }
     let compiling = async {
         let permit = text.grammar_permit().await;
         let (text, rules) = (Arc::clone(text), Arc::clone(rules));
         let task = tokio::task::spawn_blocking(move || {
-            let compiled = compile_now(&text, &rules);
+            let compiled = match &rules.tools {
+                Some(tools) if is_free => Ok(compile_helpfully(&text, tools)),
+                _ => compile_now(&text, &rules).map(Some),
+            };
             // A compilation that is given up goes on, and makes the next ones wait.
             drop(permit);
             compiled
@@ -150,12 +155,43 @@ async fn compile(text: &Arc<TextModel>, rules: &Arc<OutputRules>) -> Result<Opti
         task.await.map_err(failed)?
     };
     let Ok(compiled) = tokio::time::timeout(COMPILE_TIMEOUT, compiling).await else {
+        if is_free {
+            return Ok(None);
+        }
         let seconds = COMPILE_TIMEOUT.as_secs();
         let field = rules.shape.as_ref().map_or("tools", |shape| shape.field.as_str());
         let text = format!("{field}: compiling it takes more than {seconds} s");
         return Err(Error::invalid(field, text));
     };
-    compiled.map(|compiled| Some(Arc::new(compiled)))
+    compiled.map(|compiled| compiled.map(Arc::new))
+}
+
+/// For tools that nobody asked to be strict about: calls that the model begins by itself follow the
+/// schemas, as far as these can be compiled and the model writes calls in a form that is certain.
+fn compile_helpfully(text: &TextModel, tools: &ToolUse) -> Option<Compiled> {
+    let compiler = text.grammars().ok().filter(|_| text.tool_format().is_marked_json())?;
+    let compile = |callable: &[Callable]| {
+        let calls = tool_grammar::Calls {
+            format: text.tool_format(),
+            tokenizer: &text.tokenizer,
+            tools: callable,
+            parallel: tools.parallel,
+            lenient: true,
+        };
+        let grammar = compiler.compile(&Grammar::Lark(calls.after_marker())).ok()?;
+        let scope = Scope::Calls { wait: calls.wait(), parallel: tools.parallel };
+        Some(Compiled { grammar, scope, calls: true })
+    };
+    compile(&tools.callable).or_else(|| {
+        let mut callable = tools.callable.clone();
+        for tool in &mut callable {
+            let schema = Grammar::JsonSchema(tool_grammar::parameters(&tool.parameters));
+            if compiler.compile(&schema).is_err() {
+                tool.parameters = serde_json::json!({"type": "object"});
+            }
+        }
+        compile(&callable)
+    })
 }
 
 fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
@@ -174,6 +210,7 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
         tokenizer: &text.tokenizer,
         tools: &tools.callable,
         parallel: tools.parallel,
+        lenient: false,
     };
     let (source, scope) = match shape {
         _ if tools.must_call => (calls.answer(None), Scope::Answer),
