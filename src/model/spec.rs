@@ -40,6 +40,22 @@ pub struct ModelSpec {
     pub token_types: usize,
     /// What stands on the last layer.
     pub head: HeadSpec,
+    /// Several residual streams (Gemma 3n).
+    pub altup: Option<AltUpSpec>,
+}
+
+/// Alternating updates, with an input of its own for each layer and a low-rank way past attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AltUpSpec {
+    pub hidden: usize,
+    /// Residual streams; the first is the one that layers compute.
+    pub streams: usize,
+    /// Width of a layer's own input.
+    pub width: usize,
+    /// Of the way past attention.
+    pub rank: usize,
+    /// For each layer, how many deviations above its mean a row's gate must be to count.
+    pub sparsity: Vec<Option<f32>>,
 }
 
 /// What stands on the last layer of a model.
@@ -60,7 +76,8 @@ impl ModelSpec {
     #[must_use]
     pub fn kv_bytes_per_block(&self) -> usize {
         let per_position = |attn: &AttnSpec| attn.kv_heads * (attn.head_dim + attn.value_dim) * 2;
-        self.layers.iter().map(|layer| per_position(&layer.attn)).sum::<usize>() * super::BLOCK
+        let own = self.layers.iter().filter(|layer| layer.attn.shares_kv.is_none());
+        own.map(|layer| per_position(&layer.attn)).sum::<usize>() * super::BLOCK
     }
 }
 
@@ -137,6 +154,10 @@ pub struct AttnSpec {
     /// Scores fall with the distance of their keys: ALiBi with this largest exponent, see
     /// [`AttnSpec::slopes`].
     pub alibi: Option<f32>,
+    /// Values are normed over each head, without weights (Gemma 3n).
+    pub value_norm: bool,
+    /// Keys and values are those of this layer, which comes before.
+    pub shares_kv: Option<usize>,
     /// Queries, keys and values are clamped to `-clamp..=clamp` as they are made.
     pub clamp: Option<f32>,
     /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).

@@ -59,7 +59,8 @@ TOP = {
     "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm",
     "embed_out": "output", "transformer.word_embeddings": "token_embd",
     "model.embedding_norm": "token_embd_norm", "transformer.word_embeddings_layernorm": "token_embd_norm",
-    "transformer.norm_f": "output_norm",
+    "transformer.norm_f": "output_norm", "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj", "model.per_layer_projection_norm": "per_layer_proj_norm",
 }
 LAYER = re.compile(r"^(?:model|transformer|gpt_neox)\.(?:layers|h|blocks)\.(\d+)\.(.+?)(?:\.(weight|bias))?$")
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import transformers as tf
 
-from make_parity_fixtures import BASE, CONTEXT, FF, HEADS, HIDDEN, LAYERS, LN, MOE_META, RMS, VOCAB, Fixture, split_neox, theta
+from make_parity_fixtures import BASE, CONTEXT, FF, HD, HEADS, HIDDEN, LAYERS, LN, MOE_META, PRE_POST, RMS, VOCAB, Fixture, split_neox, theta
 from parity_families import Llama4
 
 
@@ -44,6 +44,29 @@ class Deep(Fixture):
             for name, p in self.model.named_parameters():
                 if "o_proj" in name or "down_proj" in name:
                     p.copy_((p * 0.1).half().float())
+
+
+class Gemma3n(Fixture):
+    """Projections of the streams lie one above the other. Scores are kept small, as nothing divides them and half floats in the KV
+    cache would show."""
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                if "q_norm" in name:
+                    p.copy_((p * 0.3).half().float())
+
+    def tensors(self):
+        held = {}
+        for name, t in self.model.named_parameters():
+            if "altup_projections" in name or "altup_unembed_projections" in name:
+                held.setdefault("altup_proj" if "altup_projections" in name else "altup_unembd_proj", []).append(t.detach().numpy())
+        for name, parts in held.items():
+            yield f"{name}.weight", np.stack(parts)
+        whole = self.model.named_parameters
+        self.model.named_parameters = lambda: [(k, v) for k, v in whole() if "altup_projections" not in k and "altup_unembed" not in k]
+        yield from super().tensors()
 
 
 class Dbrx(Fixture):
@@ -86,6 +109,24 @@ def fixtures():
         {**LN, **MOE_META, "ff": 32, "kv": 2, "attention.clamp_kqv": 1.0},
         parts={"norm_attn_norm.norm_1": "attn_norm", "norm_attn_norm.norm_2": "attn_output_norm", "norm_attn_norm.attn.Wqkv": "attn_qkv",
                "norm_attn_norm.attn.out_proj": "attn_output", "ffn.router.layer": "ffn_gate_inp"})
+    # Of six layers the last two read keys and values of the fourth (local) and the third (global).
+    kinds = ["sliding_attention"] * 2 + ["full_attention"] + ["sliding_attention"] * 2 + ["full_attention"]
+    sparsity = [0.95, 0.95, 0.0, 0.0, 0.0, 0.0]
+    scales = [float(torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(s))) for s in sparsity]
+    yield "gemma3n", lambda: Gemma3n("gemma3n", "gemma3n", tf.Gemma3nForCausalLM,
+        tf.Gemma3nTextConfig(**b(head_dim=32, tie_word_embeddings=True, sliding_window=24, num_hidden_layers=6, layer_types=kinds,
+            intermediate_size=[FF] * 6, vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=16, num_kv_shared_layers=2,
+            laurel_rank=8, activation_sparsity_pattern=sparsity,
+            rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}})),
+        {**RMS, **HD, "attention.sliding_window": 24, "attention.sliding_window_pattern": [k == "sliding_attention" for k in kinds],
+         "attention.shared_kv_layers": 2, "rope.freq_base": 1e6, "altup.active_idx": 0, "altup.num_inputs": 4,
+         "embedding_length_per_layer_input": 16, "activation_sparsity_scale": scales, "final_logit_softcapping": 30.0},
+        parts={**PRE_POST, "altup.correct_output_scale": "altup_correct_scale", "altup.correction_coefs": "altup_correct_coef",
+               "altup.prediction_coefs": "altup_predict_coef", "altup.modality_router": "altup_router",
+               "altup.router_norm": "altup_router_norm", "laurel.linear_left": "laurel_l", "laurel.linear_right": "laurel_r",
+               "laurel.post_laurel_norm": "laurel_post_norm", "per_layer_input_gate": "inp_gate", "per_layer_projection": "proj",
+               "post_per_layer_input_norm": "post_norm"})
     ff4 = {f"feed_forward.shared_expert.{p}_proj": f"ffn_{p}_shexp" for p in ("gate", "up", "down")}
     ff4 |= {f"feed_forward.{p}_proj": f"ffn_{p}" for p in ("gate", "up", "down")}
     yield "llama4-chunks", lambda: Llama4("llama4-chunks", "llama4", tf.Llama4ForCausalLM,

@@ -222,6 +222,8 @@ impl Keys<'_> {
                 window: None,
                 chunk: None,
                 alibi: None,
+                value_norm: false,
+                shares_kv: None,
                 clamp: None,
                 sinks: false,
                 causal: true,
@@ -248,6 +250,7 @@ impl Keys<'_> {
             pooling: Pooling::default(),
             token_types: 0,
             head: HeadSpec::Logits,
+            altup: None,
         })
     }
 

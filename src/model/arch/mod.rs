@@ -69,6 +69,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gemma", models: "Gemma 1", describe: gemma::gemma },
     Architecture { name: "gemma2", models: "Gemma 2", describe: gemma::gemma2 },
     Architecture { name: "gemma3", models: "Gemma 3 (text)", describe: gemma::gemma3 },
+    Architecture { name: "gemma3n", models: "Gemma 3n (text)", describe: gemma::gemma3n },
     Architecture { name: "phi2", models: "Phi 1, 1.5 and 2", describe: phi::phi2 },
     Architecture { name: "phi3", models: "Phi 3, 3.5 and 4", describe: phi::phi3 },
     Architecture { name: "olmo", models: "OLMo 1", describe: olmo::olmo },
@@ -191,6 +192,11 @@ fn check(spec: &ModelSpec) -> Result<(), ModelError> {
     limit("hidden size", spec.hidden, 1 << 18)?;
     limit("vocabulary size", spec.vocab_size, 1 << 24)?;
     limit("context length", spec.context_len, 1 << 28)?;
+    if let Some(altup) = &spec.altup {
+        limit("residual stream count", altup.streams, 16)?;
+        limit("width of a layer's input", altup.width, 1 << 14)?;
+        limit("rank of the way past attention", altup.rank, 1 << 14)?;
+    }
     for LayerSpec { attn, ffn, .. } in &spec.layers {
         check_attention(spec, attn)?;
         match ffn {

@@ -272,6 +272,8 @@ impl Ops for CandleOps {
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
         let slots = num_blocks * BLOCK;
         for attn in layers {
+            // What is another layer's takes no room.
+            let slots = if attn.shares_kv.is_some() { 1 } else { slots };
             let pool =
                 |dim: usize| Tensor::zeros((slots, attn.kv_heads * dim), DType::F16, &self.device);
             let (k, v) = (pool(attn.head_dim)?, pool(attn.value_dim)?);
@@ -344,6 +346,17 @@ impl Ops for CandleOps {
         Ok(x.clamp(-limit, limit)?)
     }
 
+    fn scale_columns(&mut self, x: Tensor, factors: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(x.broadcast_mul(factors)?)
+    }
+
+    fn sparsify(&mut self, x: Tensor, deviations: f32) -> Result<Tensor, ModelError> {
+        let mean = x.mean_keepdim(D::Minus1)?;
+        let centred = x.broadcast_sub(&mean)?;
+        let deviation = centred.sqr()?.mean_keepdim(D::Minus1)?.sqrt()?;
+        Ok(centred.broadcast_sub(&(deviation * f64::from(deviations))?)?.relu()?)
+    }
+
     fn glu_act(&mut self, gate: &Tensor, up: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
         if act == ActSpec::OaiSwiglu {
             let gate = gate.minimum(7.0)?;
@@ -389,13 +402,15 @@ impl Ops for CandleOps {
     fn attention(
         &mut self,
         layer: usize,
-        [q, k, v]: [&Tensor; 3],
+        (q, own): (&Tensor, Option<[&Tensor; 2]>),
         spec: &AttnSpec,
         sinks: Option<&Tensor>,
     ) -> Result<Tensor, ModelError> {
         let kv = &self.kv[layer];
-        self.write(&kv.k, k)?;
-        self.write(&kv.v, v)?;
+        if let Some([k, v]) = own {
+            self.write(&kv.k, k)?;
+            self.write(&kv.v, v)?;
+        }
         let parts = self
             .spans
             .iter()

@@ -19,6 +19,7 @@ use kolosal_kernels::quant::{self, GgmlType};
 use kolosal_kernels::rope::{self, RopeHeads, RopeTable};
 use kolosal_kernels::{Activation, Rows, RowsMut};
 
+use super::locking::Locking;
 use super::{Norm, Ops, WeightSource};
 use crate::model::batch::{Batch, Span};
 use crate::model::error::ModelError;
@@ -40,27 +41,6 @@ pub struct CpuOps {
     locking: Option<Locking>,
     /// Some matrix is kept in floats, so that inputs are kept in floats too.
     has_float_weights: bool,
-}
-
-/// Weights that were locked in memory.
-#[derive(Default)]
-struct Locking {
-    bytes: usize,
-    /// Why no more are.
-    refused: Option<String>,
-}
-
-impl Locking {
-    /// Locks what comes, until the system refuses once.
-    fn take(&mut self, bytes: usize, lock: impl FnOnce() -> std::io::Result<()>) {
-        if self.refused.is_some() {
-            return;
-        }
-        match lock() {
-            Ok(()) => self.bytes += bytes,
-            Err(error) => self.refused = Some(error.to_string()),
-        }
-    }
 }
 
 /// The KV of all layers.
@@ -273,7 +253,8 @@ impl Ops for CpuOps {
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
         let slopes = layers.iter().map(|attn| attn.slopes()).collect();
         let shapes = layers.iter().map(|attn| KvShape {
-            kv_heads: attn.kv_heads,
+            // What is another layer's takes no room.
+            kv_heads: if attn.shares_kv.is_some() { 0 } else { attn.kv_heads },
             head_dim_k: attn.head_dim,
             head_dim_v: attn.value_dim,
         });
@@ -296,14 +277,7 @@ impl Ops for CpuOps {
     }
 
     fn warning(&self) -> Option<String> {
-        let Locking { bytes, refused } = self.locking.as_ref()?;
-        let reason = refused.as_ref()?;
-        Some(format!(
-            "use_mlock: {} of {} MiB of weights are locked in memory, for more the system's limit \
-             must be raised, such as by `ulimit -l`: {reason}",
-            bytes >> 20,
-            self.weight_bytes >> 20
-        ))
+        self.locking.as_ref()?.warning(self.weight_bytes)
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
@@ -395,6 +369,29 @@ impl Ops for CpuOps {
         Ok(x)
     }
 
+    fn scale_columns(
+        &mut self,
+        mut x: CpuTensor,
+        factors: &Vec<f32>,
+    ) -> Result<CpuTensor, ModelError> {
+        for row in x.data.chunks_exact_mut(factors.len()) {
+            row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+        }
+        Ok(x)
+    }
+
+    fn sparsify(&mut self, mut x: CpuTensor, deviations: f32) -> Result<CpuTensor, ModelError> {
+        let cols = x.cols;
+        for row in x.data.chunks_exact_mut(cols) {
+            let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / cols as f64;
+            let square = |x: &f32| (f64::from(*x) - mean).powi(2);
+            let deviation = (row.iter().map(square).sum::<f64>() / cols as f64).sqrt();
+            let cutoff = (mean + f64::from(deviations) * deviation) as f32;
+            row.iter_mut().for_each(|value| *value = (*value - cutoff).max(0.0));
+        }
+        Ok(x)
+    }
+
     fn glu_act(
         &mut self,
         gate: &CpuTensor,
@@ -457,14 +454,16 @@ impl Ops for CpuOps {
     fn attention(
         &mut self,
         layer: usize,
-        [q, k, v]: [&CpuTensor; 3],
+        (q, kv): (&CpuTensor, Option<[&CpuTensor; 2]>),
         spec: &AttnSpec,
         sinks: Option<&Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
         let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim);
         let layout = self.kv.layers[layer];
-        let kv = KvMut { layout, cache: &mut self.kv.halves };
-        attention::kv_write(kv, k.view(), v.view(), &self.slots, &self.pool);
+        if let Some([k, v]) = kv {
+            let kv = KvMut { layout, cache: &mut self.kv.halves };
+            attention::kv_write(kv, k.view(), v.view(), &self.slots, &self.pool);
+        }
         let spans: Vec<SpanRef<'_>> = self
             .spans
             .iter()
