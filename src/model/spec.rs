@@ -387,6 +387,9 @@ pub enum MoeScore {
     Sigmoid,
     /// The largest logits, then softmax over them (gpt-oss).
     SoftmaxAfter,
+    /// The largest logit with its softmax over those near it, then the same among the others (Phi 3.5
+    /// MoE; SparseMixer, arXiv 2409.12136).
+    SparseMixer,
 }
 
 /// Root-mean-square norm or layer norm (with mean and bias).

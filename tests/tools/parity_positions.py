@@ -127,6 +127,9 @@ def fixtures():
                "altup.router_norm": "altup_router_norm", "laurel.linear_left": "laurel_l", "laurel.linear_right": "laurel_r",
                "laurel.post_laurel_norm": "laurel_post_norm", "per_layer_input_gate": "inp_gate", "per_layer_projection": "proj",
                "post_per_layer_input_norm": "post_norm"})
+    yield "phimoe", lambda: Fixture("phimoe", "phimoe", tf.PhimoeForCausalLM,
+        tf.PhimoeConfig(**b(attention_bias=True, lm_head_bias=True, intermediate_size=32, num_local_experts=4, num_experts_per_tok=2,
+            sliding_window=None, **theta(1e4))), {**RMS, "ff": 32, "expert_count": 4, "expert_used_count": 2})
     ff4 = {f"feed_forward.shared_expert.{p}_proj": f"ffn_{p}_shexp" for p in ("gate", "up", "down")}
     ff4 |= {f"feed_forward.{p}_proj": f"ffn_{p}" for p in ("gate", "up", "down")}
     yield "llama4-chunks", lambda: Llama4("llama4-chunks", "llama4", tf.Llama4ForCausalLM,

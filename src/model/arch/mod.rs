@@ -72,6 +72,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gemma3n", models: "Gemma 3n (text)", describe: gemma::gemma3n },
     Architecture { name: "phi2", models: "Phi 1, 1.5 and 2", describe: phi::phi2 },
     Architecture { name: "phi3", models: "Phi 3, 3.5 and 4", describe: phi::phi3 },
+    Architecture { name: "phimoe", models: "Phi 3.5 MoE", describe: phi::phimoe },
     Architecture { name: "olmo", models: "OLMo 1", describe: olmo::olmo },
     Architecture { name: "olmo2", models: "OLMo 2 and 3", describe: olmo::olmo2 },
     Architecture { name: "olmoe", models: "OLMoE", describe: olmo::olmoe },
