@@ -3,7 +3,7 @@
 //! windows in most layers.
 
 use super::Keys;
-use super::alibi::MAX_ALIBI_BIAS;
+use super::alibi::{MAX_ALIBI_BIAS, set_alibi};
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, FfnSpec, HeadSpec, ModelSpec, Norms, QkNorm, RopeStyle};
 
@@ -30,7 +30,7 @@ pub(super) fn nomic_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 /// Gates lie in a tensor of their own or above the up projection; some sizes have none.
 pub(super) fn jina_bert_v2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = encoder(keys)?;
-    keys.alibi(&mut spec, MAX_ALIBI_BIAS);
+    set_alibi(&mut spec, MAX_ALIBI_BIAS);
     let has_norms = keys.has("blk.0.attn_q_norm.weight");
     for (index, layer) in spec.layers.iter_mut().enumerate() {
         if has_norms {

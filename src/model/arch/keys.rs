@@ -254,15 +254,6 @@ impl Keys<'_> {
         })
     }
 
-    /// Linear biases by distance in place of rotary positions.
-    pub(super) fn alibi(&self, spec: &mut ModelSpec, max_bias: f32) {
-        spec.ropes.clear();
-        for layer in &mut spec.layers {
-            layer.attn.rope = None;
-            layer.attn.alibi = (max_bias > 0.0).then_some(max_bias);
-        }
-    }
-
     /// Queries, keys and values are clamped if the file says so.
     pub(super) fn clamp(&self, spec: &mut ModelSpec) -> Result<(), ModelError> {
         let limit = self.f32("attention.clamp_kqv")?.filter(|limit| *limit > 0.0);

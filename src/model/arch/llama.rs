@@ -1,7 +1,7 @@
 //! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 2, XVERSE,
 //! Baichuan; SmolLM 3.
 
-use super::alibi::MAX_ALIBI_BIAS;
+use super::alibi::{MAX_ALIBI_BIAS, set_alibi};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
@@ -39,7 +39,7 @@ const BAICHUAN_13B_LAYERS: usize = 40;
 pub(super) fn baichuan(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = llama(keys)?;
     if spec.layers.len() == BAICHUAN_13B_LAYERS {
-        keys.alibi(&mut spec, MAX_ALIBI_BIAS);
+        set_alibi(&mut spec, MAX_ALIBI_BIAS);
     }
     Ok(spec)
 }

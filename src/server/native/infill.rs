@@ -271,6 +271,7 @@ impl Event for InfillAnswer {
 
 /// One object, or a stream of pieces.
 #[derive(ResponseContent)]
+#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
 pub(crate) enum InfillBody {
     Full(Json<InfillAnswer>),
     Stream(Events<InfillAnswer>),
