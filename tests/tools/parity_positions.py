@@ -35,6 +35,20 @@ def biased(base, scale=None):
     return Biased
 
 
+class Parallel(tf.LlamaForCausalLM):
+    """Attention and feed-forward side by side behind one norm."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            del layer.post_attention_layernorm
+            layer.forward = lambda x, layer=layer, **more: self.both(layer, layer.input_layernorm(x), more) + x
+
+    @staticmethod
+    def both(layer, x, more):
+        return layer.self_attn(hidden_states=x, **more)[0] + layer.mlp(x)
+
+
 class Deep(Fixture):
     """Forty layers that each add little, so that half floats in the KV cache do not add up."""
 
@@ -95,6 +109,7 @@ def fixtures():
         tf.MptConfig(**mpt, attn_config={"alibi": True, "alibi_bias_max": 8, "clip_qkv": 1.0}),
         {**LN, "ff": 4 * HIDDEN, "attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 1.0}, parts=parts)
     yield "refact", lambda: Fixture("refact", "refact", biased(tf.LlamaForCausalLM), tf.LlamaConfig(**b(num_key_value_heads=1)), dict(RMS))
+    yield "plamo", lambda: Fixture("plamo", "plamo", Parallel, tf.LlamaConfig(**b()), dict(RMS))
     yield "jais", lambda: Fixture("jais", "jais", biased(tf.StableLmForCausalLM, scale=HEADS / HIDDEN),
         tf.StableLmConfig(**{**BASE, "num_key_value_heads": HEADS, "layer_norm_eps": 1e-5, **theta(1e4)}),
         {**LN, "attention.max_alibi_bias": 8.0})

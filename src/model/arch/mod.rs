@@ -53,6 +53,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "internlm2", models: "InternLM 2", describe: llama::llama },
     Architecture { name: "baichuan", models: "Baichuan 7B and 13B", describe: llama::baichuan },
     Architecture { name: "xverse", models: "XVERSE", describe: llama::llama },
+    Architecture { name: "plamo", models: "PLaMo 1", describe: llama::plamo },
     Architecture { name: "arcee", models: "Arcee AFM", describe: dense::arcee },
     Architecture { name: "apertus", models: "Apertus", describe: dense::apertus },
     Architecture { name: "seed_oss", models: "Seed-OSS", describe: dense::seed_oss },
