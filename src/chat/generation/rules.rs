@@ -65,6 +65,8 @@ pub(super) struct Compiled {
     scope: Scope,
     /// The answer may be calls.
     calls: bool,
+    /// Reasoning may end the answer: nothing is asked of it.
+    may_end: bool,
 }
 
 /// What the grammar speaks of.
@@ -96,7 +98,8 @@ impl Compiled {
             // Harmony's markers of calls do not stand in its reasoning.
             Some(_) if is_call && text.tool_format() == ToolFormat::Harmony => answer,
             Some((tags, in_reasoning)) => {
-                let start = ReasoningStart { in_reasoning, calls: self.calls };
+                let start =
+                    ReasoningStart { in_reasoning, calls: self.calls, may_end: self.may_end };
                 Box::new(Gate::after_reasoning(tokenizer, tags, start, answer))
             }
             None => answer,
@@ -180,7 +183,7 @@ fn compile_helpfully(text: &TextModel, tools: &ToolUse) -> Option<Compiled> {
         };
         let grammar = compiler.compile(&Grammar::Lark(calls.after_marker())).ok()?;
         let scope = Scope::Calls { wait: calls.wait(), parallel: tools.parallel };
-        Some(Compiled { grammar, scope, calls: true })
+        Some(Compiled { grammar, scope, calls: true, may_end: true })
     };
     compile(&tools.callable).or_else(|| {
         let mut callable = tools.callable.clone();
@@ -201,7 +204,7 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
         (None, Some(shape)) => {
             let grammar = compiler.compile(&shape.grammar);
             let grammar = grammar.map_err(|error| refused(&shape.field, &error))?;
-            return Ok(Compiled { grammar, scope: Scope::Answer, calls: false });
+            return Ok(Compiled { grammar, scope: Scope::Answer, calls: false, may_end: false });
         }
         (None, None) => return Err(Error::internal("there is nothing to compile")),
     };
@@ -236,7 +239,7 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
             .find_map(|(field, part)| Some(refused(field, &compiler.compile(&part).err()?)))
             .unwrap_or_else(|| refused("tools", &error))
     })?;
-    Ok(Compiled { grammar, scope, calls: true })
+    Ok(Compiled { grammar, scope, calls: true, may_end: false })
 }
 
 fn refused(field: &str, error: &GrammarError) -> Error {

@@ -311,6 +311,20 @@ async fn calls_that_a_model_begins_follow_schemas_without_being_strict() {
         assert_eq!((name.as_str(), &arguments["city"]), ("get_weather", &json!("Rome")));
         assert!(is_valid(&schema, &arguments, &schema), "{arguments}");
     }
+    // Reasoning is free, may speak of calls, and may be all that there is.
+    for (answer, reasoning, units) in [
+        ("<think>a <tool_call> or not</think>Hm.", "a <tool_call> or not", 1),
+        ("<think>never ends", "never ends", 0),
+    ] {
+        let answer = if units > 0 { format!("{answer}{}", &call[3..]) } else { answer.to_owned() };
+        let server = saying("<tool_call> <think>", &answer).await;
+        let body = ask(&server, &json!({"tools": tools, "parallel_tool_calls": false})).await;
+        let message = &body["choices"][0]["message"];
+        assert_eq!(message["reasoning_content"], reasoning, "{body}");
+        let calls = calls(message);
+        assert_eq!(calls.len(), units, "{body}");
+        assert!(calls.iter().all(|(_, arguments)| is_valid(&schema, arguments, &schema)));
+    }
     // Formats that are not certain, and engines that are told not to, leave calls alone.
     for template in ["<tool_call> FREE", "<tool_call> <parameter="] {
         let server = saying(template, call).await;
