@@ -106,7 +106,7 @@ pub struct EngineDefaults {
     pub target_step_ms: u32,
     /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
     pub max_draft_tokens: usize,
-    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
+    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `q4_k`, `q5_k`, `q6_k`.
     pub quantize: Option<String>,
     /// Calls that a model begins by itself follow the tools' schemas, whether these are strict or not.
     pub constrain_tools: bool,

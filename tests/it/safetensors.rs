@@ -90,6 +90,28 @@ fn weights_are_quantised_while_loading() {
     assert!(error.contains("q4_0") && error.contains("Q8_0"), "{error}");
 }
 
+#[test]
+fn k_types_come_nearer_with_their_bits() {
+    let tiny = crate::tiny::Tiny { hidden: 256, width: 512, ..crate::tiny::Tiny::default() };
+    let gguf = tiny.gguf();
+    let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 256).collect();
+    let run = |quantize: Option<Quantize>| {
+        let options = RunnerOptions { quantize, ..options(DeviceChoice::Cpu) };
+        let mut runner = load_runner(&gguf, &options).unwrap();
+        let logits = whole(&mut *runner, &tokens);
+        (logits, runner.spec().weight_bytes)
+    };
+    let (expected, floats) = run(None);
+    let mut last = (0.0, floats / 3);
+    for target in [Quantize::Q6K, Quantize::Q5K, Quantize::Q4K] {
+        let (logits, bytes) = run(Some(target));
+        let distance = rms_distance(&logits, &expected);
+        assert!(distance > last.0 && distance < 0.6, "{target}: {distance} after {}", last.0);
+        assert!(bytes < last.1, "{target}: {bytes} bytes after {}", last.1);
+        last = (distance, bytes);
+    }
+}
+
 /// Texts that a tokenizer may stumble over.
 fn texts() -> Vec<String> {
     let inputs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vocab/inputs.txt");

@@ -20,6 +20,9 @@ wire_enum! {
         Q5_0 = "q5_0",
         Q5_1 = "q5_1",
         Q8_0 = "q8_0",
+        Q4K = "q4_k",
+        Q5K = "q5_k",
+        Q6K = "q6_k",
     }
 }
 
@@ -31,6 +34,9 @@ impl From<QuantizeType> for Quantize {
             QuantizeType::Q5_0 => Self::Q5_0,
             QuantizeType::Q5_1 => Self::Q5_1,
             QuantizeType::Q8_0 => Self::Q8_0,
+            QuantizeType::Q4K => Self::Q4K,
+            QuantizeType::Q5K => Self::Q5K,
+            QuantizeType::Q6K => Self::Q6K,
         }
     }
 }
