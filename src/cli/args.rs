@@ -112,7 +112,7 @@ pub(super) struct ServeArgs {
     /// Tokens of a sequence that are guessed and computed ahead in a step at most; 0 = never
     #[arg(long, value_name = "N")]
     pub(super) max_draft_tokens: Option<usize>,
-    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k
     #[arg(long, value_name = "TYPE")]
     pub(super) quantize: Option<Quantize>,
     /// Start empty when no model is named or configured
@@ -197,7 +197,7 @@ pub(super) struct ComputeArgs {
     /// Positions a sequence may have
     #[arg(long, value_name = "N")]
     pub(super) n_ctx: Option<u32>,
-    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k
     #[arg(long, value_name = "TYPE")]
     pub(super) quantize: Option<Quantize>,
 }
@@ -256,7 +256,7 @@ pub(super) struct RunnerArgs {
     /// Where to run: auto, cpu, candle-cpu (the portable reference path), gpu:N
     #[arg(long, default_value = "auto", value_parser = device, value_name = "DEVICE")]
     pub(super) device: DeviceChoice,
-    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k
     #[arg(long, value_name = "TYPE")]
     pub(super) quantize: Option<Quantize>,
 }

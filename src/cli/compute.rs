@@ -54,6 +54,7 @@ impl Opened {
             max_kv_bytes: usize::MAX,
             device: args.device.clone(),
             quantize: args.quantize,
+            lock_weights: false,
         };
         let runner = load_runner(&gguf, &options).context(path.display())?;
         if runner.spec().is_encoder() {

@@ -109,8 +109,10 @@ pub struct EngineDefaults {
     pub target_step_ms: u32,
     /// Tokens of a sequence that are guessed and computed ahead in a step at most; 0 = never.
     pub max_draft_tokens: usize,
-    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
+    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `q4_k`, `q5_k`, `q6_k`.
     pub quantize: Option<String>,
+    /// Calls that a model begins by itself follow the tools' schemas, whether these are strict or not.
+    pub constrain_tools: bool,
 }
 
 impl Default for EngineDefaults {
@@ -128,6 +130,7 @@ impl Default for EngineDefaults {
             target_step_ms: 100,
             max_draft_tokens: 16,
             quantize: None,
+            constrain_tools: true,
         }
     }
 }
@@ -156,7 +159,7 @@ pub struct HubSection {
     pub allow_hosts: Vec<String>,
 }
 
-/// What a client may ask of the server at most.
+/// What clients may ask of the server and leave in it at most.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
@@ -164,11 +167,13 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Seconds until a body that has not arrived is given up.
     pub body_timeout_s: u64,
+    /// Bytes of compiled grammars that one engine keeps for reuse; the least recently used go first.
+    pub max_grammar_cache_bytes: usize,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_body_bytes: 16 << 20, body_timeout_s: 60 }
+        Self { max_body_bytes: 16 << 20, body_timeout_s: 60, max_grammar_cache_bytes: 32 << 20 }
     }
 }
 

@@ -25,6 +25,11 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("server.drain_timeout_s", config.server.drain_timeout_s, 0..=3600),
         ("limits.max_body_bytes", config.limits.max_body_bytes as u64, 1024..=(1 << 32)),
         ("limits.body_timeout_s", config.limits.body_timeout_s, 1..=86_400),
+        (
+            "limits.max_grammar_cache_bytes",
+            config.limits.max_grammar_cache_bytes as u64,
+            0..=(1 << 40),
+        ),
         ("responses.max_count", config.responses.max_count as u64, 0..=1_000_000),
         ("responses.max_bytes", config.responses.max_bytes as u64, 0..=(1 << 40)),
         ("responses.max_age_s", config.responses.max_age_s, 1..=31_536_000),

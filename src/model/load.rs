@@ -37,6 +37,8 @@ pub struct RunnerOptions {
     pub device: DeviceChoice,
     /// Matrices in floats are brought to this type on the way into memory.
     pub quantize: Option<Quantize>,
+    /// On the CPU, matrices are locked in memory as far as the system lets it.
+    pub lock_weights: bool,
 }
 
 /// Where a model runs.
@@ -80,6 +82,7 @@ impl Default for RunnerOptions {
             max_kv_bytes: 1 << 30,
             device: DeviceChoice::Auto,
             quantize: None,
+            lock_weights: false,
         }
     }
 }
@@ -118,7 +121,10 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
             Ok(Box::new(Decoder::load(ops, model, files, capacity)?))
         }
         None => {
-            let ops = CpuOps::new(threads::pool(options.threads, &options.cpus)?);
+            let mut ops = CpuOps::new(threads::pool(options.threads, &options.cpus)?);
+            if options.lock_weights {
+                ops = ops.with_locked_weights();
+            }
             Ok(Box::new(Decoder::load(ops, model, files, capacity)?))
         }
     }

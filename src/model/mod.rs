@@ -1,6 +1,7 @@
 //! Models: GGUF and safetensors files, architectures as data, one decoder over the flat batch, and the [`Runner`]
 //! seam through which the engine drives them. candle appears in this module alone.
 
+mod altup;
 pub mod arch;
 pub mod batch;
 pub mod decoder;

@@ -30,6 +30,8 @@ pub struct RunnerSpec {
     pub purpose: Purpose,
     /// Sequences take turns: the runner keeps the state of one.
     pub one_at_a_time: bool,
+    /// What did not go as asked while loading, though all works.
+    pub warning: Option<String>,
 }
 
 impl RunnerSpec {

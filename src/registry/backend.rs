@@ -38,6 +38,7 @@ impl NativeBackend {
             max_kv_bytes: self.max_kv_bytes,
             device: self.device(params),
             quantize: params.quantize,
+            lock_weights: params.use_mlock,
         }
     }
 

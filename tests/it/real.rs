@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kolosal_kernels::quant::{GgmlType, dequantize, quantize};
 use kolosal_server::chat::TextModel;
 use kolosal_server::chat::grammar::{Grammar, GrammarCompiler};
-use kolosal_server::engine::sampling::{Dry, Mirostat, MirostatVersion, Stage, Xtc};
+use kolosal_server::engine::sampling::{Adaptive, Dry, Mirostat, MirostatVersion, Stage, Xtc};
 use kolosal_server::engine::{Engine, EngineConfig, Job, Outcome, Request, Sampling};
 use kolosal_server::model::gguf::{Gguf, Writer};
 use kolosal_server::model::{DeviceChoice, RunnerOptions, load_runner};
@@ -88,6 +88,7 @@ fn samplers() -> Vec<Sampling> {
         Sampling { dry, ..base() },
         Sampling { mirostat: mirostat(MirostatVersion::V1), ..base() },
         Sampling { mirostat: mirostat(MirostatVersion::V2), ..base() },
+        Sampling { adaptive: Some(Adaptive { target: 0.4, decay: 0.9 }), min_p: 0.02, ..base() },
         Sampling { temperature_range: 0.5, top_p: 0.9, ..base() },
         Sampling { repetition_penalty: 1.2, penalty_last_n: Some(16), ..base() },
         Sampling { presence_penalty: 0.5, frequency_penalty: 0.5, ..base() },

@@ -5,12 +5,13 @@
 //! mask. The choice follows by the stages of [`Sampling::order`]. Where none is asked for and nothing
 //! is wanted beyond temperature, `top_k`, `top_p` and `min_p`, the vocabulary is not sorted
 //! (`draw`); otherwise all tokens are candidates (`candidates`) and each stage makes them fewer.
-//! Mirostat takes the place of all truncations.
+//! Mirostat takes the place of all truncations, and adaptive-p chooses among what they leave.
 //!
 //! Each token takes one number from the sequence's own generator, and before it another one where XTC
 //! is on; a greedy choice takes none. The same request and seed thus give the same tokens whatever
 //! else runs.
 
+mod adaptive;
 mod banned;
 mod candidates;
 mod draw;
@@ -28,6 +29,7 @@ use super::guide::{Guide, MaskHelpers};
 use super::logits;
 use super::request::{LogprobsOf, Request, TokenLogprobs};
 use super::sampling::{Sampling, Stage, default_order};
+use adaptive::Pull;
 use banned::Banned;
 use candidates::Candidates;
 use draw::{Distribution, draw_from, truncate_to};
@@ -75,6 +77,7 @@ enum Choice {
     Chain(Vec<Stage>),
     /// By these stages and this rule.
     Mirostat(Vec<Stage>, Surprise),
+    Adaptive(Vec<Stage>, Pull),
 }
 
 /// Sampling state of one sequence.
@@ -246,7 +249,9 @@ impl Sampler {
             && self.draw() < f64::from(self.sampling.xtc.probability);
         let draw = self.draw();
         let candidates = &mut scratch.candidates;
-        let (Choice::Chain(stages) | Choice::Mirostat(stages, _)) = &self.choice else {
+        let (Choice::Chain(stages) | Choice::Mirostat(stages, _) | Choice::Adaptive(stages, _)) =
+            &self.choice
+        else {
             return Err(SampleError::AllBanned);
         };
         match self.leading_top_k(stages, excludes) {
@@ -254,11 +259,14 @@ impl Sampler {
             None => candidates.fill(row),
         }
         stages.iter().for_each(|stage| self.run(*stage, candidates, excludes));
-        if let Choice::Mirostat(_, surprise) = &mut self.choice {
-            return Ok(surprise.choose(candidates, row.len(), draw));
+        match &mut self.choice {
+            Choice::Mirostat(_, surprise) => Ok(surprise.choose(candidates, row.len(), draw)),
+            Choice::Adaptive(_, pull) => Ok(pull.choose(candidates, draw)),
+            _ => {
+                candidates.weigh();
+                Ok(candidates.draw(draw))
+            }
         }
-        candidates.weigh();
-        Ok(candidates.draw(draw))
     }
 
     /// In [0, 1), with all 53 bits that fit.
@@ -368,6 +376,8 @@ fn plan(sampling: &Sampling, logprobs_of: LogprobsOf) -> (Vec<Stage>, Choice) {
     } else if let Some(rule) = sampling.mirostat {
         let edits = rest.into_iter().filter(|stage| stage.edits());
         Choice::Mirostat(edits.chain([Stage::Temperature]).collect(), Surprise::new(rule))
+    } else if let Some(rule) = sampling.adaptive {
+        Choice::Adaptive(rest, Pull::new(rule))
     } else if is_plain && !follows_entropy {
         Choice::Plain
     } else {
