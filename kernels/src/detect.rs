@@ -10,6 +10,8 @@ pub enum Tier {
     Scalar,
     /// AArch64 with the dot product instructions.
     Neon,
+    /// The same with products of 8-bit matrices (`smmla`).
+    NeonI8mm,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// The same with AVX-VNNI (256-bit `vpdpbusd`).
@@ -22,14 +24,15 @@ pub enum Tier {
 pub const TIER_VARIABLE: &str = "KOLOSAL_CPU_TIER";
 
 impl Tier {
-    pub const ALL: [Tier; 5] =
-        [Tier::Scalar, Tier::Neon, Tier::Avx2, Tier::AvxVnni, Tier::Avx512Vnni];
+    pub const ALL: [Tier; 6] =
+        [Tier::Scalar, Tier::Neon, Tier::NeonI8mm, Tier::Avx2, Tier::AvxVnni, Tier::Avx512Vnni];
 
     /// Lower-case name, as logged and as read from the environment.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Scalar => "scalar",
             Tier::Neon => "neon",
+            Tier::NeonI8mm => "i8mm",
             Tier::Avx2 => "avx2",
             Tier::AvxVnni => "avxvnni",
             Tier::Avx512Vnni => "avx512vnni",
@@ -50,7 +53,7 @@ impl Tier {
         };
         match self {
             Tier::Scalar => true,
-            Tier::Neon => false,
+            Tier::Neon | Tier::NeonI8mm => false,
             Tier::Avx2 => avx2(),
             Tier::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Tier::Avx512Vnni => {
@@ -70,6 +73,9 @@ impl Tier {
         match self {
             Tier::Scalar => true,
             Tier::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Tier::NeonI8mm => {
+                Tier::Neon.is_available() && std::arch::is_aarch64_feature_detected!("i8mm")
+            }
             Tier::Avx2 | Tier::AvxVnni | Tier::Avx512Vnni => false,
         }
     }

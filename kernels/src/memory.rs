@@ -17,7 +17,7 @@ const HUGE_PAGE: usize = 2 << 20;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const PAGE: usize = 64 << 10;
 /// Smaller buffers are aligned to cache lines.
-const CACHE_LINE: usize = 64;
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// Bytes, zero at first. Untouched pages of a large buffer take no memory, and a page lies near the
 /// core that first writes it.

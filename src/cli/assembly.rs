@@ -72,6 +72,7 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
     };
     let backend = NativeBackend {
         threads: config.engine.threads,
+        cpus: config.engine.cpus(),
         max_kv_bytes: usize::try_from(config.engine.max_kv_bytes).unwrap_or(usize::MAX),
         ..NativeBackend::default()
     };

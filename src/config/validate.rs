@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use kolosal_kernels::affinity;
+
 use super::{Config, ModelConfig};
 
 /// A key and what is wrong with its value.
@@ -35,6 +37,10 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     ] {
         within(key, value, range)?;
     }
+    let cpus = engine.cpu_affinity.as_deref().unwrap_or_default();
+    affinity::parse(cpus)
+        .and_then(|cpus| affinity::check(&cpus))
+        .map_err(|error| ("engine.cpu_affinity".to_owned(), error.to_string()))?;
     if config.server.host.is_empty() {
         return Err(("server.host".into(), "must not be empty".into()));
     }

@@ -165,6 +165,10 @@ impl<O: Ops> Runner for Decoder<O> {
         self.ops.recycle(logits.data);
     }
 
+    fn num_regions(&self) -> u64 {
+        self.ops.num_regions()
+    }
+
     fn hidden(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.hidden)
     }
@@ -391,8 +395,7 @@ pub(super) fn gated<O: Ops>(
     weights: &Gated<O>,
     act: ActSpec,
 ) -> Result<O::Tensor, ModelError> {
-    let [gate, up] = ops.linear(input, [&weights.gate, &weights.up])?;
-    let hidden = ops.glu_act(&gate, &up, act)?;
+    let hidden = ops.gated(input, [&weights.gate, &weights.up], act)?;
     let [out] = ops.linear(&hidden, [&weights.down])?;
     Ok(out)
 }

@@ -17,6 +17,7 @@ mod rope;
 pub mod runner;
 pub mod safetensors;
 pub mod spec;
+pub mod threads;
 mod transformers;
 pub mod weights;
 

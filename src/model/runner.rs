@@ -111,6 +111,11 @@ pub trait Runner: Send {
         Vec::new()
     }
 
+    /// Parallel regions that the threads have run so far; 0 where there are none, as on GPUs.
+    fn num_regions(&self) -> u64 {
+        0
+    }
+
     /// Copies the KV of block `from` to block `to` in all layers (copy on write of a shared block).
     ///
     /// # Errors

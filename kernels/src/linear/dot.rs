@@ -16,6 +16,8 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
 
     /// The most columns of activations that a kernel keeps in registers.
     const COLUMNS: usize;
+    /// Full tiles of columns are multiplied faster by two panels at once.
+    const TAKES_TWO_PANELS: bool = false;
 
     fn simd(self) -> Self::S;
 
@@ -54,6 +56,40 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
     /// Adds to every lane of `sum` the product of four unsigned codes and four signed values.
     /// Codes are below 128 unless `FULL`.
     fn dot<const FULL: bool>(self, sum: Self::I, codes: Self::I, values: Self::I) -> Self::I;
+
+    /// Whether kernels use the three methods below, which take two quads of codes and two columns
+    /// of activations together.
+    const HAS_PAIRS: bool = false;
+    /// Two neighbouring quads in the form that [`Dot::dot_pair`] takes.
+    #[inline(always)]
+    fn interleave<const FULL: bool>(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        [a, b]
+    }
+    /// Adds the products of eight neighbouring columns of weights and the eight activations at each
+    /// of `values` to sums that [`Dot::columns`] takes apart; they start as zeros.
+    ///
+    /// # Safety
+    /// Both of `values` must be valid for reading 8 bytes.
+    #[inline(always)]
+    unsafe fn dot_pair<const FULL: bool>(
+        self,
+        sums: [Self::I; 2],
+        codes: [Self::I; 2],
+        values: [*const u8; 2],
+    ) -> [Self::I; 2] {
+        let mut sums = sums;
+        for (sum, values) in sums.iter_mut().zip(values) {
+            // SAFETY: the caller's promise.
+            let [a, b] = unsafe { [self.broadcast(values), self.broadcast(values.add(4))] };
+            *sum = self.dot::<FULL>(self.dot::<FULL>(*sum, codes[0], a), codes[1], b);
+        }
+        sums
+    }
+    /// The sums of each of the two columns.
+    #[inline(always)]
+    fn columns(self, sums: [Self::I; 2]) -> [Self::I; 2] {
+        sums
+    }
 
     /// Lanes as i32 to float; exact below 2^24, else to nearest even.
     fn to_f32(self, x: Self::I) -> <Self::S as Simd>::F;

@@ -1,4 +1,4 @@
-//! The lane integers on AArch64 with the dot product instructions.
+//! The lane integers on AArch64 with the dot product instructions, and with those of matrices.
 #![allow(clippy::inline_always)]
 
 use std::arch::aarch64::*;
@@ -6,15 +6,16 @@ use std::arch::aarch64::*;
 use super::dot::Dot;
 use crate::simd::{Portable, Simd};
 
-/// NEON with dot product.
+/// NEON with dot product, and with products of 8-bit matrices if `I8MM`.
 #[derive(Clone, Copy)]
-pub(crate) struct Neon(());
+pub(crate) struct Neon<const I8MM: bool>(());
 
-impl Neon {
+impl<const I8MM: bool> Neon<I8MM> {
     /// # Safety
-    /// The processor must have NEON and the dot product instructions.
+    /// The processor must have NEON and the dot product instructions, and those of matrices if
+    /// `I8MM`.
     #[inline(always)]
-    pub(crate) unsafe fn new() -> Neon {
+    pub(crate) unsafe fn new() -> Neon<I8MM> {
         Neon(())
     }
 }
@@ -55,11 +56,40 @@ unsafe fn sdot(sum: uint8x16_t, codes: uint8x16_t, values: uint8x16_t) -> uint8x
     sum
 }
 
-impl Dot for Neon {
+/// Adds to lane `2 i + j` of `sum` the product of the eight codes in half `i` and the eight values in
+/// half `j`, both signed.
+#[inline(always)]
+unsafe fn smmla(sum: uint8x16_t, codes: uint8x16_t, values: uint8x16_t) -> uint8x16_t {
+    let mut sum = sum;
+    // SAFETY: as for `sdot`.
+    unsafe {
+        std::arch::asm!(
+            ".arch_extension i8mm",
+            "smmla {sum:v}.4s, {codes:v}.16b, {values:v}.16b",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            values = in(vreg) values,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+/// Lanes of four bytes of `a` and `b` through an instruction of theirs.
+macro_rules! mix {
+    ($f:ident, $a:expr, $b:expr) => {
+        zip($a, $b, |a, b| {
+            op!(vreinterpretq_u8_u32($f(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b))))
+        })
+    };
+}
+
+impl<const I8MM: bool> Dot for Neon<I8MM> {
     type S = Portable<true>;
     type I = Quad;
 
-    const COLUMNS: usize = 2;
+    const COLUMNS: usize = if I8MM { 4 } else { 2 };
+    const HAS_PAIRS: bool = I8MM;
 
     #[inline(always)]
     fn simd(self) -> Portable<true> {
@@ -108,16 +138,12 @@ impl Dot for Neon {
 
     #[inline(always)]
     fn add(self, a: Quad, b: Quad) -> Quad {
-        zip(a, b, |a, b| {
-            op!(vreinterpretq_u8_u32(vaddq_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b))))
-        })
+        mix!(vaddq_u32, a, b)
     }
 
     #[inline(always)]
     fn sub(self, a: Quad, b: Quad) -> Quad {
-        zip(a, b, |a, b| {
-            op!(vreinterpretq_u8_u32(vsubq_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b))))
-        })
+        mix!(vsubq_u32, a, b)
     }
 
     #[inline(always)]
@@ -146,6 +172,33 @@ impl Dot for Neon {
             out[i] = op!(sdot(sum[i], codes, values[i]));
         }
         out
+    }
+
+    /// Two rows a vector: the first two of each four, then the last two.
+    #[inline(always)]
+    fn interleave<const FULL: bool>(self, a: Quad, b: Quad) -> [Quad; 2] {
+        let signed = |x: Quad| {
+            if FULL { x.map(|x| op!(veorq_u8(x, vdupq_n_u8(128)))) } else { x }
+        };
+        let (a, b) = (signed(a), signed(b));
+        [mix!(vzip1q_u32, a, b), mix!(vzip2q_u32, a, b)]
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pair<const FULL: bool>(
+        self,
+        sums: [Quad; 2],
+        codes: [Quad; 2],
+        values: [*const u8; 2],
+    ) -> [Quad; 2] {
+        let values = op!(vcombine_u8(vld1_u8(values[0]), vld1_u8(values[1])));
+        let multiply = |sums, codes| zip(sums, codes, |sum, code| op!(smmla(sum, code, values)));
+        [multiply(sums[0], codes[0]), multiply(sums[1], codes[1])]
+    }
+
+    #[inline(always)]
+    fn columns(self, sums: [Quad; 2]) -> [Quad; 2] {
+        [mix!(vuzp1q_u32, sums[0], sums[1]), mix!(vuzp2q_u32, sums[0], sums[1])]
     }
 
     #[inline(always)]

@@ -21,7 +21,9 @@ impl Dot for Portable<true> {
     type S = Portable<true>;
     type I = Lanes;
 
-    const COLUMNS: usize = 1;
+    // More than one, so that tests on any machine see what takes columns together.
+    const COLUMNS: usize = 3;
+    const HAS_PAIRS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Portable<true> {

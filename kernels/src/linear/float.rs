@@ -1,14 +1,16 @@
 //! The matrix product of weights that stay floats: F32, F16, BF16.
 //!
 //! A panel holds 16 weights, one of each row, per column. Columns are added one after another with
-//! a fused multiply-add each, in every tile width and tier.
+//! a fused multiply-add each, in every tile width and tier. An addition waits for the one before, so
+//! several panels run side by side where few columns leave the processor waiting.
 #![allow(clippy::inline_always)]
 
 use std::marker::PhantomData;
 
 use super::dot::Dot;
 use super::format::F;
-use super::kernel::{Tile, store};
+use super::kernel::{Fetch, Tile, store};
+use super::packed::PANEL;
 use super::tiers::{Work, dispatch};
 use crate::detect::Tier;
 use crate::simd::Simd;
@@ -55,27 +57,54 @@ impl FloatFormat for Bf16 {
     }
 }
 
-/// Computes `columns` columns; `tile.num_steps` is the number of columns of the matrix, and
-/// `tile.floats` has `tile.width` floats for each of those.
+/// Panels that a kernel takes side by side, at most.
+pub(super) const PANELS: usize = 4;
+
+/// Computes `columns` columns for `panels` (4, 2 or 1) panels that follow one another;
+/// `tile.num_steps` is the number of columns of the matrix, and `tile.floats` has `tile.width`
+/// floats for each of those.
 ///
 /// # Safety
-/// As for [`super::kernel::multiply`].
+/// As for [`super::kernel::multiply`]; `tile.num_rows` counts the rows of all panels.
 #[inline]
-pub(super) unsafe fn multiply<T: FloatFormat>(tier: Tier, columns: usize, tile: &Tile) {
-    macro_rules! columns {
-        ($($c:literal),*) => {
-            match columns {
-                $($c => dispatch(tier, Multiply::<T, $c>(tile, PhantomData)),)*
+pub(super) unsafe fn multiply<T: FloatFormat>(
+    tier: Tier,
+    columns: usize,
+    panels: usize,
+    tile: &Tile,
+) {
+    macro_rules! shapes {
+        ($(($c:literal, $p:literal)),*) => {
+            match (columns, panels) {
+                $(($c, $p) => dispatch(tier, Multiply::<T, $c, $p>(tile, PhantomData)),)*
                 _ => unreachable!("a tile has at most 8 columns: this is a bug"),
             }
         };
     }
-    columns!(1, 2, 3, 4, 5, 6, 7, 8);
+    shapes!(
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (4, 1),
+        (5, 1),
+        (6, 1),
+        (7, 1),
+        (8, 1), //
+        (1, 2),
+        (2, 2),
+        (3, 2),
+        (4, 2),
+        (5, 2),
+        (6, 2),
+        (7, 2),
+        (8, 2),
+        (1, 4)
+    );
 }
 
-struct Multiply<'a, T, const C: usize>(&'a Tile, PhantomData<T>);
+struct Multiply<'a, T, const C: usize, const P: usize>(&'a Tile, PhantomData<T>);
 
-impl<T: FloatFormat, const C: usize> Work for Multiply<'_, T, C> {
+impl<T: FloatFormat, const C: usize, const P: usize> Work for Multiply<'_, T, C, P> {
     type Out = ();
 
     #[inline(always)]
@@ -84,21 +113,34 @@ impl<T: FloatFormat, const C: usize> Work for Multiply<'_, T, C> {
             unreachable!("a tier is asked for its columns: this is a bug");
         }
         let (t, s) = (self.0, d.simd());
-        let mut sums = [s.zero(); C];
+        let mut sums = [[s.zero(); C]; P];
+        let panel_bytes = t.num_steps * T::BYTES;
         // SAFETY: promised by the caller of `multiply`.
         unsafe {
             let mut w = t.weights;
             let mut x = t.floats.add(4 * t.first);
-            for _ in 0..t.num_steps {
-                let weights = T::load(d, w);
-                for (c, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.fma(weights, d.broadcast_f32(x.add(4 * c)), *sum);
+            let mut fetches: [Fetch; P] = std::array::from_fn(|p| Fetch {
+                next: t.fetch.next.wrapping_add(p * panel_bytes),
+                ..t.fetch
+            });
+            for i in 0..t.num_steps {
+                if i % (64 / T::BYTES) == 0 {
+                    fetches.iter_mut().for_each(Fetch::some);
+                }
+                for (p, sums) in sums.iter_mut().enumerate() {
+                    let weights = T::load(d, w.add(p * panel_bytes));
+                    for (c, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.fma(weights, d.broadcast_f32(x.add(4 * c)), *sum);
+                    }
                 }
                 w = w.add(T::BYTES);
                 x = x.add(4 * t.width);
             }
-            for (c, sum) in sums.into_iter().enumerate() {
-                store(d, sum, t.out.add(c * t.stride), t.num_rows);
+            for (p, sums) in sums.into_iter().enumerate() {
+                let num_rows = (t.num_rows - PANEL * p).min(PANEL);
+                for (c, sum) in sums.into_iter().enumerate() {
+                    store(d, sum, t.out.add(c * t.stride + PANEL * p), num_rows);
+                }
             }
         }
     }

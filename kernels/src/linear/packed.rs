@@ -285,6 +285,11 @@ impl Packed {
         }
     }
 
+    /// Where the first `count` panels end, or all.
+    pub(super) fn panels_end(&self, count: usize) -> *const u8 {
+        self.panels.as_ptr().wrapping_add(count.min(self.num_panels()) * self.panel_bytes)
+    }
+
     /// The 64 bytes that turn nibbles into codes.
     pub(super) fn table(&self) -> *const u8 {
         self.codebook.table.as_ptr()

@@ -9,6 +9,8 @@
 //! function of [`dispatch`] would pass vectors through memory.
 #![allow(clippy::inline_always)]
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -74,6 +76,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane, in the same order as [`Self::reduce_add`].
     fn reduce_max(self, x: Self::F) -> f32;
 
+    /// [`Self::reduce_add`] of four, where no order of additions rounds.
+    #[inline(always)]
+    fn reduce_add4(self, x: [Self::F; 4]) -> [f32; 4] {
+        x.map(|x| self.reduce_add(x))
+    }
+
+    /// [`Self::reduce_max`] of four. A lane that is not a number may or may not win.
+    #[inline(always)]
+    fn reduce_max4(self, x: [Self::F; 4]) -> [f32; 4] {
+        x.map(|x| self.reduce_max(x))
+    }
+
     #[inline(always)]
     fn zero(self) -> Self::F {
         self.splat(0.0)
@@ -109,6 +123,7 @@ pub(crate) enum Level {
     /// Plain Rust; `fma` is fused. NEON machines run this one: the compiler vectorises it.
     Portable,
     /// Plain Rust for x86 processors without FMA.
+    #[cfg(target_arch = "x86_64")]
     Unfused,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -119,12 +134,11 @@ pub(crate) enum Level {
 impl Level {
     /// The level of [`detect::tier`].
     pub(crate) fn current() -> Level {
-        use detect::Tier;
         match detect::tier() {
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni => Level::Avx512,
+            detect::Tier::Avx512Vnni => Level::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Tier::AvxVnni | Tier::Avx2 => Level::Avx2,
+            detect::Tier::AvxVnni | detect::Tier::Avx2 => Level::Avx2,
             _ => Level::plain(),
         }
     }
@@ -142,17 +156,12 @@ impl Level {
     /// Every level that this machine runs, for tests that compare them.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Level> {
-        let mut all = vec![Level::Portable];
         #[cfg(target_arch = "x86_64")]
-        {
-            if has_avx2() {
-                all.push(Level::Avx2);
-            }
-            if has_avx512() {
-                all.push(Level::Avx512);
-            }
-        }
-        all
+        let more = [(Level::Avx2, has_avx2()), (Level::Avx512, has_avx512())];
+        #[cfg(not(target_arch = "x86_64"))]
+        let more: [(Level, bool); 0] = [];
+        let more = more.into_iter().filter_map(|(level, is_there)| is_there.then_some(level));
+        std::iter::once(Level::Portable).chain(more).collect()
     }
 }
 
@@ -169,6 +178,7 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
             // SAFETY: the features that `run_avx2` enables are all present.
             unsafe { run_avx2(kernel) }
         }
+        #[cfg(target_arch = "x86_64")]
         Level::Unfused => kernel.run(Portable::<false>),
         _ => kernel.run(Portable::<true>),
     }

@@ -1,5 +1,7 @@
 //! Sixteen lanes in plain Rust: the fallback, and the definition that the others must equal.
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::{load_f16, store_f16};
 use super::{LANES, Simd};
 
 /// Plain Rust. `FUSED`: whether `fma` rounds once (a libm call on x86 builds, an instruction on
@@ -45,6 +47,18 @@ fn fold(x: Lanes, f: impl Fn(f32, f32) -> f32) -> f32 {
     x[0]
 }
 
+#[cfg(not(target_arch = "aarch64"))]
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+fn load_f16(x: &[u16; LANES]) -> Lanes {
+    x.map(|x| half::f16::from_bits(x).to_f32_const())
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+fn store_f16(x: Lanes, out: &mut [u16; LANES]) {
+    *out = x.map(|x| half::f16::from_f32_const(x).to_bits());
+}
+
 /// `2^n` for `n` in -126..=127.
 #[inline(always)]
 fn pow2(n: i32) -> f32 {
@@ -72,22 +86,14 @@ impl<const FUSED: bool> Simd for Portable<FUSED> {
         *out = x;
     }
 
-    #[cfg_attr(target_arch = "x86_64", inline(never))]
-    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> Lanes {
-        let mut out = [0.0; LANES];
-        for i in 0..LANES {
-            out[i] = half::f16::from_bits(x[i]).to_f32_const();
-        }
-        out
+        load_f16(x)
     }
 
-    #[cfg_attr(target_arch = "x86_64", inline(never))]
-    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    #[inline(always)]
     fn store_f16(self, x: Lanes, out: &mut [u16; LANES]) {
-        for i in 0..LANES {
-            out[i] = half::f16::from_f32_const(x[i]).to_bits();
-        }
+        store_f16(x, out);
     }
 
     #[inline(always)]

@@ -72,3 +72,37 @@ fn every_tier_computes_the_same_bits() {
         }
     }
 }
+
+struct Halves<'a>(&'a [u16; LANES]);
+
+impl Kernel for Halves<'_> {
+    type Out = ([f32; LANES], [u16; LANES]);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Out {
+        let (mut wide, mut back) = ([0.0; LANES], [0; LANES]);
+        s.store(s.load_f16(self.0), &mut wide);
+        s.store_f16(s.load(&wide), &mut back);
+        (wide, back)
+    }
+}
+
+#[test]
+fn every_half_is_widened_exactly_and_comes_back() {
+    for first in (0..=u16::MAX).step_by(LANES) {
+        let halves: [u16; LANES] = std::array::from_fn(|i| first + i as u16);
+        for level in Level::all() {
+            let (wide, back) = dispatch(level, Halves(&halves));
+            for i in 0..LANES {
+                let half = half::f16::from_bits(halves[i]);
+                if half.is_nan() {
+                    let back = half::f16::from_bits(back[i]);
+                    assert!(wide[i].is_nan() && back.is_nan(), "{level:?} {:x}", halves[i]);
+                } else {
+                    assert_eq!(wide[i].to_bits(), half.to_f32_const().to_bits(), "{level:?}");
+                    assert_eq!(back[i], halves[i], "{level:?}");
+                }
+            }
+        }
+    }
+}

@@ -249,12 +249,15 @@ impl Sampler {
             && self.draw() < f64::from(self.sampling.xtc.probability);
         let draw = self.draw();
         let candidates = &mut scratch.candidates;
-        candidates.fill(row);
         let (Choice::Chain(stages) | Choice::Mirostat(stages, _) | Choice::Adaptive(stages, _)) =
             &self.choice
         else {
             return Err(SampleError::AllBanned);
         };
+        match self.leading_top_k(stages, excludes) {
+            Some(count) => candidates.fill_top(row, count),
+            None => candidates.fill(row),
+        }
         stages.iter().for_each(|stage| self.run(*stage, candidates, excludes));
         match &mut self.choice {
             Choice::Mirostat(_, surprise) => Ok(surprise.choose(candidates, row.len(), draw)),
@@ -269,6 +272,27 @@ impl Sampler {
     /// In [0, 1), with all 53 bits that fit.
     fn draw(&mut self) -> f64 {
         (self.rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// How many tokens the first stage that drops any leaves, if that is the `top_k` likeliest: then
+    /// the others need not become candidates.
+    fn leading_top_k(&self, stages: &[Stage], excludes: bool) -> Option<usize> {
+        let sampling = &self.sampling;
+        let keeps_all = |stage: &&Stage| match stage {
+            Stage::Penalties => self.penalties.is_none(),
+            Stage::Dry => self.repetitions.is_none(),
+            Stage::TopNSigma => sampling.top_n_sigma <= 0.0,
+            Stage::TopK => sampling.top_k == 0,
+            Stage::TypicalP => sampling.typical_p >= 1.0,
+            Stage::TopP => sampling.top_p >= 1.0,
+            Stage::MinP => sampling.min_p <= 0.0,
+            Stage::Xtc => !excludes,
+            Stage::Temperature => {
+                sampling.temperature >= f32::MIN_POSITIVE && !sampling.follows_entropy()
+            }
+        };
+        let first = stages.iter().find(|stage| !keeps_all(stage))?;
+        (*first == Stage::TopK).then(|| sampling.top_k.max(sampling.min_keep) as usize)
     }
 
     fn run(&self, stage: Stage, candidates: &mut Candidates, excludes: bool) {

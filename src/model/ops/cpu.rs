@@ -272,6 +272,10 @@ impl Ops for CpuOps {
         self.weight_bytes
     }
 
+    fn num_regions(&self) -> u64 {
+        self.pool.num_regions()
+    }
+
     fn device(&self) -> String {
         "cpu".to_owned()
     }
@@ -281,6 +285,8 @@ impl Ops for CpuOps {
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
+        // The caller computes as the pool's first thread.
+        self.pool.bind_caller();
         self.positions.clone_from(&batch.positions);
         self.slots.clone_from(&batch.slots);
         self.spans.clone_from(&batch.spans);
@@ -411,6 +417,26 @@ impl Ops for CpuOps {
                 self.act(&out)
             }
         }
+    }
+
+    fn gated(
+        &mut self,
+        x: &CpuAct,
+        [gate, up]: [&CpuLinear; 2],
+        act: ActSpec,
+    ) -> Result<CpuAct, ModelError> {
+        if let (None, None, Some(act)) = (&gate.bias, &up.bias, activation(act)) {
+            let input = x.acts.as_ref().expect("acts are present until drop: this is a bug");
+            let mut is_done = false;
+            let out = self.prepared(|acts| {
+                is_done = linear::gated(input, [&gate.packed, &up.packed], act, acts, &self.pool);
+            });
+            if is_done {
+                return Ok(out);
+            }
+        }
+        let [gate, up] = self.linear(x, [gate, up])?;
+        self.glu_act(&gate, &up, act)
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {

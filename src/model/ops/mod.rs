@@ -68,6 +68,10 @@ pub trait Ops: Send + Sized {
     fn weight_bytes(&self) -> usize;
     /// `cpu`, `cuda:0`, `metal:0`.
     fn device(&self) -> String;
+    /// See [`Runner::num_regions`](crate::model::Runner::num_regions).
+    fn num_regions(&self) -> u64 {
+        0
+    }
     /// What did not go as asked while loading, though all works.
     fn warning(&self) -> Option<String> {
         None
@@ -117,6 +121,16 @@ pub trait Ops: Send + Sized {
         up: &Self::Tensor,
         act: ActSpec,
     ) -> Result<Self::Act, ModelError>;
+    /// `act(x · gateᵀ + bias) · (x · upᵀ + bias)`, prepared as an input.
+    fn gated(
+        &mut self,
+        x: &Self::Act,
+        gate_and_up: [&Self::Linear; 2],
+        act: ActSpec,
+    ) -> Result<Self::Act, ModelError> {
+        let [gate, up] = self.linear(x, gate_and_up)?;
+        self.glu_act(&gate, &up, act)
+    }
     /// `act(x)`, prepared as an input.
     fn unary_act(&mut self, x: &Self::Tensor, act: ActSpec) -> Result<Self::Act, ModelError>;
     /// The norm over each of `heads` equal parts of a row.

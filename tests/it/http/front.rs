@@ -111,6 +111,29 @@ async fn a_panic_is_a_500_and_the_server_lives() {
     assert_eq!(server.get("/v1/health").await.status, 200);
 }
 
+/// The thread of a kernel panics in the midst of an answer.
+#[tokio::test]
+async fn an_engine_that_panics_fails_alone_and_can_be_loaded_again() {
+    let server = Server::new();
+    server.load("bad").await;
+    server.load("good").await;
+    let ask = |model: &str, prompt: &str| {
+        let body = json!({"model": model, "prompt": prompt, "max_tokens": 2000});
+        server.post("/v1/completions", body.to_string())
+    };
+    // Both answers of the bad one end; the other's goes on.
+    let (running, broken, other) = tokio::join!(ask("bad", "7"), ask("bad", "^"), ask("good", "w"));
+    assert_eq!((broken.status, running.status), (500, 500), "{}", broken.text);
+    let error = &broken.json()["error"];
+    assert!(error["message"].as_str().is_some_and(|m| m.contains("a kernel broke")), "{error}");
+    assert_eq!(other.json()["choices"][0]["text"], "xyz");
+    let health = server.get("/v1/health").await;
+    assert_eq!(health.status, 200, "{}", health.text);
+    // The next request loads it again.
+    let again = ask("bad", "w").await;
+    assert_eq!(again.json()["choices"][0]["text"], "xyz", "{}", again.text);
+}
+
 #[tokio::test]
 async fn request_ids_are_echoed_or_made() {
     let server = Server::new();

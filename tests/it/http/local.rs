@@ -133,6 +133,9 @@ async fn a_prediction_saves_steps_and_changes_nothing() {
         let answer = ask(&server, CHAT, json!({"prediction": prediction})).await;
         assert_eq!(answer["choices"], plain["choices"]);
         let details = &answer["usage"]["completion_tokens_details"];
+        let timings = &answer["timings"];
+        assert!(timings["draft_n_accepted"].as_u64() >= Some(9), "{timings}");
+        assert!(timings["draft_n"].as_u64() > timings["draft_n_accepted"].as_u64(), "{timings}");
         assert!(details["accepted_prediction_tokens"].as_u64() >= Some(9), "{details}");
         assert!(details["rejected_prediction_tokens"].as_u64() >= Some(1), "{details}");
     }
