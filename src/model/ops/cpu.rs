@@ -380,15 +380,12 @@ impl Ops for CpuOps {
         mut x: CpuTensor,
         factors: &Vec<f32>,
     ) -> Result<CpuTensor, ModelError> {
-        for row in x.data.chunks_exact_mut(factors.len()) {
-            row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
-        }
+        rows::scale_columns(&mut x.data, factors);
         Ok(x)
     }
 
     fn sparsify(&mut self, mut x: CpuTensor, deviations: f32) -> Result<CpuTensor, ModelError> {
-        let cols = x.cols;
-        rows::sparsify(&mut x.data, cols, deviations);
+        rows::sparsify(&mut x.data, x.cols, deviations);
         Ok(x)
     }
 

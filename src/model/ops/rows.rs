@@ -18,3 +18,10 @@ pub(super) fn sparsify(values: &mut [f32], cols: usize, deviations: f32) {
         row.iter_mut().for_each(|value| *value = (*value - cutoff).max(0.0));
     }
 }
+
+/// Each column times its own factor.
+pub(super) fn scale_columns(values: &mut [f32], factors: &[f32]) {
+    for row in values.chunks_exact_mut(factors.len()) {
+        row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+    }
+}
