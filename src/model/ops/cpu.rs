@@ -20,7 +20,7 @@ use kolosal_kernels::rope::{self, RopeHeads, RopeTable};
 use kolosal_kernels::{Activation, Rows, RowsMut};
 
 use super::locking::Locking;
-use super::{Norm, Ops, WeightSource};
+use super::{Norm, Ops, WeightSource, rows};
 use crate::model::batch::{Batch, Span};
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle};
@@ -380,21 +380,12 @@ impl Ops for CpuOps {
         mut x: CpuTensor,
         factors: &Vec<f32>,
     ) -> Result<CpuTensor, ModelError> {
-        for row in x.data.chunks_exact_mut(factors.len()) {
-            row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
-        }
+        rows::scale_columns(&mut x.data, factors);
         Ok(x)
     }
 
     fn sparsify(&mut self, mut x: CpuTensor, deviations: f32) -> Result<CpuTensor, ModelError> {
-        let cols = x.cols;
-        for row in x.data.chunks_exact_mut(cols) {
-            let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / cols as f64;
-            let square = |x: &f32| (f64::from(*x) - mean).powi(2);
-            let deviation = (row.iter().map(square).sum::<f64>() / cols as f64).sqrt();
-            let cutoff = (mean + f64::from(deviations) * deviation) as f32;
-            row.iter_mut().for_each(|value| *value = (*value - cutoff).max(0.0));
-        }
+        rows::sparsify(&mut x.data, x.cols, deviations);
         Ok(x)
     }
 
@@ -413,7 +404,7 @@ impl Ops for CpuOps {
             }
             None => {
                 let mut out = self.buffers.tensor(gate.rows, gate.cols);
-                oai_swiglu(&gate.data, &up.data, &mut out.data);
+                rows::oai_swiglu(&gate.data, &up.data, &mut out.data);
                 self.act(&out)
             }
         }
@@ -605,13 +596,5 @@ fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
         ActSpec::Tanh | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
-    }
-}
-
-/// See [`ActSpec::OaiSwiglu`].
-fn oai_swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((&gate, &up), out) in gate.iter().zip(up).zip(out) {
-        let gate = gate.min(7.0);
-        *out = gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0);
     }
 }

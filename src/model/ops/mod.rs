@@ -4,6 +4,7 @@
 pub mod candle;
 pub mod cpu;
 mod locking;
+mod rows;
 
 use std::ops::Range;
 

@@ -1,0 +1,27 @@
+//! Element-wise operations of few models, for which no kernel is worth its while.
+
+/// See [`ActSpec::OaiSwiglu`](crate::model::spec::ActSpec::OaiSwiglu).
+pub(super) fn oai_swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((&gate, &up), out) in gate.iter().zip(up).zip(out) {
+        let gate = gate.min(7.0);
+        *out = gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0);
+    }
+}
+
+/// Of each row, what lies so many deviations above its mean.
+pub(super) fn sparsify(values: &mut [f32], cols: usize, deviations: f32) {
+    for row in values.chunks_exact_mut(cols) {
+        let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / cols as f64;
+        let square = |x: &f32| (f64::from(*x) - mean).powi(2);
+        let deviation = (row.iter().map(square).sum::<f64>() / cols as f64).sqrt();
+        let cutoff = (mean + f64::from(deviations) * deviation) as f32;
+        row.iter_mut().for_each(|value| *value = (*value - cutoff).max(0.0));
+    }
+}
+
+/// Each column times its own factor.
+pub(super) fn scale_columns(values: &mut [f32], factors: &[f32]) {
+    for row in values.chunks_exact_mut(factors.len()) {
+        row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+    }
+}
