@@ -95,7 +95,7 @@ fn tasks(text: &TextModel) -> Vec<Task> {
         "required": ["customer_identifier", "delivery_address", "is_gift_wrapped", "shipping_priority"],
         "additionalProperties": false
     });
-    let compiler = GrammarCompiler::new(Arc::clone(&text.tokenizer), 0).expect("a compiler");
+    let compiler = GrammarCompiler::new(Arc::clone(&text.tokenizer), 1 << 20).expect("a compiler");
     let grammar = compiler.compile(&Grammar::JsonSchema(schema)).expect("a schema");
     let task = |name, question: &str| Task {
         name,

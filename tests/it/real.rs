@@ -152,7 +152,7 @@ fn assert_guesses_change_no_bit(gguf: &Gguf) {
         "required": ["identification_number", "tags"],
         "additionalProperties": false
     });
-    let compiler = GrammarCompiler::new(Arc::clone(&text.tokenizer), 0).unwrap();
+    let compiler = GrammarCompiler::new(Arc::clone(&text.tokenizer), 1 << 20).unwrap();
     let grammar = compiler.compile(&Grammar::JsonSchema(schema)).unwrap();
     let prompts = prompts(&text);
     let samplers = samplers();
