@@ -17,8 +17,9 @@ use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{self, GgmlType};
 use kolosal_kernels::rope::{self, RopeHeads, RopeTable};
-use kolosal_kernels::{Activation, Rows, RowsMut};
+use kolosal_kernels::{Rows, RowsMut};
 
+use super::activation::{activation, oai_swiglu};
 use super::locking::Locking;
 use super::{Norm, Ops, WeightSource, rows};
 use crate::model::batch::{Batch, Span};
@@ -584,17 +585,5 @@ impl Ops for CpuOps {
         let block_len = self.kv.layers.first().map_or(0, |layout| layout.block_len);
         attention::copy_block(&mut self.kv.halves, block_len, from, to);
         Ok(())
-    }
-}
-
-/// The kernels' name for an activation; `None` for those that they lack.
-fn activation(act: ActSpec) -> Option<Activation> {
-    match act {
-        ActSpec::Silu => Some(Activation::Silu),
-        ActSpec::Gelu => Some(Activation::Gelu),
-        ActSpec::GeluErf => Some(Activation::GeluErf),
-        ActSpec::Relu => Some(Activation::Relu),
-        ActSpec::Relu2 => Some(Activation::Relu2),
-        ActSpec::Tanh | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
     }
 }

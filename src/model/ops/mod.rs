@@ -1,6 +1,7 @@
 //! The decoder's operations. Each back end implements all of them: [`cpu`] with our kernels,
 //! [`candle`] with portable candle tensors (CUDA, Metal, and the oracle of the CPU back end).
 
+mod activation;
 pub mod candle;
 pub mod cpu;
 mod locking;
