@@ -34,22 +34,22 @@ if ! [[ -e "$work/unpacked" ]]; then
         "$(needs "$std:amd64" libllvm):amd64" "gcc-$gcc-$cross:amd64" binutils-$cross:amd64 \
         libc6-arm64-cross libc6-dev-arm64-cross "libgcc-$gcc-dev-arm64-cross" \
         libgcc-s1-arm64-cross qemu-user-static:amd64
-    for package in *.deb; do dpkg -x "$package" "$work/root"; done
+    for package in *.deb; do dpkg -x "$package" "$work/tree"; done
     rm -f ./*.deb
     touch "$work/unpacked"
 fi
 cd "$root"
-gcc="$(basename "$work"/root/usr/bin/$cross-gcc-[0-9]*)"
-libraries="$work/root/usr/lib/x86_64-linux-gnu"
+gcc="$(basename "$work"/tree/usr/bin/$cross-gcc-[0-9]*)"
+libraries="$work/tree/usr/lib/x86_64-linux-gnu"
 
 cat >"$work/rustc" <<EOF
 #!/bin/sh
-LD_LIBRARY_PATH="$libraries" exec "$work/root/usr/bin/rustc" --sysroot "$work/root/usr" "\$@"
+LD_LIBRARY_PATH="$libraries" exec "$work/tree/usr/bin/rustc" --sysroot "$work/tree/usr" "\$@"
 EOF
 cat >"$work/$cross-gcc" <<EOF
 #!/bin/sh
-usr="$work/root/usr"
-LD_LIBRARY_PATH="$libraries" exec "\$usr/bin/$gcc" --sysroot="$work/root" \\
+usr="$work/tree/usr"
+LD_LIBRARY_PATH="$libraries" exec "\$usr/bin/$gcc" --sysroot="$work/tree" \\
     -B"\$usr/lib/gcc-cross/$cross/${gcc##*-}" -B"\$usr/bin/$cross-" \\
     -B"\$usr/$cross/lib" -L"\$usr/$cross/lib" "\$@"
 EOF
@@ -58,6 +58,6 @@ chmod +x "$work/rustc" "$work/$cross-gcc"
 export RUSTC="$work/rustc"
 export CARGO_TARGET_DIR="$work/target"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER="$work/$cross-gcc"
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$work/root/usr/bin/qemu-aarch64-static -cpu max -L $work/root/usr/$cross"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$work/tree/usr/bin/qemu-aarch64-static -cpu max -L $work/tree/usr/$cross"
 cargo test --locked -p kolosal-kernels --lib --target "$triple" \
     --config 'profile.dev.package.kolosal-kernels.opt-level=1' -- "$@"
