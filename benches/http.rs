@@ -42,6 +42,8 @@ struct Options {
 /// What one request saw.
 struct Answer {
     ttft: Duration,
+    /// When each piece of text came.
+    times: Vec<Instant>,
     gaps: Vec<Duration>,
     tokens: usize,
     total: Duration,
@@ -142,10 +144,25 @@ fn summary(
         "requests": answers.len(), "errors": errors.len(), "first_error": errors.first(),
         "tokens": tokens, "wall_s": round(wall.as_secs_f64()),
         "tok_s": round(tokens as f64 / wall.as_secs_f64()),
+        "steady_tok_s": steady(answers).map(round),
         "ttft_ms_p50": quantile(&ttft, 0.5), "ttft_ms_p95": quantile(&ttft, 0.95),
         "itl_ms_p50": quantile(&gaps, 0.5), "itl_ms_p95": quantile(&gaps, 0.95),
         "e2e_ms_p95": quantile(&total, 0.95),
     })
+}
+
+/// Tokens a second while all answers were being written at once, if they ever were.
+fn steady(answers: &[Answer]) -> Option<f64> {
+    let from = *answers.iter().filter_map(|answer| answer.times.first()).max()?;
+    let to = *answers.iter().filter_map(|answer| answer.times.last()).min()?;
+    let seconds = to.checked_duration_since(from)?.as_secs_f64();
+    let tokens = answers.iter().map(|answer| {
+        // A piece may be of several tokens.
+        let tokens_each = answer.tokens as f64 / answer.times.len() as f64;
+        let pieces = answer.times.iter().filter(|time| (from..to).contains(time)).count();
+        pieces as f64 * tokens_each
+    });
+    (seconds > 0.0).then(|| tokens.sum::<f64>() / seconds)
 }
 
 fn sorted_ms(times: impl Iterator<Item = Duration>) -> Vec<f64> {
@@ -191,7 +208,7 @@ async fn ask(client: &reqwest::Client, options: &Options, seed: usize) -> Result
     let response = sent?.error_for_status()?;
     let mut bytes = response.bytes_stream();
     let (mut buffer, mut first, mut last) = (String::new(), None, start);
-    let (mut gaps, mut tokens) = (Vec::new(), 0);
+    let (mut times, mut gaps, mut tokens) = (Vec::new(), Vec::new(), 0);
     while let Some(chunk) = bytes.next().await {
         buffer.push_str(&String::from_utf8_lossy(&chunk?));
         while let Some(end) = buffer.find('\n') {
@@ -214,11 +231,12 @@ async fn ask(client: &reqwest::Client, options: &Options, seed: usize) -> Result
                     Some(_) => gaps.push(now - last),
                 }
                 last = now;
+                times.push(now);
             }
         }
     }
     let first = first.ok_or("no text in the answer")?;
-    Ok(Answer { ttft: first - start, gaps, tokens, total: start.elapsed() })
+    Ok(Answer { ttft: first - start, times, gaps, tokens, total: start.elapsed() })
 }
 
 fn print_row(row: &Value) {

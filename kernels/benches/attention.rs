@@ -84,6 +84,8 @@ impl Bench {
             scale: 0.125,
             causal: true,
             window: None,
+            chunk: None,
+            slopes: None,
             softcap: None,
             sinks: None,
         };

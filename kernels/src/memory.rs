@@ -76,6 +76,11 @@ impl Buffer {
         self.len
     }
 
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the buffer's own bytes, zero or written since.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.start.as_ptr()
     }
@@ -258,6 +263,29 @@ impl Clone for Floats {
 impl std::fmt::Debug for Floats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Floats({})", self.len)
+    }
+}
+
+/// Keeps the pages of these bytes in memory, never swapped out, until they go back to the system.
+///
+/// # Errors
+/// The system refuses: few programs may lock more than a little.
+pub fn lock(bytes: &[u8]) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        unsafe extern "C" {
+            fn mlock(addr: *const core::ffi::c_void, length: usize) -> i32;
+        }
+        // SAFETY: changes nothing that can be read or written; the system checks the range.
+        match unsafe { mlock(bytes.as_ptr().cast(), bytes.len()) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = bytes;
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -1,12 +1,20 @@
 //! A thread pool for parallel regions of a few microseconds.
 //!
-//! The caller works as thread 0. Workers spin on the region's state for about 0.3 ms after their
-//! last job, then park, so that a region costs under a microsecond while a model is running and
-//! an idle server costs nothing. Work is cut in one contiguous run per thread (long sequential
-//! streams for the hardware prefetcher); a thread that is done steals from the tail of another's
-//! run. Nobody waits for a worker that has not begun: once all items are taken the caller closes
-//! the region, and a worker that the system wakes only then finds it closed. So a machine that is
-//! busy with other things costs the help of a worker and not a time slice in every region.
+//! The caller works as thread 0. Workers spin on their own run of items for about 0.3 ms after their
+//! last job, then park, so that a region costs about a microsecond while a model is running and an
+//! idle server costs nothing. Work is cut in one contiguous run per thread (long sequential streams
+//! for the hardware prefetcher); a thread that is done steals from the tail of another's run.
+//!
+//! ```text
+//!   slot of a thread, on cache lines of its own:  [ items left: start, end | job | done | parked ]
+//!   caller    writes job and items of all slots, works, waits until as many are done as were taken
+//!   worker    sees items in its slot, takes, works, steals, adds what it did to its `done`
+//! ```
+//!
+//! To take an item is all that joins a worker to a region: its slot's word goes from one thread to
+//! the other and back, and nothing else does. Nobody waits for a worker that has not begun: the caller
+//! takes its items, and a worker that the system wakes only then finds none. So a machine that is busy
+//! with other things costs the help of a worker and not a time slice in every region.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -64,14 +72,12 @@ impl Pool {
         let available = if cpus.is_empty() { available } else { available.min(cpus.len()) };
         let spins = if threads > available { SPINS_OVERSUBSCRIBED } else { SPINS };
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(CLOSED),
-            busy: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            job: UnsafeCell::new(None),
-            panic: Mutex::new(None),
-            num_regions: AtomicU64::new(0),
-            spins,
             slots: (0..threads).map(|_| Slot::default()).collect(),
+            callers: Callers::default(),
+            spins,
+            stop: AtomicBool::new(false),
+            has_panicked: AtomicBool::new(false),
+            panic: Mutex::new(None),
         });
         let mut workers = Vec::with_capacity(threads - 1);
         for index in 1..threads {
@@ -108,76 +114,73 @@ impl Pool {
 
     /// Regions that ran on several threads so far.
     pub fn num_regions(&self) -> u64 {
-        self.shared.num_regions.load(Ordering::Relaxed)
+        self.shared.callers.num_regions.load(Ordering::Relaxed)
     }
 
     /// Calls `f(thread, item)` once for every item and returns when all calls have ended. Each
     /// thread takes a contiguous run of items in rising order, then steals single items from the
     /// tails of the others. No two calls with the same `thread` overlap, and a call must not wait
-    /// for another one. If a call panics, so does this, after all calls have ended; some items may
-    /// then not have been called.
+    /// for another one. If a call panics, so does this, after all calls have ended.
     #[inline]
     pub fn for_each<F: Fn(usize, usize) + Sync>(&self, items: usize, f: F) {
-        if items < 2 || self.workers.is_empty() {
-            (0..items).for_each(|item| f(0, item));
-            return;
+        let region = if items < 2 || self.workers.is_empty() { None } else { self.enter() };
+        match region {
+            Some(_region) => self.run(items, Job::new(&f)),
+            None => (0..items).for_each(|item| f(0, item)),
         }
-        let Some(_region) = self.enter() else {
-            (0..items).for_each(|item| f(0, item));
-            return;
-        };
-        assert!(u32::try_from(items).is_ok(), "{items} items are more than a region can hold");
-        let threads = self.threads();
-        let slots = &self.shared.slots[..threads];
-        for (thread, slot) in slots.iter().enumerate() {
-            let run = Pool::run(items, thread, threads);
-            slot.items.store(pack(run.start, run.end), Ordering::Relaxed);
-        }
-        self.run_region(&|thread: usize| {
-            while let Some(item) = take_first(&slots[thread].items) {
-                f(thread, item);
-            }
-            for distance in 1..threads {
-                let victim = &slots[(thread + distance) % threads].items;
-                while let Some(item) = take_last(victim) {
-                    f(thread, item);
-                }
-            }
-        });
     }
 
     /// The items that `thread` of `threads` begins with.
-    pub(crate) fn run(items: usize, thread: usize, threads: usize) -> Range<usize> {
+    pub(crate) fn share(items: usize, thread: usize, threads: usize) -> Range<usize> {
         items * thread / threads..items * (thread + 1) / threads
     }
 
     /// Claims the pool, or None when a region is running.
     #[inline]
     fn enter(&self) -> Option<Region<'_>> {
-        let busy = &self.shared.busy;
+        let busy = &self.shared.callers.busy;
         busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
         Some(Region(busy))
     }
 
-    /// Runs `f(0)`, and `f(i)` on those workers that come before it has ended. The caller must hold
-    /// the region.
-    fn run_region<F: Fn(usize) + Sync>(&self, f: &F) {
+    /// Runs a job on the caller and on those workers that come before it has ended. The caller must
+    /// hold the region, and the job's closure must live until this returns.
+    fn run(&self, items: usize, job: Job) {
+        assert!(u32::try_from(items).is_ok(), "{items} items are more than a region can hold");
         let shared = &*self.shared;
-        shared.num_regions.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the region is held, so no other caller writes the job; the last region was closed
-        // and left by all before its caller returned, so no worker reads it.
-        unsafe { *shared.job.get() = Some(Job::new(f)) };
-        shared.open();
+        shared.callers.num_regions.fetch_add(1, Ordering::Relaxed);
+        let threads = self.threads();
+        let done_before = shared.done();
+        // The workers first: they begin while the caller goes on.
+        for thread in (0..threads).rev() {
+            let Range { start, end } = Pool::share(items, thread, threads);
+            let slot = &shared.slots[thread];
+            // SAFETY: a thread reads the job of a slot only while it holds an item that it took from
+            // there. The region is held, so the last one is over: no thread holds an item, and none
+            // can take one before the next line.
+            unsafe { *slot.job.get() = Some(job) };
+            slot.items.store(pack(start, end), Ordering::Release);
+        }
         for (slot, worker) in shared.slots[1..].iter().zip(&self.workers) {
-            if slot.parked.swap(false, Ordering::SeqCst) {
+            // One that parks at this moment may be missed: it sleeps until the next region.
+            if slot.parked.load(Ordering::Relaxed) && slot.parked.swap(false, Ordering::AcqRel) {
                 worker.thread().unpark();
             }
         }
-        // `f` is borrowed by the workers, so a panic here must wait for them too.
-        let own = catch_unwind(AssertUnwindSafe(|| f(0)));
-        shared.close();
-        let theirs = shared.take_panic();
-        if let Some(payload) = own.err().or(theirs) {
+        let own = shared.help(0);
+        let theirs = items as u64 - own;
+        let mut polls = 0;
+        while shared.done().wrapping_sub(done_before) != theirs {
+            polls += 1;
+            if polls % SPINS_PER_YIELD == 0 {
+                thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        if shared.has_panicked.load(Ordering::Relaxed)
+            && let Some(payload) = shared.take_panic()
+        {
             resume_unwind(payload);
         }
     }
@@ -186,7 +189,6 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.state.fetch_add(EPOCH, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker catches the panics of its jobs, so there is nothing to report.
@@ -217,15 +219,15 @@ impl Drop for Region<'_> {
 #[derive(Clone, Copy)]
 struct Job {
     closure: *const (),
-    call: unsafe fn(*const (), usize),
+    call: unsafe fn(*const (), usize, usize),
 }
 
 impl Job {
-    fn new<F: Fn(usize) + Sync>(f: &F) -> Job {
-        unsafe fn call<F: Fn(usize)>(closure: *const (), thread: usize) {
-            // SAFETY: `closure` was made from `&F` in `Job::new`, and `run_region` keeps that
-            // borrow alive until every worker has left the region.
-            unsafe { (*closure.cast::<F>())(thread) }
+    fn new<F: Fn(usize, usize) + Sync>(f: &F) -> Job {
+        unsafe fn call<F: Fn(usize, usize)>(closure: *const (), thread: usize, item: usize) {
+            // SAFETY: `closure` was made from `&F` in `Job::new`, and `Pool::run` keeps that borrow
+            // alive until every item that was taken is done.
+            unsafe { (*closure.cast::<F>())(thread, item) }
         }
         Job { closure: std::ptr::from_ref(f).cast(), call: call::<F> }
     }
@@ -237,32 +239,33 @@ impl Job {
 struct Slot {
     /// Items left of this thread's run: start in the high half, end in the low half.
     items: AtomicU64,
+    /// What is to be done with them.
+    job: UnsafeCell<Option<Job>>,
+    /// Items that this thread has done as a worker, of all regions.
+    done: AtomicU64,
     parked: AtomicBool,
 }
 
-/// One region in [`Shared::state`].
-const EPOCH: u64 = 1 << 32;
-/// The region takes no more workers.
-const CLOSED: u64 = 1 << 31;
-/// The workers in it.
-const INSIDE: u64 = CLOSED - 1;
-
-struct Shared {
-    /// The number of the region in the upper half, then whether it is closed, then the number of
-    /// workers in it.
-    state: AtomicU64,
+/// What callers alone touch, on its own cache lines.
+#[derive(Default)]
+#[repr(align(128))]
+struct Callers {
     busy: AtomicBool,
-    stop: AtomicBool,
-    job: UnsafeCell<Option<Job>>,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
     num_regions: AtomicU64,
-    spins: u32,
-    slots: Box<[Slot]>,
 }
 
-// SAFETY: `job` is written only by the holder of the region while no worker is in it, and read only
-// by workers in it, which saw the state that was stored after the write. The closure it points to
-// is `Sync`.
+struct Shared {
+    slots: Box<[Slot]>,
+    callers: Callers,
+    spins: u32,
+    stop: AtomicBool,
+    has_panicked: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: the job of a slot is written only by the holder of the region while no item is taken or to
+// be taken, and read only by those who took one, which they saw after the write. The closure it points
+// to is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to a particular thread.
 unsafe impl Send for Shared {}
@@ -270,94 +273,95 @@ unsafe impl Send for Shared {}
 impl Shared {
     /// The life of a worker.
     fn work(&self, index: usize) {
-        let mut seen = 0;
-        loop {
-            seen = self.wait_for_epoch_after(seen, &self.slots[index].parked);
-            if self.stop.load(Ordering::SeqCst) {
-                return;
-            }
-            if !self.join(seen) {
-                continue;
-            }
-            // SAFETY: this worker is in the region, so the job was written before and is not
-            // written again until it has left.
-            let job = unsafe { *self.job.get() };
-            let job = job.expect("a region was opened without a job: this is a bug");
-            // SAFETY: the closure outlives the region, see `Job::new`.
-            let result = catch_unwind(AssertUnwindSafe(|| unsafe {
-                (job.call)(job.closure, index);
-            }));
-            if let Err(payload) = result {
-                let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert(payload);
-            }
-            self.state.fetch_sub(1, Ordering::Release);
+        let slot = &self.slots[index];
+        while self.wait_for_items(slot) {
+            let done = self.help(index);
+            // The only writer: no thread but this one.
+            slot.done.store(slot.done.load(Ordering::Relaxed) + done, Ordering::Release);
         }
     }
 
-    /// Begins a region.
-    fn open(&self) {
-        let state = self.state.load(Ordering::Relaxed);
-        // Nobody is inside, and a closed region's state changes nowhere else.
-        self.state.store((state & !(EPOCH - 1)).wrapping_add(EPOCH), Ordering::SeqCst);
+    /// Takes items of the own run, then of others', and does them: how many they were.
+    fn help(&self, thread: usize) -> u64 {
+        let threads = self.slots.len();
+        let own = &self.slots[thread];
+        let mut done = 0;
+        while let Some(item) = take_first(&own.items) {
+            // SAFETY: the item was taken from this slot.
+            unsafe { self.call(own, thread, item) };
+            done += 1;
+        }
+        for distance in 1..threads {
+            let victim = &self.slots[(thread + distance) % threads];
+            while let Some(item) = take_last(&victim.items) {
+                // SAFETY: as above.
+                unsafe { self.call(victim, thread, item) };
+                done += 1;
+            }
+        }
+        done
     }
 
-    /// Ends the region, when those who are in it have left.
-    fn close(&self) {
-        self.state.fetch_or(CLOSED, Ordering::AcqRel);
-        let mut polls = 0;
-        while self.state.load(Ordering::Acquire) & INSIDE != 0 {
-            polls += 1;
-            if polls % SPINS_PER_YIELD == 0 {
-                thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
+    /// # Safety
+    /// The item must have been taken from the slot, and not be counted as done before this returns.
+    unsafe fn call(&self, slot: &Slot, thread: usize, item: usize) {
+        // SAFETY: while an item that was taken is not done, the region lasts and the slot's job stays.
+        let job = unsafe { *slot.job.get() };
+        let job = job.expect("a slot has items without a job: this is a bug");
+        // SAFETY: the closure outlives the region, see `Job::new`. Its borrow must not end by a panic
+        // here, so panics are kept until all items are done.
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe {
+            (job.call)(job.closure, thread, item);
+        }));
+        if let Err(payload) = result {
+            let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(payload);
+            self.has_panicked.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Enters region `epoch`; false if it is closed or over.
-    fn join(&self, epoch: u64) -> bool {
-        let mut state = self.state.load(Ordering::Relaxed);
-        while state & !(EPOCH - 1) == epoch && state & CLOSED == 0 {
-            let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
-            match self.state.compare_exchange_weak(state, state + 1, order, failed) {
-                Ok(_) => return true,
-                Err(now) => state = now,
-            }
-        }
-        false
+    /// Items that workers have done so far.
+    fn done(&self) -> u64 {
+        let each = self.slots[1..].iter().map(|slot| slot.done.load(Ordering::Acquire));
+        each.fold(0, u64::wrapping_add)
     }
 
-    /// Waits for a region other than `seen`, and says which.
-    fn wait_for_epoch_after(&self, seen: u64, parked: &AtomicBool) -> u64 {
+    /// Waits until there are items in the slot; false when there will be none.
+    fn wait_for_items(&self, slot: &Slot) -> bool {
         let mut polls = 0;
         loop {
-            let epoch = self.state.load(Ordering::Acquire) & !(EPOCH - 1);
-            if epoch != seen {
-                return epoch;
+            if !is_empty(slot.items.load(Ordering::Acquire)) {
+                return true;
             }
             if polls < self.spins {
                 polls += 1;
                 std::hint::spin_loop();
                 continue;
             }
-            // Either the caller sees `parked` and unparks us, or we see its new epoch here.
-            parked.store(true, Ordering::SeqCst);
-            if self.state.load(Ordering::SeqCst) & !(EPOCH - 1) == seen {
+            slot.parked.store(true, Ordering::SeqCst);
+            if is_empty(slot.items.load(Ordering::SeqCst)) && !self.stop.load(Ordering::SeqCst) {
                 thread::park();
             }
-            parked.store(false, Ordering::SeqCst);
+            slot.parked.store(false, Ordering::SeqCst);
+            if self.stop.load(Ordering::SeqCst) {
+                return false;
+            }
+            polls = 0;
         }
     }
 
     fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.has_panicked.store(false, Ordering::Relaxed);
         self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 fn pack(start: usize, end: usize) -> u64 {
     ((start as u64) << 32) | end as u64
+}
+
+fn is_empty(items: u64) -> bool {
+    items >> 32 >= items & 0xffff_ffff
 }
 
 #[inline]
@@ -380,7 +384,8 @@ fn take(items: &AtomicU64, split: impl Fn(usize, usize) -> (usize, u64)) -> Opti
             return None;
         }
         let (item, rest) = split(start, end);
-        match items.compare_exchange_weak(current, rest, Ordering::Relaxed, Ordering::Relaxed) {
+        // Whoever takes an item sees the job that was written before it.
+        match items.compare_exchange_weak(current, rest, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => return Some(item),
             Err(now) => current = now,
         }
@@ -426,19 +431,36 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_worker_that_has_not_begun() {
-        let pool = Pool::new(2);
-        // A worker that holds the first region's only other item is late for the rest.
-        let shared = &*pool.shared;
-        shared.open();
-        let late = shared.state.load(Ordering::SeqCst) & !(EPOCH - 1);
-        shared.close();
-        assert!(!shared.join(late), "a closed region takes nobody");
-        let sum = AtomicUsize::new(0);
-        pool.for_each(10, |_, item| {
-            sum.fetch_add(item, Ordering::Relaxed);
-        });
-        assert_eq!(sum.into_inner(), 45);
-        assert!(!shared.join(late), "nor does one that is over");
+        let mut pool = Pool::new(2);
+        // In the worker's place one that never does anything.
+        pool.shared.stop.store(true, Ordering::SeqCst);
+        let worker = std::mem::replace(&mut pool.workers[0], thread::spawn(|| ()));
+        worker.thread().unpark();
+        worker.join().expect("it stops");
+        for _ in 0..3 {
+            let sum = AtomicUsize::new(0);
+            pool.for_each(10, |thread, item| {
+                assert_eq!(thread, 0);
+                sum.fetch_add(item, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 45);
+            assert_eq!(pool.shared.help(1), 0, "who comes late finds nothing");
+        }
+    }
+
+    #[test]
+    fn many_short_regions_do_all_their_items() {
+        for threads in [2, 3, 7] {
+            let pool = Pool::new(threads);
+            for region in 0..20_000 {
+                let items = 2 + region % 11;
+                let sum = AtomicUsize::new(0);
+                pool.for_each(items, |_, item| {
+                    sum.fetch_add(item + region, Ordering::Relaxed);
+                });
+                assert_eq!(sum.into_inner(), items * (items - 1) / 2 + items * region);
+            }
+        }
     }
 
     #[test]

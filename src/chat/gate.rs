@@ -23,6 +23,8 @@ pub(super) struct ReasoningStart {
     pub(super) in_reasoning: bool,
     /// Calls may follow the reasoning.
     pub(super) calls: bool,
+    /// The answer may end within it.
+    pub(super) may_end: bool,
 }
 
 /// Lets an output be free until something comes that a constraint follows on.
@@ -59,7 +61,7 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// `inner` holds for what follows the reasoning, which must end.
+    /// `inner` holds for what follows the reasoning.
     pub(super) fn after_reasoning(
         tokenizer: &Arc<Tokenizer>,
         tags: ReasoningTags,
@@ -73,7 +75,7 @@ impl Gate {
             inner,
             opener: tokenizer.special_id(tags.open),
             state,
-            may_end: false,
+            may_end: start.may_end,
             again: None,
         }
     }
@@ -242,6 +244,7 @@ impl Constraint for Gate {
                 Wait::Marker(marker) => begun_len(marker, tail) == 0,
                 Wait::Start(_) => true,
             },
+            State::Constrained => self.inner.is_free(),
             _ => false,
         }
     }

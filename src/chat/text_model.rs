@@ -6,6 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::breakers::{self, DEFAULT_BREAKERS};
 use super::grammar::{GrammarCompiler, GrammarError};
+use super::grammar_cache::GRAMMAR_CACHE_BYTES;
 use super::{ChatInput, ChatTemplate, ReasoningTags, Rendered, Tokenizer, ToolFormat};
 use crate::engine::sampling::Breakers;
 use crate::error::Error;
@@ -30,7 +31,24 @@ pub struct TextModel {
     default_breakers: OnceLock<Arc<Breakers>>,
     /// Made for the first grammar.
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
+    options: TextOptions,
     compilers: Arc<Semaphore>,
+}
+
+/// What may be configured of a model's text side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Bytes of compiled grammars that are kept for reuse.
+    pub grammar_cache_bytes: usize,
+    /// Calls that a model begins by itself follow the tools' schemas where these compile, whether the
+    /// tools are strict or not.
+    pub constrain_tools: bool,
+}
+
+impl Default for TextOptions {
+    fn default() -> Self {
+        Self { grammar_cache_bytes: GRAMMAR_CACHE_BYTES, constrain_tools: true }
+    }
 }
 
 /// The prompt of a conversation.
@@ -64,8 +82,21 @@ impl TextModel {
             reasoning_shown,
             default_breakers: OnceLock::new(),
             grammars: OnceLock::new(),
+            options: TextOptions::default(),
             compilers: Arc::new(Semaphore::new(COMPILERS)),
         })
+    }
+
+    /// To be set before it is used.
+    #[must_use]
+    pub fn with_options(mut self, options: TextOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// See [`TextOptions::constrain_tools`].
+    pub(super) fn constrains_tools(&self) -> bool {
+        self.options.constrain_tools
     }
 
     /// How the model marks its reasoning, if it reasons.
@@ -99,7 +130,9 @@ impl TextModel {
 
     /// The compiler of grammars for this vocabulary. Blocks when it is made, at the first call.
     pub(super) fn grammars(&self) -> Result<&GrammarCompiler, GrammarError> {
-        let made = self.grammars.get_or_init(|| GrammarCompiler::new(Arc::clone(&self.tokenizer)));
+        let made = self.grammars.get_or_init(|| {
+            GrammarCompiler::new(Arc::clone(&self.tokenizer), self.options.grammar_cache_bytes)
+        });
         made.as_ref().map_err(Clone::clone)
     }
 

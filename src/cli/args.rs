@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use kolosal_kernels::affinity;
+
 use crate::model::{DeviceChoice, Quantize};
 
 /// LLM inference server for GGUF models with an OpenAI-compatible API
@@ -104,7 +106,13 @@ pub(super) struct ServeArgs {
     /// Compute threads; 0 = one per core
     #[arg(short, long, value_name = "N")]
     pub(super) threads: Option<usize>,
-    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    /// Bind each compute thread to a processor of this list, such as 0-3,8
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpu_affinity: Option<CpuList>,
+    /// Tokens of a sequence that are guessed and computed ahead in a step at most; 0 = never
+    #[arg(long, value_name = "N")]
+    pub(super) max_draft_tokens: Option<usize>,
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k
     #[arg(long, value_name = "TYPE")]
     pub(super) quantize: Option<Quantize>,
     /// Start empty when no model is named or configured
@@ -119,6 +127,24 @@ pub(super) struct ServeArgs {
     /// Shape of log lines
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<LogFormatArg>,
+}
+
+/// Processors that this process may use.
+#[derive(Clone, Debug)]
+pub(super) struct CpuList {
+    /// As it was given.
+    pub(super) text: String,
+    pub(super) cpus: Vec<usize>,
+}
+
+impl std::str::FromStr for CpuList {
+    type Err = affinity::AffinityError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let cpus = affinity::parse(text)?;
+        affinity::check(&cpus)?;
+        Ok(Self { text: text.to_owned(), cpus })
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -160,15 +186,18 @@ pub(super) struct RunArgs {
 }
 
 /// How a model is run inside this process.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(super) struct ComputeArgs {
     /// Compute threads; 0 = one per core
     #[arg(short, long, value_name = "N")]
     pub(super) threads: Option<usize>,
+    /// Bind each compute thread to a processor of this list, such as 0-3,8
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpu_affinity: Option<CpuList>,
     /// Positions a sequence may have
     #[arg(long, value_name = "N")]
     pub(super) n_ctx: Option<u32>,
-    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k
     #[arg(long, value_name = "TYPE")]
     pub(super) quantize: Option<Quantize>,
 }
@@ -213,7 +242,7 @@ pub(super) struct StopArgs {
 }
 
 /// A model run directly, without engine and scheduler.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct RunnerArgs {
     /// Model to run
     #[arg(short, long)]
@@ -221,10 +250,13 @@ pub(super) struct RunnerArgs {
     /// Compute threads; 0 = one per core
     #[arg(short, long, default_value_t = 0, value_name = "N")]
     pub(super) threads: usize,
+    /// Bind each compute thread to a processor of this list, such as 0-3,8
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpu_affinity: Option<CpuList>,
     /// Where to run: auto, cpu, candle-cpu (the portable reference path), gpu:N
     #[arg(long, default_value = "auto", value_parser = device, value_name = "DEVICE")]
     pub(super) device: DeviceChoice,
-    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0
+    /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k
     #[arg(long, value_name = "TYPE")]
     pub(super) quantize: Option<Quantize>,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::progress::{Bars, Lines};
+use crate::chat::TextOptions;
 use crate::config::{Config, EngineDefaults, ModelConfig};
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
@@ -71,10 +72,15 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
     };
     let backend = NativeBackend {
         threads: config.engine.threads,
+        cpus: config.engine.cpus(),
         max_kv_bytes: usize::try_from(config.engine.max_kv_bytes).unwrap_or(usize::MAX),
         ..NativeBackend::default()
     };
-    GgufLoader::new(locate, Box::new(backend), engine)
+    let text = TextOptions {
+        grammar_cache_bytes: config.limits.max_grammar_cache_bytes,
+        constrain_tools: config.engine.constrain_tools,
+    };
+    GgufLoader::new(locate, Box::new(backend), engine).with_text(text)
 }
 
 /// How the registry is to behave.

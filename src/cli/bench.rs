@@ -2,7 +2,8 @@
 //!
 //! Repetitions of the different tests take turns, so that a machine that slows down for a while slows
 //! all of them; the median counts. Beside tokens a second stand the bytes of weights and the
-//! operations that those tokens took, for comparison with what the machine can do.
+//! operations that those tokens took, how much of the memory's bandwidth that is, and how much of
+//! the time the threads needed to start and end their work together.
 
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use super::compute::{Opened, Room};
 use super::failure::{Failure, Outcome};
 use super::lanes::{Lanes, Want, forward};
 use super::output::human_bytes;
+use super::roofline::Roofline;
 use crate::model::{Batch, Runner};
 
 /// One thing to measure.
@@ -30,6 +32,7 @@ struct Timing {
     tokens: usize,
     steps: usize,
     logit_rows: usize,
+    regions: u64,
 }
 
 /// One line of `--json`.
@@ -41,10 +44,20 @@ struct Report {
     tok_s: f64,
     /// The same for each repetition.
     tok_s_all: Vec<f64>,
-    /// Bytes of weights read a second, were each step to read all of them once.
+    /// Bytes of weights read a second, were each step to read once what it needs.
     gb_s: f64,
     /// Multiplications and additions of matrix products a second.
     gop_s: f64,
+    /// What these threads can read of as many bytes, and `gb_s` as a part of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth_gb_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth_part: Option<f64>,
+    /// Parallel regions of a step, and the part of the time that it takes to begin and end them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    regions: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dispatch_part: Option<f64>,
     model: String,
     threads: usize,
     depth: usize,
@@ -90,6 +103,9 @@ pub(super) fn run(app: &App, args: &BenchArgs) -> Outcome {
         opened.threads,
         opened.runner.spec().device
     ));
+    let bytes = opened.runner.spec().weight_bytes;
+    let is_cpu = opened.runner.spec().device == "cpu";
+    let roofline = is_cpu.then(|| Roofline::measure(opened.threads, bytes));
     for test in &tests {
         measure(opened.runner.as_mut(), shortened(*test), 0)?;
     }
@@ -102,7 +118,10 @@ pub(super) fn run(app: &App, args: &BenchArgs) -> Outcome {
     let reports: Vec<Report> = tests
         .iter()
         .zip(&timings)
-        .map(|(test, timings)| report(&opened, *test, timings, args.depth))
+        .map(|(test, timings)| Report {
+            depth: args.depth,
+            ..report(&opened, *test, timings, roofline)
+        })
         .collect();
     print(app, &reports)
 }
@@ -131,14 +150,15 @@ fn measure(runner: &mut dyn Runner, test: Test, depth: usize) -> Outcome<Timing>
     for lane in 0..test.batch() {
         lanes.prefill(runner, lane, &tokens.take(depth))?;
     }
-    match test {
+    let regions = runner.num_regions();
+    let timing = match test {
         Test::Prefill { tokens: length } => {
             let prompt = tokens.take(length);
             let start = Instant::now();
             lanes.prefill(runner, 0, &prompt)?;
             let seconds = start.elapsed().as_secs_f64();
             let steps = length.div_ceil(runner.spec().max_rows);
-            Ok(Timing { seconds, tokens: length, steps, logit_rows: 1 })
+            Timing { seconds, tokens: length, steps, logit_rows: 1, regions: 0 }
         }
         Test::Decode { tokens: steps, batch: width } => {
             let start = Instant::now();
@@ -151,9 +171,11 @@ fn measure(runner: &mut dyn Runner, test: Test, depth: usize) -> Outcome<Timing>
                 runner.recycle(logits);
             }
             let seconds = start.elapsed().as_secs_f64();
-            Ok(Timing { seconds, tokens: steps * width, steps, logit_rows: steps * width })
+            let rows = steps * width;
+            Timing { seconds, tokens: rows, steps, logit_rows: rows, regions: 0 }
         }
-    }
+    };
+    Ok(Timing { regions: runner.num_regions() - regions, ..timing })
 }
 
 /// Arbitrary but always the same token ids; speed does not depend on them.
@@ -177,7 +199,7 @@ impl Tokens {
     }
 }
 
-fn report(opened: &Opened, test: Test, timings: &[Timing], depth: usize) -> Report {
+fn report(opened: &Opened, test: Test, timings: &[Timing], roofline: Option<Roofline>) -> Report {
     let spec = opened.runner.spec();
     let rates = timings.iter().map(|timing| timing.tokens as f64 / timing.seconds);
     let mut sorted = timings.to_vec();
@@ -186,16 +208,24 @@ fn report(opened: &Opened, test: Test, timings: &[Timing], depth: usize) -> Repo
     let operations = 2.0
         * (opened.work.body as f64 * median.tokens as f64
             + opened.work.head as f64 * median.logit_rows as f64);
+    let bytes_s =
+        spec.weight_bytes as f64 * opened.work.part_read * median.steps as f64 / median.seconds;
+    let regions = median.regions as f64 / median.steps.max(1) as f64;
+    let dispatch = |roofline: Roofline| roofline.region * median.regions as f64 / median.seconds;
     Report {
         test: test.name(),
         batch: test.batch(),
         tok_s: round(median.tokens as f64 / median.seconds),
         tok_s_all: rates.map(round).collect(),
-        gb_s: round(spec.weight_bytes as f64 * median.steps as f64 / median.seconds / 1e9),
+        gb_s: round(bytes_s / 1e9),
         gop_s: round(operations / median.seconds / 1e9),
+        bandwidth_gb_s: roofline.map(|roofline| round(roofline.bandwidth / 1e9)),
+        bandwidth_part: roofline.map(|roofline| fine(bytes_s / roofline.bandwidth)),
+        regions: roofline.map(|_| round(regions)),
+        dispatch_part: roofline.map(|roofline| fine(dispatch(roofline))),
         model: opened.name.clone(),
         threads: opened.threads,
-        depth,
+        depth: 0,
         device: spec.device.clone(),
         weight_bytes: spec.weight_bytes,
     }
@@ -205,17 +235,27 @@ fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
+fn fine(value: f64) -> f64 {
+    (value * 10_000.0).round() / 10_000.0
+}
+
 fn print(app: &App, reports: &[Report]) -> Outcome {
     if app.out.json {
         return reports.iter().try_for_each(|report| app.out.json(report));
     }
-    let heading = ["TEST", "TOK/S", "MIN", "MAX", "GB/S", "GOP/S"].map(str::to_owned).to_vec();
+    let heading = ["TEST", "TOK/S", "MIN", "MAX", "GB/S", "GOP/S", "BANDWIDTH", "DISPATCH"]
+        .map(str::to_owned)
+        .to_vec();
     let rows = reports.iter().map(|report| {
         let min = report.tok_s_all.iter().copied().fold(f64::INFINITY, f64::min);
         let max = report.tok_s_all.iter().copied().fold(0.0, f64::max);
         let numbers = [report.tok_s, min, max, report.gb_s, report.gop_s];
         let cells = numbers.iter().map(|number| format!("{number:.2}"));
-        std::iter::once(report.test.clone()).chain(cells).collect()
+        let parts = [report.bandwidth_part, report.dispatch_part];
+        let percent = |part: Option<f64>| {
+            part.map_or("-".to_owned(), |part| format!("{:.1} %", part * 100.0))
+        };
+        std::iter::once(report.test.clone()).chain(cells).chain(parts.map(percent)).collect()
     });
     app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }

@@ -74,6 +74,9 @@ fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome
     if let Some(threads) = args.compute.threads {
         config.engine.threads = threads;
     }
+    if let Some(list) = &args.compute.cpu_affinity {
+        config.engine.cpu_affinity = Some(list.text.clone());
+    }
     let model = ModelConfig {
         reference: args.model.clone(),
         n_ctx: args.compute.n_ctx,

@@ -8,7 +8,7 @@ use super::failure::{Context, Failure, Outcome};
 use super::models;
 use crate::chat::Tokenizer;
 use crate::model::gguf::{Access, Gguf};
-use crate::model::{self, Runner, RunnerOptions, load_runner, safetensors};
+use crate::model::{self, Runner, RunnerOptions, load_runner, safetensors, threads};
 
 /// KV that is needed: this many sequences of this many positions.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,9 @@ pub(super) struct Work {
     pub(super) body: u64,
     /// For every row whose logits are computed.
     pub(super) head: u64,
+    /// The part of the weights' bytes that a step of one sequence reads: not those of a table of
+    /// embeddings by itself, nor of experts that are not visited.
+    pub(super) part_read: f64,
 }
 
 /// A model ready to compute.
@@ -40,14 +43,18 @@ impl Opened {
     pub(super) fn open(app: &App, args: &RunnerArgs, room: Room) -> Outcome<Self> {
         let path = models::locate(app, &args.model)?;
         let gguf = model::open(&path, Access::Map).context(path.display())?;
+        let cpus = args.cpu_affinity.as_ref().map(|list| list.cpus.clone()).unwrap_or_default();
+        let threads = threads::count(args.threads, &cpus);
         let options = RunnerOptions {
-            threads: args.threads,
+            threads,
+            cpus,
             n_ctx: room.positions,
             n_parallel: room.sequences,
             max_rows: RunnerOptions::default().max_rows.max(room.sequences),
             max_kv_bytes: usize::MAX,
             device: args.device.clone(),
             quantize: args.quantize,
+            lock_weights: false,
         };
         let runner = load_runner(&gguf, &options).context(path.display())?;
         if runner.spec().is_encoder() {
@@ -55,10 +62,6 @@ impl Opened {
             return Err(Failure::failed(text));
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let threads = match args.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
         let work = work(&gguf);
         Ok(Self { name, gguf, runner, threads, work })
     }
@@ -88,14 +91,23 @@ fn work(gguf: &Gguf) -> Work {
     };
     let (used, experts) = (count("expert_used_count"), count("expert_count").max(1));
     let head = gguf.tensor("output.weight").or_else(|| gguf.tensor("token_embd.weight"));
-    let head = head.map_or(0, |tensor| tensor.num_elements() as u64);
-    let is_body = |name: &str| name.starts_with("blk.");
-    let body = gguf.tensors().iter().filter(|tensor| is_body(&tensor.name));
-    let body = body.map(|tensor| match tensor.shape.len() {
-        2 => tensor.num_elements() as u64,
+    let mut work = Work { body: 0, head: 0, part_read: 0.0 };
+    work.head = head.map_or(0, |tensor| tensor.num_elements() as u64);
+    let (mut read, mut all) = (0, 0);
+    for tensor in gguf.tensors() {
+        let bytes = gguf.data(tensor).len() as u64;
+        all += bytes;
+        let is_body = tensor.name.starts_with("blk.");
         // Of stacked experts a row visits a few.
-        3 => tensor.num_elements() as u64 * used / experts,
-        _ => 0,
-    });
-    Work { body: body.sum(), head }
+        let visited =
+            |whole: u64| if tensor.shape.len() == 3 { whole * used / experts } else { whole };
+        if is_body && tensor.shape.len() >= 2 {
+            work.body += visited(tensor.num_elements() as u64);
+        }
+        if is_body || head.is_some_and(|head| head.name == tensor.name) {
+            read += visited(bytes);
+        }
+    }
+    work.part_read = read as f64 / all.max(1) as f64;
+    work
 }

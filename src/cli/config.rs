@@ -18,6 +18,10 @@ pub(super) fn flags(global: &GlobalArgs, args: &ServeArgs) -> Vec<Flag> {
     set("engine.n_ctx", "--n-ctx", args.n_ctx.map(Value::from));
     set("engine.n_parallel", "--n-parallel", args.n_parallel.map(Value::from));
     set("engine.threads", "--threads", args.threads.map(Value::from));
+    let list = args.cpu_affinity.as_ref().map(|list| list.text.clone().into());
+    set("engine.cpu_affinity", "--cpu-affinity", list);
+    let max_draft = args.max_draft_tokens.map(Value::from);
+    set("engine.max_draft_tokens", "--max-draft-tokens", max_draft);
     set("engine.quantize", "--quantize", args.quantize.map(|target| target.name().into()));
     set("server.default_model", "--no-default-model", args.no_default_model.then(|| false.into()));
     set("hub.offline", "--offline", global.offline.then(|| true.into()));

@@ -19,6 +19,7 @@ mod models;
 mod output;
 mod perplexity;
 pub mod progress;
+mod roofline;
 mod selftest;
 mod serve;
 mod tokenize;

@@ -164,6 +164,7 @@ pub(super) fn tree<T: serde::Serialize>(part: &T) -> Value {
 pub(super) fn specimen() -> Value {
     let mut config = Config::default();
     config.registry.memory_budget_bytes = Some(0);
+    config.engine.cpu_affinity = Some(String::new());
     config.engine.quantize = Some(String::new());
     config.hub.models_dir = Some(PathBuf::new());
     config.hub.token = Some(Secret::new(""));

@@ -17,6 +17,7 @@ pub use load::{load, system_files};
 use std::fmt;
 use std::path::PathBuf;
 
+use kolosal_kernels::affinity;
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be configured. The `Default` of each section is the one home of its defaults.
@@ -94,8 +95,10 @@ pub struct EngineDefaults {
     pub n_batch: u32,
     /// Prompt rows in one step at most.
     pub n_ubatch: u32,
-    /// Compute threads of one engine; 0 = one per physical core.
+    /// Compute threads of one engine; 0 = one per physical core, or per processor of `cpu_affinity`.
     pub threads: usize,
+    /// Processors that an engine's compute threads are bound to, such as `0-3,8`; absent = to none.
+    pub cpu_affinity: Option<String>,
     /// Bytes of the KV pool of one engine at most; one full context always fits.
     pub max_kv_bytes: u64,
     /// Requests that may wait for a place in one engine; more are refused with 503.
@@ -104,10 +107,12 @@ pub struct EngineDefaults {
     pub prefix_cache: bool,
     /// Milliseconds that a step with a prompt's chunk beside running sequences may take; 0 = any.
     pub target_step_ms: u32,
-    /// Tokens that are guessed from a sequence's own text at a time; 0 = never.
+    /// Tokens of a sequence that are guessed and computed ahead in a step at most; 0 = never.
     pub max_draft_tokens: usize,
-    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`.
+    /// Bring float weights to this type: `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `q4_k`, `q5_k`, `q6_k`.
     pub quantize: Option<String>,
+    /// Calls that a model begins by itself follow the tools' schemas, whether these are strict or not.
+    pub constrain_tools: bool,
 }
 
 impl Default for EngineDefaults {
@@ -118,13 +123,23 @@ impl Default for EngineDefaults {
             n_batch: 2048,
             n_ubatch: 512,
             threads: 0,
+            cpu_affinity: None,
             max_kv_bytes: 1 << 30,
             max_waiting: 256,
             prefix_cache: true,
             target_step_ms: 100,
-            max_draft_tokens: 0,
+            max_draft_tokens: 16,
             quantize: None,
+            constrain_tools: true,
         }
+    }
+}
+
+impl EngineDefaults {
+    /// Processors of `cpu_affinity`, which has been validated.
+    #[must_use]
+    pub fn cpus(&self) -> Vec<usize> {
+        affinity::parse(self.cpu_affinity.as_deref().unwrap_or_default()).unwrap_or_default()
     }
 }
 
@@ -144,7 +159,7 @@ pub struct HubSection {
     pub allow_hosts: Vec<String>,
 }
 
-/// What a client may ask of the server at most.
+/// What clients may ask of the server and leave in it at most.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
@@ -152,11 +167,13 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Seconds until a body that has not arrived is given up.
     pub body_timeout_s: u64,
+    /// Bytes of compiled grammars that one engine keeps for reuse; the least recently used go first.
+    pub max_grammar_cache_bytes: usize,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_body_bytes: 16 << 20, body_timeout_s: 60 }
+        Self { max_body_bytes: 16 << 20, body_timeout_s: 60, max_grammar_cache_bytes: 32 << 20 }
     }
 }
 

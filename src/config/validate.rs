@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use kolosal_kernels::affinity;
+
 use super::{Config, ModelConfig};
 
 /// A key and what is wrong with its value.
@@ -23,6 +25,11 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("server.drain_timeout_s", config.server.drain_timeout_s, 0..=3600),
         ("limits.max_body_bytes", config.limits.max_body_bytes as u64, 1024..=(1 << 32)),
         ("limits.body_timeout_s", config.limits.body_timeout_s, 1..=86_400),
+        (
+            "limits.max_grammar_cache_bytes",
+            config.limits.max_grammar_cache_bytes as u64,
+            0..=(1 << 40),
+        ),
         ("responses.max_count", config.responses.max_count as u64, 0..=1_000_000),
         ("responses.max_bytes", config.responses.max_bytes as u64, 0..=(1 << 40)),
         ("responses.max_age_s", config.responses.max_age_s, 1..=31_536_000),
@@ -30,6 +37,10 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     ] {
         within(key, value, range)?;
     }
+    let cpus = engine.cpu_affinity.as_deref().unwrap_or_default();
+    affinity::parse(cpus)
+        .and_then(|cpus| affinity::check(&cpus))
+        .map_err(|error| ("engine.cpu_affinity".to_owned(), error.to_string()))?;
     if config.server.host.is_empty() {
         return Err(("server.host".into(), "must not be empty".into()));
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::draft::{Drafter, Forced};
+use super::draft::{Chances, Drafter, Drafts, Speculation};
 use super::guide::MaskHelpers;
 use super::job::{JobWriter, Prefill};
 use super::pooler::Pooler;
@@ -20,13 +20,11 @@ pub(super) struct Active {
     pub(super) writer: JobWriter,
     sampler: Sampler,
     drafter: Drafter,
-    forced: Forced,
+    drafts: Drafts,
     prompt_len: usize,
     max_tokens: usize,
     num_generated: usize,
     num_cached: usize,
-    /// Predicted tokens that were right, and wrong.
-    prediction: (u32, u32),
     /// Alternatives wanted for the prompt's tokens.
     num_prompt_logprobs: Option<u32>,
     /// Of the prompt from its second token on, as far as computed.
@@ -45,23 +43,17 @@ pub(super) struct Step<'a> {
     pub(super) logits: &'a mut Logits,
     pub(super) scheduler: &'a mut Scheduler,
     pub(super) scratch: &'a mut Scratch,
+    pub(super) speculation: &'a mut Speculation,
     pub(super) meters: &'a Meters,
 }
 
 impl Active {
-    pub(super) fn new(
-        request: &Request,
-        sampler: Sampler,
-        writer: JobWriter,
-        max_draft: usize,
-    ) -> Self {
+    pub(super) fn new(request: &Request, sampler: Sampler, writer: JobWriter) -> Self {
         Self {
             writer,
             sampler,
-            drafter: Drafter::new(max_draft)
-                .predicting(request.prediction.clone(), request.prompt.len()),
-            prediction: (0, 0),
-            forced: Forced::default(),
+            drafter: Drafter::predicting(request.prediction.clone(), request.prompt.len()),
+            drafts: Drafts::default(),
             prompt_len: request.prompt.len(),
             max_tokens: request.max_tokens as usize,
             num_generated: 0,
@@ -118,20 +110,16 @@ impl Active {
         }
     }
 
-    /// Whether the request brought a prediction of its output.
-    pub(super) fn is_predicting(&self) -> bool {
-        self.drafter.is_predicting()
+    /// Guesses the tokens that may follow, few enough not to pass `max_tokens`.
+    pub(super) fn guess(&mut self, tokens: &[u32], speculation: &Speculation) -> Chances {
+        let left = self.max_tokens.saturating_sub(self.num_generated + 1);
+        let sampler = &mut self.sampler;
+        self.drafter.guess(tokens, || sampler.forced(), left, speculation)
     }
 
-    /// Tokens that may follow, short enough not to pass `max_tokens`: those that a constraint leaves no
-    /// choice about, or else a guess from the prediction or the sequence's own tokens, if they are given.
-    pub(super) fn propose(&mut self, tokens: Option<&[u32]>) -> Vec<u32> {
-        let left = self.max_tokens.saturating_sub(self.num_generated + 1);
-        let forced = self.forced.propose(|| self.sampler.forced(), left);
-        match tokens {
-            Some(tokens) if forced.is_empty() => self.drafter.propose(tokens, left),
-            _ => forced,
-        }
+    /// The leading tokens of the guess, to be computed by the next step.
+    pub(super) fn draft(&mut self, len: usize) -> Vec<u32> {
+        self.drafter.draft(len)
     }
 
     /// Has the constraint's next mask computed beside the forward pass.
@@ -169,8 +157,7 @@ impl Active {
                 prompt_tokens: self.prompt_len as u32,
                 cached_tokens: self.num_cached as u32,
                 completion_tokens: self.num_generated as u32,
-                accepted_prediction_tokens: self.prediction.0,
-                rejected_prediction_tokens: self.prediction.1,
+                drafts: self.drafts,
             },
             timings: Timings {
                 queue_ms: ms(self.writer.submitted(), started),
@@ -190,9 +177,9 @@ impl Active {
         let id = step.piece.sequence;
         let mut draft = step.scheduler.take_draft(id);
         draft.truncate(step.piece.num_draft);
-        let mut num_right = 0;
+        let mut chosen = Vec::with_capacity(draft.len() + 1);
         let end = loop {
-            let row = step.logits.row_mut(step.first_row + first + num_right);
+            let row = step.logits.row_mut(step.first_row + first + chosen.len());
             let sampled = self.sampler.sample(row, step.scratch).map_err(error)?;
             if self.sampler.is_stop(sampled.token) {
                 break Some(FinishReason::Stop);
@@ -200,6 +187,7 @@ impl Active {
             step.scheduler.push(id, sampled.token);
             self.writer.token(sampled.token, sampled.logprobs);
             self.num_generated += 1;
+            chosen.push(sampled.token);
             step.meters.generated_tokens.fetch_add(1, Relaxed);
             if self.sampler.is_complete() {
                 break Some(FinishReason::Stop);
@@ -207,23 +195,18 @@ impl Active {
             if self.num_generated >= self.max_tokens {
                 break Some(FinishReason::Length);
             }
-            if draft.get(num_right) != Some(&sampled.token) {
+            if draft.get(chosen.len() - 1) != Some(&sampled.token) {
                 break None;
             }
             step.scheduler.accept_draft(id);
-            num_right += 1;
         };
-        let is_guess = !self.forced.observe(draft.len(), num_right);
-        if is_guess {
-            self.drafter.observe(draft.len(), num_right);
+        let drafts = self.drafter.observe(&chosen, draft.len(), step.speculation);
+        if drafts.computed > 0 {
+            self.drafts += drafts;
+            self.writer.drafts(self.drafts);
+            step.meters.draft_tokens.fetch_add(u64::from(drafts.computed), Relaxed);
+            step.meters.accepted_draft_tokens.fetch_add(u64::from(drafts.right), Relaxed);
         }
-        if is_guess && self.drafter.is_predicting() {
-            self.prediction.0 += num_right as u32;
-            self.prediction.1 += (draft.len() - num_right) as u32;
-            self.writer.prediction(self.prediction);
-        }
-        step.meters.draft_tokens.fetch_add(draft.len() as u64, Relaxed);
-        step.meters.accepted_draft_tokens.fetch_add(num_right as u64, Relaxed);
         Ok(end)
     }
 

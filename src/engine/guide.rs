@@ -223,6 +223,8 @@ impl MaskHelpers {
         for index in 0..self.num_threads {
             let queue = Arc::clone(&queue);
             let helper = move || {
+                // It works beside the engine's thread, not in its place.
+                kolosal_kernels::affinity::release();
                 while let Some(task) = queue.pop() {
                     task.run();
                 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::draft::Drafts;
 use super::request::{Event, Outcome, TokenLogprobs};
 use super::stats::Meters;
 use crate::error::Error;
@@ -63,7 +64,7 @@ struct Record {
     prompt_logprobs: Option<Vec<TokenLogprobs>>,
     tokens: Vec<u32>,
     logprobs: Vec<TokenLogprobs>,
-    prediction: (u32, u32),
+    drafts: Drafts,
     embedding: Option<Vec<f32>>,
     end: Option<Result<Outcome, Error>>,
 }
@@ -109,10 +110,10 @@ impl Job {
         }
     }
 
-    /// Tokens of the request's prediction that were right so far, and those that were wrong.
+    /// Tokens that were computed ahead so far.
     #[must_use]
-    pub fn prediction(&self) -> (u32, u32) {
-        self.shared.record().prediction
+    pub fn drafts(&self) -> Drafts {
+        self.shared.record().drafts
     }
 
     /// Why the job failed, if it did.
@@ -259,8 +260,8 @@ impl JobWriter {
         self.shared.changed.notify_waiters();
     }
 
-    pub(super) fn prediction(&self, prediction: (u32, u32)) {
-        self.shared.record().prediction = prediction;
+    pub(super) fn drafts(&self, drafts: Drafts) {
+        self.shared.record().drafts = drafts;
     }
 
     pub(super) fn end(mut self, end: Result<Outcome, Error>) {

@@ -33,6 +33,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+pub use draft::Drafts;
 pub use job::{Job, JobResult};
 pub use request::{
     Constraint, EmbedRequest, Event, FinishReason, LogprobsOf, Outcome, Request, Timings,
@@ -63,8 +64,10 @@ pub struct EngineConfig {
     /// Wanted time of a step in which a prompt's chunk is computed beside decoding sequences, in
     /// milliseconds; 0 = chunks as large as `max_batch_tokens` allows.
     pub target_step_ms: u32,
-    /// Tokens that are guessed from the sequence's own text at a time; 0 = never.
+    /// Tokens of a sequence that are guessed and computed ahead in a step at most; 0 = never.
     pub max_draft_tokens: usize,
+    /// Compute every guess, whatever rows cost: slower, and the same output.
+    pub drafts_always: bool,
     /// Threads that compute the masks of constraints beside the forward pass; 0 = between two passes.
     pub mask_threads: usize,
 }
@@ -78,7 +81,8 @@ impl Default for EngineConfig {
             max_batch_tokens: 256,
             prefix_cache: true,
             target_step_ms: 100,
-            max_draft_tokens: 0,
+            max_draft_tokens: 16,
+            drafts_always: false,
             mask_threads: 1,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::draft::Drafts;
 use super::sampling::Sampling;
 use super::scheduler::Scheduler;
 use crate::error::Error;
@@ -214,10 +215,7 @@ pub struct Usage {
     /// Of the prompt, taken from the prefix cache.
     pub cached_tokens: u32,
     pub completion_tokens: u32,
-    /// Of the request's prediction, tokens that were computed ahead and were right, and those that were
-    /// not.
-    pub accepted_prediction_tokens: u32,
-    pub rejected_prediction_tokens: u32,
+    pub drafts: Drafts,
 }
 
 /// Wall-clock times in milliseconds.

@@ -43,6 +43,8 @@ pub struct Sampling {
     pub dry: Dry,
     /// In place of every truncation of the candidates.
     pub mirostat: Option<Mirostat>,
+    /// Chooses among what the stages leave.
+    pub adaptive: Option<Adaptive>,
     /// The temperature follows the entropy, between `temperature` less and more this; 0 = off.
     pub temperature_range: f32,
     /// Of the normalised entropy, where the temperature follows it.
@@ -73,6 +75,7 @@ impl Default for Sampling {
             xtc: Xtc::default(),
             dry: Dry::default(),
             mirostat: None,
+            adaptive: None,
             temperature_range: 0.0,
             temperature_exponent: 1.0,
             min_keep: 0,
@@ -183,6 +186,15 @@ pub enum MirostatVersion {
     V2,
 }
 
+/// Prefers tokens near a probability, and keeps the mean of what is chosen there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adaptive {
+    /// From 0 to 1.
+    pub target: f32,
+    /// How much of a token's share in the mean is left at the next one; below 1.
+    pub decay: f32,
+}
+
 impl Sampling {
     /// Whether the temperature follows the entropy.
     #[must_use]
@@ -217,6 +229,10 @@ impl Sampling {
         if let Some(Mirostat { tau, eta, .. }) = self.mirostat {
             ranges.push(("mirostat_tau", tau, positive.clone()));
             ranges.push(("mirostat_eta", eta, positive));
+        }
+        if let Some(Adaptive { target, decay }) = self.adaptive {
+            ranges.push(("adaptive_target", target, 0.0..=1.0));
+            ranges.push(("adaptive_decay", decay, 0.0..=0.99));
         }
         for (name, value, range) in ranges {
             if !range.contains(&value) {

@@ -11,6 +11,7 @@ use super::EngineConfig;
 use super::active::{Active, Step};
 use super::batch;
 use super::budget::StepBudget;
+use super::draft::{Speculation, cost::RowCost};
 use super::guide::MaskHelpers;
 use super::job::{Job, JobWriter, job};
 use super::pooler::Pooler;
@@ -24,9 +25,6 @@ use crate::model::{Logits, Runner, RunnerSpec};
 
 /// Failed steps in a row after which the engine gives up.
 const MAX_FAILED_STEPS: u32 = 3;
-
-/// Drafts pay while a step has few rows and its time is that of reading the weights.
-const MAX_RUNNING_FOR_DRAFTS: usize = 4;
 
 /// What a job is for.
 #[derive(Debug)]
@@ -82,7 +80,8 @@ pub struct Worker {
     scratch: Scratch,
     mask_helpers: MaskHelpers,
     meters: Arc<Meters>,
-    max_draft: usize,
+    speculation: Speculation,
+    max_running: usize,
     num_failed_steps: u32,
 }
 
@@ -102,7 +101,9 @@ impl Worker {
         };
         let target = Duration::from_millis(u64::from(config.target_step_ms));
         let target = (config.target_step_ms > 0).then_some(target);
-        let takes_turns = spec.one_at_a_time;
+        // Some runners compute a sequence's last row only.
+        let max_draft = if spec.one_at_a_time { 0 } else { config.max_draft_tokens };
+        let cost = if config.drafts_always { RowCost::free() } else { RowCost::default() };
         let worker = Self {
             budget: StepBudget::new(max_rows, target),
             runner,
@@ -112,7 +113,8 @@ impl Worker {
             scratch: Scratch::default(),
             mask_helpers: MaskHelpers::new(config.mask_threads),
             meters,
-            max_draft: if takes_turns { 0 } else { config.max_draft_tokens },
+            speculation: Speculation::new(max_draft, cost),
+            max_running: config.max_running,
             num_failed_steps: 0,
         };
         worker.publish();
@@ -155,7 +157,7 @@ impl Worker {
         let embedded = pooler.is_some();
         let pools_all = pooler.as_ref().is_some_and(Pooler::wants_all_rows);
         let sampler = sampler::Sampler::new(&mut request);
-        let active = Active::new(&request, sampler, writer, self.max_draft).pooling(pooler);
+        let active = Active::new(&request, sampler, writer).pooling(pooler);
         let submitted = self.scheduler.submit(NewSequence {
             id,
             max_tokens: request.max_tokens as usize,
@@ -242,7 +244,9 @@ impl Worker {
         match computed {
             Ok(mut logits) => {
                 self.num_failed_steps = 0;
-                self.budget.observe(batch.len(), started.elapsed());
+                let elapsed = started.elapsed();
+                self.budget.observe(batch.len(), elapsed);
+                self.note_cost(plan, elapsed);
                 self.scheduler.commit(plan);
                 // Told before any sequence ends.
                 let embedded = self.embedded(plan);
@@ -309,6 +313,7 @@ impl Worker {
                 logits,
                 scheduler: &mut self.scheduler,
                 scratch: &mut self.scratch,
+                speculation: &mut self.speculation,
                 meters: &self.meters,
             };
             match active.advance(&mut step) {
@@ -336,29 +341,43 @@ impl Worker {
         }
     }
 
-    /// Gives sequences that decode the tokens that may follow, and has the masks of constraints computed
-    /// while the model computes.
+    /// Gives sequences that decode the tokens that may follow, as far as computing them pays, and has
+    /// the masks of constraints computed while the model computes.
     fn propose_drafts(&mut self) {
-        let running = self.scheduler.running();
-        let is_calm = running.len() <= MAX_RUNNING_FOR_DRAFTS;
-        // Some runners compute a sequence's last row only.
-        let takes_drafts = !self.runner.spec().one_at_a_time;
-        let mut drafts = Vec::new();
-        for sequence in
-            running.iter().filter(|sequence| takes_drafts && sequence.num_pending() == 1)
-        {
-            if let Some(active) = self.active.get_mut(&sequence.id()) {
-                let may_guess = is_calm && (self.max_draft > 0 || active.is_predicting());
-                let tokens = may_guess.then(|| sequence.tokens());
-                drafts.push((sequence.id(), active.propose(tokens)));
-            }
-        }
-        for (id, draft) in drafts {
-            self.scheduler.set_draft(id, draft);
+        if self.speculation.max_draft() > 0 {
+            self.speculate();
         }
         let vocab_size = self.runner.spec().vocab_size;
         for active in self.active.values_mut() {
             active.look_ahead(&mut self.mask_helpers, vocab_size);
+        }
+    }
+
+    fn speculate(&mut self) {
+        let running = self.scheduler.running();
+        let (mut ids, mut guesses) = (Vec::new(), Vec::new());
+        for sequence in running.iter().filter(|sequence| sequence.num_pending() == 1) {
+            if let Some(active) = self.active.get_mut(&sequence.id()) {
+                ids.push(sequence.id());
+                guesses.push(active.guess(sequence.tokens(), &self.speculation));
+            }
+        }
+        let may_admit = self.scheduler.num_waiting() > 0 && running.len() < self.max_running;
+        let beside_prompt = may_admit || ids.len() < running.len();
+        let lengths = self.speculation.choose(&guesses, ids.len(), beside_prompt);
+        for (id, length) in ids.into_iter().zip(lengths).filter(|(_, length)| *length > 0) {
+            if let Some(active) = self.active.get_mut(&id) {
+                self.scheduler.set_draft(id, active.draft(length));
+            }
+        }
+    }
+
+    /// Learns what rows cost from a step without prompts.
+    fn note_cost(&mut self, plan: &Plan, elapsed: Duration) {
+        if plan.num_decode == plan.pieces.len() {
+            self.speculation.cost.observe(plan.num_rows, plan.num_decode, elapsed);
+        } else {
+            self.speculation.cost.interrupt();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use kolosal_kernels::memory::Floats;
 
+use super::altup;
 use super::batch::Batch;
 use super::error::ModelError;
 use super::latent;
@@ -51,17 +52,18 @@ impl<O: Ops> Decoder<O> {
             kv_bytes_per_block: model.kv_bytes_per_block(),
             weight_bytes: ops.weight_bytes(),
             hidden: match model.head {
-                HeadSpec::Logits | HeadSpec::None => model.hidden,
+                HeadSpec::Logits | HeadSpec::None | HeadSpec::Norm => model.hidden,
                 HeadSpec::Classifier { scores, .. } => scores,
             },
             pooling: model.pooling,
             device: ops.device(),
             purpose: match model.head {
                 HeadSpec::Logits => Purpose::Generate,
-                HeadSpec::None => Purpose::Embed,
+                HeadSpec::None | HeadSpec::Norm => Purpose::Embed,
                 HeadSpec::Classifier { .. } => Purpose::Rank,
             },
             one_at_a_time: false,
+            warning: ops.warning(),
         };
         Ok(Self { ops, model, weights, spec, hidden: Vec::new() })
     }
@@ -86,16 +88,23 @@ impl<O: Ops> Decoder<O> {
         if let Some(norm) = &weights.embed_norm {
             x = ops.norm(&x, norm)?;
         }
-        for (index, (layer, spec)) in weights.layers.iter().zip(&model.layers).enumerate() {
-            let positions = &batch.positions;
-            let step = LayerStep { index, layer, spec, ropes: &weights.ropes, positions };
-            x = step.run(ops, x, model.residual_scale)?;
+        let (ropes, positions) = (&weights.ropes, &batch.positions);
+        let layers = weights.layers.iter().zip(&model.layers).enumerate();
+        let steps =
+            layers.map(|(index, (layer, spec))| LayerStep { index, layer, spec, ropes, positions });
+        match &weights.altup {
+            Some(altup) => x = altup::run(ops, altup, (&batch.tokens, x), steps)?,
+            None => {
+                for step in steps {
+                    x = step.run(ops, x, model.residual_scale)?;
+                }
+            }
         }
         self.hidden.clear();
         if !batch.hidden_rows.is_empty() {
             let rows = ops.rows(&x, &batch.hidden_rows)?;
             let rows = match &weights.head {
-                Head::Logits { norm, .. } => ops.norm(&rows, norm)?,
+                Head::Logits { norm, .. } | Head::Norm(norm) => ops.norm(&rows, norm)?,
                 Head::None => rows,
                 Head::Classifier { inner, out } => classify(ops, rows, inner.as_ref(), out)?,
             };
@@ -156,6 +165,10 @@ impl<O: Ops> Runner for Decoder<O> {
         self.ops.recycle(logits.data);
     }
 
+    fn num_regions(&self) -> u64 {
+        self.ops.num_regions()
+    }
+
     fn hidden(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.hidden)
     }
@@ -166,10 +179,10 @@ impl<O: Ops> Runner for Decoder<O> {
 }
 
 /// One layer at work.
-struct LayerStep<'a, O: Ops> {
+pub(super) struct LayerStep<'a, O: Ops> {
     index: usize,
-    layer: &'a Layer<O>,
-    spec: &'a LayerSpec,
+    pub(super) layer: &'a Layer<O>,
+    pub(super) spec: &'a LayerSpec,
     ropes: &'a [O::Rope],
     positions: &'a [u32],
 }
@@ -198,17 +211,24 @@ impl<O: Ops> LayerStep<'_, O> {
     }
 
     /// (T, hidden), its post-norm applied.
-    fn attention(&self, ops: &mut O, input: &O::Act) -> Result<O::Tensor, ModelError> {
+    pub(super) fn attention(&self, ops: &mut O, input: &O::Act) -> Result<O::Tensor, ModelError> {
         let (layer, spec) = (self.layer, &self.spec.attn);
-        let [q, k, v] = match &layer.qkv {
-            Qkv::Heads(weights) => self.heads(ops, input, weights)?,
+        let (q, kv) = match &layer.qkv {
+            Qkv::Heads(weights) => {
+                let [q, k, v] = self.heads(ops, input, weights)?;
+                (q, Some([k, v]))
+            }
+            Qkv::Queries(weight) => (self.queries(ops, input, weight)?, None),
             Qkv::Latent(weights) => {
                 let rope = spec.rope.map(|rope| &self.ropes[rope]);
-                latent::project(ops, input, weights, rope)?
+                let [q, k, v] = latent::project(ops, input, weights, rope)?;
+                (q, Some([k, v]))
             }
         };
         let q = self.tempered(ops, q)?;
-        let mut mixed = ops.attention(self.index, [&q, &k, &v], spec, layer.sinks.as_ref())?;
+        let source = spec.shares_kv.unwrap_or(self.index);
+        let qkv = (&q, kv.as_ref().map(|[k, v]| [k, v]));
+        let mut mixed = ops.attention(source, qkv, spec, layer.sinks.as_ref())?;
         if let Qkv::Latent(weights) = &layer.qkv {
             mixed = latent::values(ops, &mixed, weights)?;
         }
@@ -228,7 +248,12 @@ impl<O: Ops> LayerStep<'_, O> {
         [q, k, v]: &[O::Linear; 3],
     ) -> Result<[O::Tensor; 3], ModelError> {
         let spec = &self.spec.attn;
-        let [mut q, mut k, v] = ops.linear(input, [q, k, v])?;
+        let [mut q, mut k, mut v] = ops.linear(input, [q, k, v])?;
+        if let Some(limit) = spec.clamp {
+            q = ops.clamp(q, limit)?;
+            k = ops.clamp(k, limit)?;
+            v = ops.clamp(v, limit)?;
+        }
         if !spec.qk_norm_late {
             (q, k) = self.normed(ops, q, k)?;
         }
@@ -239,7 +264,28 @@ impl<O: Ops> LayerStep<'_, O> {
         if spec.qk_norm_late {
             (q, k) = self.normed(ops, q, k)?;
         }
+        if let Some(norm) = &self.layer.v_norm {
+            v = ops.head_norm(v, spec.kv_heads, norm)?;
+        }
         Ok([q, k, v])
+    }
+
+    /// Queries alone.
+    fn queries(
+        &self,
+        ops: &mut O,
+        input: &O::Act,
+        weight: &O::Linear,
+    ) -> Result<O::Tensor, ModelError> {
+        let spec = &self.spec.attn;
+        let [mut q] = ops.linear(input, [weight])?;
+        if let Some(norm) = &self.layer.q_norm {
+            q = ops.head_norm(q, spec.heads, norm)?;
+        }
+        match spec.rope {
+            Some(rope) => ops.rope(q, spec.heads, &self.ropes[rope]),
+            None => Ok(q),
+        }
     }
 
     fn normed(
@@ -349,8 +395,7 @@ pub(super) fn gated<O: Ops>(
     weights: &Gated<O>,
     act: ActSpec,
 ) -> Result<O::Tensor, ModelError> {
-    let [gate, up] = ops.linear(input, [&weights.gate, &weights.up])?;
-    let hidden = ops.glu_act(&gate, &up, act)?;
+    let hidden = ops.gated(input, [&weights.gate, &weights.up], act)?;
     let [out] = ops.linear(&hidden, [&weights.down])?;
     Ok(out)
 }

@@ -1,10 +1,8 @@
 //! From a file and options to a [`Runner`].
 
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::Device;
-use kolosal_kernels::pool::Pool;
 
 use super::arch;
 use super::batch::BLOCK;
@@ -17,14 +15,17 @@ use super::quantize::Quantize;
 use super::runner::Runner;
 use super::safetensors;
 use super::spec::{HeadSpec, ModelSpec};
+use super::threads;
 use super::transformers::{self, TransformersRunner};
 use super::weights::Files;
 
 /// How a model is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunnerOptions {
-    /// Compute threads on the CPU; 0 = one for each core.
+    /// Compute threads on the CPU; 0 = one for each core, or for each of `cpus`.
     pub threads: usize,
+    /// Processors that the threads are bound to, one after the other; empty = to none.
+    pub cpus: Vec<usize>,
     /// Positions that a sequence may have; capped by what the model was trained for.
     pub n_ctx: usize,
     /// Sequences that may run at once; sizes the KV pool.
@@ -36,6 +37,8 @@ pub struct RunnerOptions {
     pub device: DeviceChoice,
     /// Matrices in floats are brought to this type on the way into memory.
     pub quantize: Option<Quantize>,
+    /// On the CPU, matrices are locked in memory as far as the system lets it.
+    pub lock_weights: bool,
 }
 
 /// Where a model runs.
@@ -72,12 +75,14 @@ impl Default for RunnerOptions {
     fn default() -> Self {
         Self {
             threads: 0,
+            cpus: Vec::new(),
             n_ctx: 4096,
             n_parallel: 16,
             max_rows: 512,
             max_kv_bytes: 1 << 30,
             device: DeviceChoice::Auto,
             quantize: None,
+            lock_weights: false,
         }
     }
 }
@@ -116,7 +121,10 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
             Ok(Box::new(Decoder::load(ops, model, files, capacity)?))
         }
         None => {
-            let ops = CpuOps::new(Arc::new(Pool::new(threads(options.threads))));
+            let mut ops = CpuOps::new(threads::pool(options.threads, &options.cpus)?);
+            if options.lock_weights {
+                ops = ops.with_locked_weights();
+            }
             Ok(Box::new(Decoder::load(ops, model, files, capacity)?))
         }
     }
@@ -163,13 +171,6 @@ fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
     // An encoder computes a text in one step.
     let least = if model.head == HeadSpec::Logits { 1 } else { context_len };
     Capacity { context_len, num_blocks, max_rows: options.max_rows.max(least) }
-}
-
-fn threads(wanted: usize) -> usize {
-    match wanted {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        wanted => wanted.min(512),
-    }
 }
 
 /// A candle device, or `None` for our own CPU kernels.

@@ -1,6 +1,7 @@
 //! Models: GGUF and safetensors files, architectures as data, one decoder over the flat batch, and the [`Runner`]
 //! seam through which the engine drives them. candle appears in this module alone.
 
+mod altup;
 pub mod arch;
 pub mod batch;
 pub mod decoder;
@@ -16,6 +17,7 @@ mod rope;
 pub mod runner;
 pub mod safetensors;
 pub mod spec;
+pub mod threads;
 mod transformers;
 pub mod weights;
 

@@ -63,6 +63,7 @@ pub(super) fn mixture<O: Ops>(
 fn route(logits: &[f32], bias: Option<&[f32]>, spec: &MoeSpec) -> Vec<(usize, f32)> {
     let mut scores = logits.to_vec();
     match spec.score {
+        MoeScore::SparseMixer => return sparse_mixer(logits, spec.used),
         MoeScore::Softmax => softmax(&mut scores),
         MoeScore::Sigmoid => scores.iter_mut().for_each(|score| *score = sigmoid(*score)),
         MoeScore::SoftmaxAfter => {}
@@ -87,6 +88,24 @@ fn route(logits: &[f32], bias: Option<&[f32]>, spec: &MoeSpec) -> Vec<(usize, f3
         shares.iter_mut().for_each(|share| *share /= sum);
     }
     order.into_iter().zip(shares.into_iter().map(|share| share * spec.scale)).collect()
+}
+
+/// One expert after the other: the best of those left, weighed against those left that come near it.
+fn sparse_mixer(logits: &[f32], used: usize) -> Vec<(usize, f32)> {
+    /// Twice the jitter that the router was trained with.
+    const NEAR: f32 = 0.02;
+    let mut taken: Vec<(usize, f32)> = Vec::with_capacity(used);
+    for _ in 0..used {
+        let is_left = |expert: &usize| taken.iter().all(|(other, _)| other != expert);
+        let left: Vec<usize> = (0..logits.len()).filter(is_left).collect();
+        let order = |a: &&usize, b: &&usize| logits[**a].total_cmp(&logits[**b]).then(b.cmp(a));
+        let Some(&best) = left.iter().max_by(order) else { break };
+        let max = logits[best];
+        let near = left.iter().map(|expert| logits[*expert]);
+        let near = near.filter(|logit| (max - logit) / logit.abs().max(max) <= NEAR);
+        taken.push((best, near.map(|logit| (logit - max).exp()).sum::<f32>().recip()));
+    }
+    taken
 }
 
 /// Sinks the ranks of all experts outside the best groups.
@@ -148,6 +167,17 @@ mod tests {
         assert!((normalised[0].1 + normalised[1].1 - 1.0).abs() < 1e-6);
         let after = route(&logits, None, &spec(MoeScore::SoftmaxAfter, false));
         assert!((after[0].1 - normalised[0].1).abs() < 1e-6);
+    }
+
+    #[test]
+    fn sparse_mixing_weighs_an_expert_against_those_near_it() {
+        let taken = route(&[1.0, 3.0, 2.97, 0.5], None, &spec(MoeScore::SparseMixer, false));
+        // 2.97 is within 2 of 100 of 3; nothing that is left is near 2.97.
+        let first = 1.0 / (1.0 + (-0.03_f32).exp());
+        assert_eq!(taken.iter().map(|taken| taken.0).collect::<Vec<_>>(), [1, 2]);
+        assert!((taken[0].1 - first).abs() < 1e-6 && (taken[1].1 - 1.0).abs() < 1e-6, "{taken:?}");
+        let below = route(&[-2.0, -1.0, -1.01, -9.0], None, &spec(MoeScore::SparseMixer, false));
+        assert_eq!(below.iter().map(|taken| taken.0).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

@@ -17,15 +17,21 @@ pub enum Quantize {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
 /// Every one, by name.
-const NAMES: [(&str, Quantize); 5] = [
+const NAMES: [(&str, Quantize); 8] = [
     ("q4_0", Quantize::Q4_0),
     ("q4_1", Quantize::Q4_1),
     ("q5_0", Quantize::Q5_0),
     ("q5_1", Quantize::Q5_1),
     ("q8_0", Quantize::Q8_0),
+    ("q4_k", Quantize::Q4K),
+    ("q5_k", Quantize::Q5K),
+    ("q6_k", Quantize::Q6K),
 ];
 
 /// Small matrices on which much depends: routers of experts, classifiers, types and positions.
@@ -57,21 +63,27 @@ impl Quantize {
         NAMES.iter().find(|(_, target)| *target == self).map_or("", |(name, _)| name)
     }
 
-    fn ty(self) -> GgmlType {
-        match self {
-            Self::Q4_0 => GgmlType::Q4_0,
-            Self::Q4_1 => GgmlType::Q4_1,
-            Self::Q5_0 => GgmlType::Q5_0,
-            Self::Q5_1 => GgmlType::Q5_1,
-            Self::Q8_0 => GgmlType::Q8_0,
-        }
+    /// For rows of `k` values. Those that do not fall into the large blocks of the K types get the next
+    /// better type of small blocks.
+    fn ty(self, k: usize) -> GgmlType {
+        let (wanted, other) = match self {
+            Self::Q4_0 => return GgmlType::Q4_0,
+            Self::Q4_1 => return GgmlType::Q4_1,
+            Self::Q5_0 => return GgmlType::Q5_0,
+            Self::Q5_1 => return GgmlType::Q5_1,
+            Self::Q8_0 => return GgmlType::Q8_0,
+            Self::Q4K => (GgmlType::Q4K, GgmlType::Q5_0),
+            Self::Q5K => (GgmlType::Q5K, GgmlType::Q5_1),
+            Self::Q6K => (GgmlType::Q6K, GgmlType::Q8_0),
+        };
+        if k.is_multiple_of(wanted.block_len()) { wanted } else { other }
     }
 
     /// Whether a matrix with rows of `k` values is brought to this type.
     pub(super) fn takes(self, name: &str, ty: GgmlType, k: usize) -> bool {
         let is_float = matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
         is_float
-            && k.is_multiple_of(self.ty().block_len())
+            && k.is_multiple_of(self.ty(k).block_len())
             && !KEPT.iter().any(|kept| name.contains(kept))
     }
 
@@ -96,7 +108,7 @@ impl Quantize {
     pub(super) fn bytes_of(self, gguf: &Gguf) -> u64 {
         let bytes = gguf.tensors().iter().map(|tensor| match self.takes_tensor(tensor) {
             true => {
-                let ty = self.ty();
+                let ty = self.ty(tensor.shape.last().copied().unwrap_or(0));
                 (tensor.num_elements() / ty.block_len() * ty.block_bytes()) as u64
             }
             false => tensor.num_bytes() as u64,
@@ -106,7 +118,7 @@ impl Quantize {
 
     /// The matrix in this type, all cores at work.
     pub(super) fn quantise(self, source: &WeightSource<'_>) -> Result<Quantised, ModelError> {
-        let (rows, ty) = (source.n, self.ty());
+        let (rows, ty) = (source.n, self.ty(source.k));
         let row_bytes = source.bytes.len() / rows;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = rows.div_ceil(threads).max(1) * row_bytes;
@@ -166,15 +178,18 @@ mod tests {
 
     #[test]
     fn rows_are_quantised_in_order() {
-        let values: Vec<f32> = (0..5 * 64).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+        let values: Vec<f32> = (0..5 * 256).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let source = WeightSource { name: "a", ty: GgmlType::F32, n: 5, k: 64, bytes: &bytes };
-        for (name, target) in NAMES {
-            assert_eq!(name.parse(), Ok(target));
-            let mut expected = Vec::new();
-            quant::quantize(target.ty(), &values, &mut expected).unwrap();
-            assert_eq!(target.quantise(&source).unwrap().bytes, expected, "{name}");
+        for (n, k) in [(5, 256), (20, 64)] {
+            let source = WeightSource { name: "a", ty: GgmlType::F32, n, k, bytes: &bytes };
+            for (name, target) in NAMES {
+                assert_eq!(name.parse(), Ok(target));
+                let mut expected = Vec::new();
+                quant::quantize(target.ty(k), &values, &mut expected).unwrap();
+                assert_eq!(target.quantise(&source).unwrap().bytes, expected, "{name} {k}");
+            }
         }
+        assert_eq!([64, 256].map(|k| Quantize::Q4K.ty(k)), [GgmlType::Q5_0, GgmlType::Q4K]);
         assert!("q9_0".parse::<Quantize>().unwrap_err().contains("q8_0"));
     }
 }

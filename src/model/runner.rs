@@ -30,6 +30,8 @@ pub struct RunnerSpec {
     pub purpose: Purpose,
     /// Sequences take turns: the runner keeps the state of one.
     pub one_at_a_time: bool,
+    /// What did not go as asked while loading, though all works.
+    pub warning: Option<String>,
 }
 
 impl RunnerSpec {
@@ -107,6 +109,11 @@ pub trait Runner: Send {
     /// classifier makes of them, (`hidden_rows.len()`, `hidden`), row-major.
     fn hidden(&mut self) -> Vec<f32> {
         Vec::new()
+    }
+
+    /// Parallel regions that the threads have run so far; 0 where there are none, as on GPUs.
+    fn num_regions(&self) -> u64 {
+        0
     }
 
     /// Copies the KV of block `from` to block `to` in all layers (copy on write of a shared block).

@@ -40,6 +40,22 @@ pub struct ModelSpec {
     pub token_types: usize,
     /// What stands on the last layer.
     pub head: HeadSpec,
+    /// Several residual streams (Gemma 3n).
+    pub altup: Option<AltUpSpec>,
+}
+
+/// Alternating updates, with an input of its own for each layer and a low-rank way past attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AltUpSpec {
+    pub hidden: usize,
+    /// Residual streams; the first is the one that layers compute.
+    pub streams: usize,
+    /// Width of a layer's own input.
+    pub width: usize,
+    /// Of the way past attention.
+    pub rank: usize,
+    /// For each layer, how many deviations above its mean a row's gate must be to count.
+    pub sparsity: Vec<Option<f32>>,
 }
 
 /// What stands on the last layer of a model.
@@ -49,6 +65,8 @@ pub enum HeadSpec {
     Logits,
     /// Nothing: hidden states are the result.
     None,
+    /// A norm: normed hidden states are the result.
+    Norm,
     /// Scores from a hidden state: `cls.output(tanh(cls(x)))`, with or without the inner layer.
     Classifier { inner: bool, scores: usize },
 }
@@ -58,7 +76,8 @@ impl ModelSpec {
     #[must_use]
     pub fn kv_bytes_per_block(&self) -> usize {
         let per_position = |attn: &AttnSpec| attn.kv_heads * (attn.head_dim + attn.value_dim) * 2;
-        self.layers.iter().map(|layer| per_position(&layer.attn)).sum::<usize>() * super::BLOCK
+        let own = self.layers.iter().filter(|layer| layer.attn.shares_kv.is_none());
+        own.map(|layer| per_position(&layer.attn)).sum::<usize>() * super::BLOCK
     }
 }
 
@@ -130,10 +149,36 @@ pub struct AttnSpec {
     pub softcap: Option<f32>,
     /// A key is seen while `position - key position < window`.
     pub window: Option<usize>,
+    /// A key is seen from its own chunk of this many positions alone.
+    pub chunk: Option<usize>,
+    /// Scores fall with the distance of their keys: ALiBi with this largest exponent, see
+    /// [`AttnSpec::slopes`].
+    pub alibi: Option<f32>,
+    /// Values are normed over each head, without weights (Gemma 3n).
+    pub value_norm: bool,
+    /// Keys and values are those of this layer, which comes before.
+    pub shares_kv: Option<usize>,
+    /// Queries, keys and values are clamped to `-clamp..=clamp` as they are made.
+    pub clamp: Option<f32>,
     /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).
     pub sinks: bool,
     /// A token sees those before it alone; else all of its sequence.
     pub causal: bool,
+}
+
+impl AttnSpec {
+    /// For each head, what a step away from a key takes off its score (arXiv 2108.12409): powers of one
+    /// ratio for the largest power of two of heads, and in between for those that are left.
+    #[must_use]
+    pub fn slopes(&self) -> Option<Vec<f32>> {
+        let max_bias = f64::from(self.alibi?);
+        let even = 1_usize << self.heads.checked_ilog2().unwrap_or(0);
+        let exponent = |head: usize| match head.checked_sub(even) {
+            None => max_bias * (head + 1) as f64 / even as f64,
+            Some(rest) => max_bias * (2 * rest + 1) as f64 / (2 * even) as f64,
+        };
+        Some((0..self.heads).map(|head| (-exponent(head)).exp2() as f32).collect())
+    }
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
@@ -342,6 +387,9 @@ pub enum MoeScore {
     Sigmoid,
     /// The largest logits, then softmax over them (gpt-oss).
     SoftmaxAfter,
+    /// The largest logit with its softmax over those near it, then the same among the others (Phi 3.5
+    /// MoE; SparseMixer, arXiv 2409.12136).
+    SparseMixer,
 }
 
 /// Root-mean-square norm or layer norm (with mean and bias).

@@ -94,6 +94,7 @@ impl TransformersRunner {
             },
             purpose: Purpose::Generate,
             one_at_a_time: true,
+            warning: None,
         };
         let source = Source { path: path.clone(), device };
         Ok(Self {

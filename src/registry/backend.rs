@@ -10,8 +10,9 @@ use super::spec::LoadParams;
 /// Runs models by our own decoder.
 #[derive(Clone, Debug)]
 pub struct NativeBackend {
-    /// Compute threads on the CPU; 0 = one for each core.
+    /// Compute threads on the CPU, and the processors they are bound to: as in [`RunnerOptions`].
     pub threads: usize,
+    pub cpus: Vec<usize>,
     /// Where engines run; [`DeviceChoice::Auto`] leaves it to their parameters `n_gpu_layers` and
     /// `main_gpu_id`.
     pub device: DeviceChoice,
@@ -21,8 +22,8 @@ pub struct NativeBackend {
 
 impl Default for NativeBackend {
     fn default() -> Self {
-        let RunnerOptions { threads, device, max_kv_bytes, .. } = RunnerOptions::default();
-        Self { threads, device, max_kv_bytes }
+        let RunnerOptions { threads, cpus, device, max_kv_bytes, .. } = RunnerOptions::default();
+        Self { threads, cpus, device, max_kv_bytes }
     }
 }
 
@@ -30,12 +31,14 @@ impl NativeBackend {
     fn options(&self, params: &LoadParams) -> RunnerOptions {
         RunnerOptions {
             threads: self.threads,
+            cpus: self.cpus.clone(),
             n_ctx: params.n_ctx as usize,
             n_parallel: params.max_running(),
             max_rows: params.max_rows(),
             max_kv_bytes: self.max_kv_bytes,
             device: self.device(params),
             quantize: params.quantize,
+            lock_weights: params.use_mlock,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::chat::TextModel;
+use crate::chat::{TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
 use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
@@ -88,13 +88,21 @@ pub struct GgufLoader {
     locate: Locate,
     backend: Box<dyn Backend>,
     engine: EngineConfig,
+    text: TextOptions,
 }
 
 impl GgufLoader {
     /// `engine` is the template of each engine's configuration; name and sizes come from its spec.
     #[must_use]
     pub fn new(locate: Locate, backend: Box<dyn Backend>, engine: EngineConfig) -> Self {
-        Self { locate, backend, engine }
+        Self { locate, backend, engine, text: TextOptions::default() }
+    }
+
+    /// What is configured of every engine's text side.
+    #[must_use]
+    pub fn with_text(mut self, text: TextOptions) -> Self {
+        self.text = text;
+        self
     }
 
     fn open(&self, spec: &EngineSpec) -> Result<(PathBuf, Gguf)> {
@@ -114,7 +122,8 @@ impl Loader for GgufLoader {
     fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
         let (path, gguf) = self.open(spec)?;
         // A bad vocabulary is found out before the weights are read.
-        let text = Arc::new(TextModel::from_gguf(gguf.metadata())?);
+        let text = TextModel::from_gguf(gguf.metadata())?;
+        let text = Arc::new(text.with_options(self.text));
         let runner = self.backend.runner(&gguf, &spec.params)?;
         let mut info = describe(&gguf, path);
         info.context_len = runner.spec().context_len;
@@ -122,6 +131,7 @@ impl Loader for GgufLoader {
         info.one_at_a_time = runner.spec().one_at_a_time;
         info.purpose = runner.spec().purpose;
         info.warnings = warnings(&spec.params, &info);
+        info.warnings.extend(runner.spec().warning.clone());
         if info.purpose == Purpose::Generate {
             info.warnings.extend(text.warning().map(str::to_owned));
         }
@@ -199,6 +209,9 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
             "n_ctx {} was reduced to {}, the context that the model was trained for",
             params.n_ctx, info.context_len
         ));
+    }
+    if params.use_mlock && (info.one_at_a_time || info.device != "cpu") {
+        warnings.push(format!("use_mlock: weights on {} cannot be locked", info.device));
     }
     if info.one_at_a_time {
         warnings

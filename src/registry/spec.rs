@@ -79,7 +79,7 @@ pub struct LoadParams {
     pub main_gpu_id: i32,
     /// Map the file instead of reading it into memory as a whole.
     pub use_mmap: bool,
-    /// Checked and shown, but without effect: weights are packed into memory of our own.
+    /// Weights are locked in memory, as far as the system lets it.
     pub use_mlock: bool,
     /// Without it, sequences run one after the other.
     pub cont_batching: bool,
@@ -89,7 +89,8 @@ pub struct LoadParams {
     pub quantize: Option<Quantize>,
 }
 
-/// As in the seed, but for `n_parallel`, which was 1: sequences cost nothing until they run.
+/// As in the seed, but for `n_parallel`, which was 1: sequences cost nothing until they run; and for
+/// `use_mlock`, which was true: few systems let a program lock so much.
 impl Default for LoadParams {
     fn default() -> Self {
         Self {
@@ -101,7 +102,7 @@ impl Default for LoadParams {
             n_gpu_layers: 100,
             main_gpu_id: 0,
             use_mmap: true,
-            use_mlock: true,
+            use_mlock: false,
             cont_batching: true,
             warmup: false,
             quantize: None,

@@ -14,7 +14,7 @@ use super::{
     drain::Drain,
     error::{Dialect, Failure, from_poem},
     observe::Seen,
-    spec::allowed_methods,
+    operations::{allowed_methods, check_query},
 };
 use crate::error::{Error, Kind};
 
@@ -97,6 +97,7 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             let response = Response::builder().status(StatusCode::NO_CONTENT);
             return Ok(response.header(header::ALLOW, allow).finish());
         }
+        check_query(&request)?;
         request.set_data(access);
         request.set_data(self.state.options.keys.caller(&request));
         request.set_data(self.state.options.body);

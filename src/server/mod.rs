@@ -19,6 +19,7 @@ mod native;
 mod observe;
 mod ollama;
 mod openai;
+mod operations;
 mod reply;
 mod rerank;
 mod schema;

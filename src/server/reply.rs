@@ -67,7 +67,9 @@ impl<T: ApiResponse, O: Outcomes> ApiResponse for Reply<T, O> {
             response.status = Some(O::SUCCESS.0);
             response.description = O::SUCCESS.1;
         }
-        responses.extend(O::FAILURES.iter().map(|&status| failure(status)));
+        // Every operation refuses query parameters that it does not have.
+        let always = [400].into_iter().filter(|status| !O::FAILURES.contains(status));
+        responses.extend(always.chain(O::FAILURES.iter().copied()).map(failure));
         MetaResponses { responses }
     }
 

@@ -138,36 +138,6 @@ impl Loader for NoLoader {
     }
 }
 
-/// Methods of a path, for `Allow`; `None` for a path that the document does not have.
-#[must_use]
-pub(crate) fn allowed_methods(path: &str) -> Option<String> {
-    static TABLE: LazyLock<Vec<(Vec<String>, String)>> = LazyLock::new(allow_table);
-    let segments: Vec<_> = path.split('/').collect();
-    let fits = |template: &[String]| {
-        template.len() == segments.len()
-            && template.iter().zip(&segments).all(|(t, s)| t.starts_with('{') || t == s)
-    };
-    TABLE.iter().find(|(template, _)| fits(template)).map(|(_, methods)| methods.clone())
-}
-
-fn allow_table() -> Vec<(Vec<String>, String)> {
-    let document: Value = serde_json::from_str(openapi_json()).unwrap_or_default();
-    let paths = document["paths"].as_object().cloned().unwrap_or_default();
-    let documented = paths.into_iter().map(|(path, operations)| {
-        let methods = operations.as_object().into_iter().flat_map(Map::keys);
-        (path, methods.map(|method| method.to_uppercase()).collect::<Vec<_>>())
-    });
-    let pages = ["/", "/docs", "/openapi.json"].map(|path| (path.to_owned(), vec!["GET".into()]));
-    let allow = |(path, mut methods): (String, Vec<String>)| {
-        if methods.iter().any(|method| method == "GET") {
-            methods.push("HEAD".to_owned());
-        }
-        methods.push("OPTIONS".to_owned());
-        (path.split('/').map(str::to_owned).collect(), methods.join(", "))
-    };
-    documented.chain(pages).map(allow).collect()
-}
-
 fn finish(mut document: Value) -> Value {
     document["openapi"] = "3.1.0".into();
     add_examples(&mut document);

@@ -125,6 +125,38 @@ fn configuration_has_layers() {
     assert!(wrong.err.contains("did you mean server.port?"), "{wrong:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn processors_are_checked_before_anything_starts() {
+    let cpus = kolosal_kernels::affinity::allowed().unwrap();
+    let first = cpus[0].to_string();
+    let home = tempfile::tempdir().unwrap();
+    let shown = |list: &str| {
+        let mut command = kolosal(home.path());
+        command.args(["config", "show", "--json"]).env("KOLOSAL_ENGINE__CPU_AFFINITY", list);
+        finish(&mut command, "")
+    };
+    assert_eq!(shown(&first).json()["engine.cpu_affinity"], first.as_str());
+    for (list, expected) in [
+        (
+            "1023",
+            "engine.cpu_affinity: processor 1023 is not among those that this process may use",
+        ),
+        ("all", "engine.cpu_affinity: \"all\" is no list of processors such as 0-3,8"),
+        ("3-1", "engine.cpu_affinity: \"3-1\" is no list"),
+    ] {
+        let run = shown(list);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.err.contains(expected), "{run:?}");
+        assert!(run.err.contains("env KOLOSAL_ENGINE__CPU_AFFINITY"), "{run:?}");
+    }
+    for command in ["serve", "bench"] {
+        let run = run(&[command, "--cpu-affinity", "2000"]);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.err.contains("no list of processors"), "{run:?}");
+    }
+}
+
 /// Every key stands in the guide, under its section.
 #[test]
 fn the_guide_lists_every_key() {
@@ -207,6 +239,11 @@ fn measurements_have_their_shapes() {
     for line in &lines {
         assert!(line["tok_s"].as_f64().unwrap() > 0.0, "{line}");
         assert_eq!(line["tok_s_all"].as_array().unwrap().len(), 2, "{line}");
+        for key in ["gb_s", "gop_s", "bandwidth_gb_s", "bandwidth_part"] {
+            assert!(line[key].as_f64().unwrap() >= 0.0, "{key}: {line}");
+        }
+        // One thread starts nothing together.
+        assert_eq!((&line["regions"], &line["dispatch_part"]), (&json!(0.0), &json!(0.0)));
     }
 
     let logits = run(&["logits", "--tokens", "1,2,3", "--top", "4", "--json"]).json();

@@ -658,7 +658,14 @@ impl Constraint for Rail {
 #[test]
 fn masks_beside_the_forward_pass_and_forced_tokens_change_no_output() {
     let run = |mask_threads, foresees| {
-        let config = EngineConfig { mask_threads, max_running: 8, ..small() };
+        let max_draft_tokens = if foresees { 16 } else { 0 };
+        let config = EngineConfig {
+            mask_threads,
+            max_draft_tokens,
+            drafts_always: true,
+            max_running: 8,
+            ..small()
+        };
         let engine = start(FakeConfig::default(), config);
         let submit = |i: u32| {
             let constraint: Box<dyn Constraint> = Box::new(Rail { taken: 0, foresees });
@@ -703,7 +710,8 @@ fn guessing_does_not_change_output() {
         eos: Some((1, 0.01)),
         ..FakeConfig::default()
     };
-    let config = EngineConfig { max_draft_tokens: 4, max_running: 3, ..small() };
+    let config =
+        EngineConfig { max_draft_tokens: 4, drafts_always: true, max_running: 3, ..small() };
     let engine = start(model.clone(), config);
     let make = |i: u32| Request {
         stop_tokens: vec![1],

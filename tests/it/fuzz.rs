@@ -67,7 +67,7 @@ fn exercise(bytes: Vec<u8>) {
         max_rows: 4,
         max_kv_bytes: 1 << 20,
         device: DeviceChoice::Cpu,
-        quantize: None,
+        ..RunnerOptions::default()
     };
     let Ok(mut runner) = load_runner(&gguf, &options) else { return };
     if runner.spec().context_len < 3 {

@@ -53,7 +53,7 @@ fn walk(
 #[test]
 fn random_walks_end_in_valid_documents() {
     let tokenizer = tokenizer();
-    let compiler = GrammarCompiler::new(tokenizer.clone()).unwrap();
+    let compiler = GrammarCompiler::new(tokenizer.clone(), 1 << 20).unwrap();
     let schema = json!({
         "type": "object",
         "properties": {
@@ -88,7 +88,7 @@ fn random_walks_end_in_valid_documents() {
 #[test]
 fn texts_follow_regex_choice_lark_and_gbnf() {
     let tokenizer = tokenizer();
-    let compiler = GrammarCompiler::new(tokenizer.clone()).unwrap();
+    let compiler = GrammarCompiler::new(tokenizer.clone(), 1 << 20).unwrap();
     let gbnf = "root ::= \"<\" word (\"-\" word){1,2} \">\"\nword ::= [a-c]{2,3} | \"x\"";
     for seed in 0..20 {
         let text = walk(&compiler, &tokenizer, &Grammar::Regex("[a-f]{3}-[0-9]+x".into()), seed);
@@ -113,7 +113,7 @@ fn texts_follow_regex_choice_lark_and_gbnf() {
 
 #[test]
 fn long_chains_of_rules_end_no_process() {
-    let compiler = GrammarCompiler::new(tokenizer()).unwrap();
+    let compiler = GrammarCompiler::new(tokenizer(), 1 << 20).unwrap();
     let chain = |arrow: &str, num: usize| {
         let rule = |i: usize| format!("r{i}{arrow} r{}\n", i + 1);
         (0..num).map(rule).collect::<String>() + &format!("r{num}{arrow} \"a\"\n")
@@ -137,7 +137,7 @@ fn long_chains_of_rules_end_no_process() {
 
 #[test]
 fn what_cannot_be_compiled_is_refused_with_a_reason() {
-    let compiler = GrammarCompiler::new(tokenizer()).unwrap();
+    let compiler = GrammarCompiler::new(tokenizer(), 1 << 20).unwrap();
     let mut deep = json!({"type": "string"});
     for _ in 0..200 {
         deep = json!({"type": "array", "items": deep});
@@ -156,5 +156,37 @@ fn what_cannot_be_compiled_is_refused_with_a_reason() {
     ] {
         let error = compiler.compile(&grammar).unwrap_err().to_string();
         assert!(error.to_lowercase().contains(reason), "{reason}: {error}");
+    }
+}
+
+#[test]
+fn grammars_are_kept_within_a_number_of_bytes() {
+    let number = |i: usize| Grammar::JsonSchema(json!({"const": i}));
+    let size = |cache_bytes: usize, num: usize| {
+        let compiler = GrammarCompiler::new(tokenizer(), cache_bytes).unwrap();
+        for i in 0..num {
+            compiler.compile(&number(i)).unwrap();
+            // Used again and again, it stays.
+            compiler.compile(&number(0)).unwrap();
+        }
+        compiler.cache_size()
+    };
+    let (num, one) = size(1 << 20, 1);
+    assert!(num == 1 && one > 10_000, "{one} bytes");
+    assert_eq!(size(one - 1, 3), (0, 0), "none fits");
+    let limit = 4 * one;
+    let (num, bytes) = size(limit, 20);
+    assert!((3..=4).contains(&num) && bytes <= limit, "{num} grammars, {bytes} of {limit} bytes");
+}
+
+#[test]
+fn what_is_too_large_behind_its_beginning_is_refused() {
+    let many: Vec<String> = (0..3000).map(|i| format!("a{i}")).collect();
+    let rules: Vec<String> = (0..3000).map(|i| format!("a{i}: \"x{i}\" a{i} | \"y{i}\"")).collect();
+    let compiler = GrammarCompiler::new(tokenizer(), 1 << 20).unwrap();
+    for start in ["\"Well, \"", "(\"a\" | \"b\")"] {
+        let lark = format!("start: {start} ({})\n{}\n", many.join(" | "), rules.join("\n"));
+        let error = compiler.compile(&Grammar::Lark(lark)).unwrap_err().to_string();
+        assert!(error.contains("items"), "{start}: {error}");
     }
 }

@@ -290,6 +290,19 @@ fn a_copied_block_continues_as_the_original() {
     }
 }
 
+#[test]
+fn locked_weights_compute_the_same() {
+    let gguf = Tiny::default().gguf();
+    let tokens = prompt(20, 8);
+    let expected = whole(&mut *runner(&gguf, DeviceChoice::Cpu, 2), &tokens);
+    let options = RunnerOptions { device: DeviceChoice::Cpu, threads: 2, ..Default::default() };
+    let mut locked = load_runner(&gguf, &RunnerOptions { lock_weights: true, ..options }).unwrap();
+    assert!(whole(&mut *locked, &tokens) == expected);
+    // Systems differ in how much they let a program lock.
+    let warning = locked.spec().warning.clone();
+    assert!(warning.is_none_or(|text| text.contains("use_mlock") && text.contains("ulimit")));
+}
+
 /// Fixtures made by tests/tools/make_parity_fixtures.py with transformers in f32.
 fn fixtures() -> Vec<(String, Gguf, Vec<u32>, Vec<Vec<f32>>)> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");

@@ -3,15 +3,20 @@
 //! SmolLM2 is found as in [`crate::sdk`]; where it is missing outside continuous integration, the
 //! tests say so and do nothing.
 
+use std::sync::Arc;
+
 use kolosal_kernels::quant::{GgmlType, dequantize, quantize};
 use kolosal_server::chat::TextModel;
-use kolosal_server::engine::sampling::{Dry, Mirostat, MirostatVersion, Stage, Xtc};
+use kolosal_server::chat::grammar::{Grammar, GrammarCompiler};
+use kolosal_server::engine::sampling::{Adaptive, Dry, Mirostat, MirostatVersion, Stage, Xtc};
 use kolosal_server::engine::{Engine, EngineConfig, Job, Outcome, Request, Sampling};
 use kolosal_server::model::gguf::{Gguf, Writer};
 use kolosal_server::model::{DeviceChoice, RunnerOptions, load_runner};
+use serde_json::json;
 
 use crate::engine::request;
 use crate::parity::assert_invariant;
+use crate::tiny::Tiny;
 
 fn smollm2() -> Option<Gguf> {
     crate::sdk::or_skip(crate::sdk::model()).map(|path| Gguf::open(&path).unwrap())
@@ -83,6 +88,7 @@ fn samplers() -> Vec<Sampling> {
         Sampling { dry, ..base() },
         Sampling { mirostat: mirostat(MirostatVersion::V1), ..base() },
         Sampling { mirostat: mirostat(MirostatVersion::V2), ..base() },
+        Sampling { adaptive: Some(Adaptive { target: 0.4, decay: 0.9 }), min_p: 0.02, ..base() },
         Sampling { temperature_range: 0.5, top_p: 0.9, ..base() },
         Sampling { repetition_penalty: 1.2, penalty_last_n: Some(16), ..base() },
         Sampling { presence_penalty: 0.5, frequency_penalty: 0.5, ..base() },
@@ -131,20 +137,62 @@ fn a_cached_prefix_changes_no_bit() {
     }
 }
 
+/// Every sampler, and a grammar beside each second one, with and without guesses, alone and together.
+fn assert_guesses_change_no_bit(gguf: &Gguf) {
+    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
+    let plain = EngineConfig { max_draft_tokens: 0, ..EngineConfig::default() };
+    let always =
+        EngineConfig { max_draft_tokens: 6, drafts_always: true, ..EngineConfig::default() };
+    let engines = [plain, always, EngineConfig::default()].map(|config| engine(gguf, config));
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "identification_number": {"type": "integer", "maximum": 999_999},
+            "tags": {"type": "array", "items": {"enum": ["first", "second"]}, "maxItems": 2}},
+        "required": ["identification_number", "tags"],
+        "additionalProperties": false
+    });
+    let compiler = GrammarCompiler::new(Arc::clone(&text.tokenizer), 1 << 20).unwrap();
+    let grammar = compiler.compile(&Grammar::JsonSchema(schema)).unwrap();
+    let prompts = prompts(&text);
+    let samplers = samplers();
+    let submit = |engine: &Engine, i: usize| {
+        let sampling = Sampling { seed: i as u64, ..samplers[i % samplers.len()].clone() };
+        let constrained = i >= samplers.len();
+        let request = Request {
+            sampling,
+            max_tokens: 48,
+            logprobs: Some(2),
+            constraint: constrained.then(|| grammar.constraint()),
+            stop_tokens: text.tokenizer.eog().to_vec(),
+            prediction: if i.is_multiple_of(3) { prompts[0].clone() } else { Vec::new() },
+            ..request(prompts[i % 4].clone(), 48)
+        };
+        engine.submit(request).unwrap()
+    };
+    let all = 0..2 * samplers.len();
+    let tokens: Vec<_> = all.clone().map(|i| answer(&submit(&engines[0], i)).0).collect();
+    for engine in &engines[1..] {
+        for i in all.clone().step_by(5) {
+            assert!(answer(&submit(engine, i)).0 == tokens[i], "request {i} differs with guesses");
+        }
+        let jobs: Vec<Job> = all.clone().map(|i| submit(engine, i)).collect();
+        for (i, job) in jobs.iter().enumerate() {
+            assert!(answer(job).0 == tokens[i], "request {i} differs with guesses, in company");
+        }
+    }
+    assert_eq!(engines[0].stats().draft_tokens, 0);
+    let stats = engines[1].stats();
+    assert!(stats.accepted_draft_tokens > 0, "no guess was ever right: {stats:?}");
+    assert!(stats.draft_tokens > stats.accepted_draft_tokens, "none was wrong: {stats:?}");
+}
+
 #[test]
 fn guessed_continuations_change_no_bit() {
-    let Some(gguf) = smollm2() else { return };
-    let text = TextModel::from_gguf(gguf.metadata()).unwrap();
-    let guessing = EngineConfig { max_draft_tokens: 6, ..EngineConfig::default() };
-    let (plain, guessing) = (engine(&gguf, EngineConfig::default()), engine(&gguf, guessing));
-    for (i, prompt) in prompts(&text).iter().enumerate() {
-        let run = |engine: &Engine| {
-            let request = Request { max_tokens: 64, ..drawn(prompt, i as u64) };
-            answer(&engine.submit(request).unwrap()).0
-        };
-        assert!(run(&plain) == run(&guessing), "prompt {i} differs with drafts");
+    assert_guesses_change_no_bit(&Tiny::default().gguf());
+    if let Some(gguf) = smollm2() {
+        assert_guesses_change_no_bit(&gguf);
     }
-    assert!(guessing.stats().accepted_draft_tokens > 0, "no guess was ever right");
 }
 
 #[test]

@@ -90,6 +90,28 @@ fn weights_are_quantised_while_loading() {
     assert!(error.contains("q4_0") && error.contains("Q8_0"), "{error}");
 }
 
+#[test]
+fn k_types_come_nearer_with_their_bits() {
+    let tiny = crate::tiny::Tiny { hidden: 256, width: 512, ..crate::tiny::Tiny::default() };
+    let gguf = tiny.gguf();
+    let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 256).collect();
+    let run = |quantize: Option<Quantize>| {
+        let options = RunnerOptions { quantize, ..options(DeviceChoice::Cpu) };
+        let mut runner = load_runner(&gguf, &options).unwrap();
+        let logits = whole(&mut *runner, &tokens);
+        (logits, runner.spec().weight_bytes)
+    };
+    let (expected, floats) = run(None);
+    let mut last = (0.0, floats / 3);
+    for target in [Quantize::Q6K, Quantize::Q5K, Quantize::Q4K] {
+        let (logits, bytes) = run(Some(target));
+        let distance = rms_distance(&logits, &expected);
+        assert!(distance > last.0 && distance < 0.6, "{target}: {distance} after {}", last.0);
+        assert!(bytes < last.1, "{target}: {bytes} bytes after {}", last.1);
+        last = (distance, bytes);
+    }
+}
+
 /// Texts that a tokenizer may stumble over.
 fn texts() -> Vec<String> {
     let inputs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vocab/inputs.txt");
@@ -246,18 +268,20 @@ async fn embeddings_equal_those_of_transformers() {
 }
 
 #[test]
-fn nomic_bert_equals_that_of_transformers() {
-    let gguf = Gguf::open(&folder("nomic-bert").join("model.gguf")).unwrap();
-    let expected = expected("nomic-bert");
-    let tokens = ids(&expected["tokens"]);
-    for device in [DeviceChoice::Cpu, DeviceChoice::CandleCpu] {
-        let runner = load_runner(&gguf, &options(device.clone())).unwrap();
-        let engine = Engine::start(runner, EngineConfig::default()).unwrap();
-        let request = EmbedRequest { prompt: tokens.clone(), ..EmbedRequest::default() };
-        let job = engine.embed(request).unwrap();
-        job.wait_blocking().unwrap();
-        let cosine = cosine(&job.result().embedding.unwrap(), &floats(&expected["mean"]));
-        assert!(cosine > 0.99999, "{device:?}: {cosine}");
+fn encoders_in_gguf_equal_those_of_transformers() {
+    for name in ["nomic-bert", "modern-bert", "jina-bert-v2"] {
+        let gguf = Gguf::open(&folder(name).join("model.gguf")).unwrap();
+        let expected = expected(name);
+        let tokens = ids(&expected["tokens"]);
+        for device in [DeviceChoice::Cpu, DeviceChoice::CandleCpu] {
+            let runner = load_runner(&gguf, &options(device.clone())).unwrap();
+            let engine = Engine::start(runner, EngineConfig::default()).unwrap();
+            let request = EmbedRequest { prompt: tokens.clone(), ..EmbedRequest::default() };
+            let job = engine.embed(request).unwrap();
+            job.wait_blocking().unwrap();
+            let cosine = cosine(&job.result().embedding.unwrap(), &floats(&expected["mean"]));
+            assert!(cosine > 0.99999, "{name} on {device:?}: {cosine}");
+        }
     }
 }
 

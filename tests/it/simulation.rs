@@ -101,6 +101,7 @@ impl Simulation {
             prefix_cache: !dice.one_in(6),
             target_step_ms: 0,
             max_draft_tokens: dice.pick(&[0, 3]),
+            drafts_always: dice.one_in(2),
             mask_threads: 0,
         };
         let meters = Arc::new(Meters::default());

@@ -34,24 +34,54 @@ fn tokenizer(name: &str) -> Arc<Tokenizer> {
     Arc::clone(BUILT[i].get_or_init(build))
 }
 
+const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
+
+/// Texts whose ids differ from those of a list, one line a text.
+fn differences(tokenizer: &Tokenizer, inputs: &str, ids: &str) -> Vec<String> {
+    let inputs: Vec<&str> =
+        inputs.strip_suffix(SEPARATOR).unwrap_or(inputs).split(SEPARATOR).collect();
+    let expected: Vec<Vec<u32>> = ids
+        .lines()
+        .map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect())
+        .collect();
+    assert_eq!(inputs.len(), expected.len());
+    let cases = inputs.into_iter().zip(expected);
+    let differs = |(text, ids): &(&str, Vec<u32>)| tokenizer.encode(text, Special::Plain) != *ids;
+    cases.filter(differs).map(|(text, ids)| format!("{text:?} is {ids:?}")).collect()
+}
+
 #[test]
 fn every_published_test_text_has_its_ids() {
     let inputs = std::fs::read_to_string(data("inputs.txt")).unwrap();
-    const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
-    let inputs = inputs.strip_suffix(SEPARATOR).unwrap();
-    let inputs: Vec<&str> = inputs.split(SEPARATOR).collect();
     for name in NAMES {
         let expected = std::fs::read_to_string(data(&format!("{name}.out"))).unwrap();
-        let expected: Vec<Vec<u32>> = expected
-            .lines()
-            .map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect())
-            .collect();
-        assert_eq!(inputs.len(), expected.len(), "{name}");
-        let tokenizer = tokenizer(name);
-        for (text, ids) in inputs.iter().zip(&expected) {
-            assert_eq!(&tokenizer.encode(text, Special::Plain), ids, "{name}: {text:?}");
+        let differences = differences(&tokenizer(name), &inputs, &expected);
+        assert!(differences.is_empty(), "{name}: {differences:#?}");
+    }
+}
+
+/// `KOLOSAL_TEST_VOCABULARIES` names a folder of vocabularies with texts and their ids, such as
+/// llama.cpp's `models`: NAME.gguf, NAME.gguf.inp, NAME.gguf.out.
+#[test]
+fn vocabularies_of_a_folder_give_their_ids() {
+    let Some(folder) = std::env::var_os("KOLOSAL_TEST_VOCABULARIES") else { return };
+    let (mut num_checked, mut wrong) = (0, Vec::new());
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let beside = |ending: &str| std::fs::read_to_string(format!("{}{ending}", path.display()));
+        let (Ok(inputs), Ok(ids)) = (beside(".inp"), beside(".out")) else { continue };
+        num_checked += 1;
+        let gguf = Gguf::open(&path).unwrap();
+        match Tokenizer::from_gguf(gguf.metadata()) {
+            Ok(tokenizer) => {
+                let found = differences(&tokenizer, &inputs, &ids);
+                wrong.extend(found.iter().map(|text| format!("{}: {text}", path.display())));
+            }
+            Err(error) => wrong.push(format!("{}: {error}", path.display())),
         }
     }
+    assert!(num_checked > 0, "no vocabulary in the folder");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Cuts `text` into chunks at the given byte offsets that are character boundaries.

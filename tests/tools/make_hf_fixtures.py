@@ -284,48 +284,6 @@ def encoders():
     ranker("xlm-roberta-rank", tf.XLMRobertaForSequenceClassification(tf.XLMRobertaConfig(**xlm, num_labels=1)).eval(), t, False)
 
 
-def nomic():
-    """A GGUF file as converters write Nomic's: query, key and value in one tensor."""
-    torch.manual_seed(1)
-    c = tf.NomicBertConfig(hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=FF, num_hidden_layers=LAYERS,
-                           vocab_size=100, max_position_embeddings=160, attn_implementation="eager")
-    model = tf.NomicBertModel(c).eval()
-    fill(model, False)
-    state = {k: v.detach().numpy() for k, v in model.named_parameters()}
-    folder = OUT / "nomic-bert"
-    folder.mkdir(exist_ok=True)
-    w = gguf.GGUFWriter(None, "nomic-bert")
-    for key, value in {"block_count": LAYERS, "embedding_length": HIDDEN, "feed_forward_length": FF, "context_length": 160,
-                       "attention.head_count": HEADS, "vocab_size": 100, "pooling_type": 1}.items():
-        w.add_uint32(f"nomic-bert.{key}", value)
-    w.add_float32("nomic-bert.attention.layer_norm_epsilon", 1e-12)
-    w.add_float32("nomic-bert.rope.freq_base", 1000.0)
-    w.add_bool("nomic-bert.attention.causal", False)
-    put = lambda name, value: w.add_tensor(name, np.ascontiguousarray(value.astype(np.float16) if value.ndim > 1 else value))
-    put("token_embd.weight", state["embeddings.word_embeddings.weight"])
-    put("token_types.weight", state["embeddings.token_type_embeddings.weight"])
-    for kind in ("weight", "bias"):
-        put(f"token_embd_norm.{kind}", state[f"embeddings.LayerNorm.{kind}"])
-    for i in range(LAYERS):
-        of = lambda part: state[f"layers.{i}.{part}"]
-        put(f"blk.{i}.attn_qkv.weight", np.concatenate([of(f"self_attn.{x}_proj.weight") for x in "qkv"]))
-        for ours, theirs in {"attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-                             "ffn_down": "mlp.down_proj"}.items():
-            put(f"blk.{i}.{ours}.weight", of(f"{theirs}.weight"))
-        for ours, theirs in {"attn_output_norm": "post_attention_layernorm", "layer_output_norm": "post_mlp_layernorm"}.items():
-            for kind in ("weight", "bias"):
-                put(f"blk.{i}.{ours}.{kind}", of(f"{theirs}.{kind}"))
-    w.write_header_to_file(folder / "model.gguf")
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-    tokens = torch.randint(3, 100, (1, LENGTH), generator=torch.Generator().manual_seed(11))
-    with torch.no_grad():
-        hidden = model(tokens).last_hidden_state[0].mean(0).numpy()
-    (folder / "expected.json").write_text(json.dumps({"tokens": tokens[0].tolist(), "mean": encoded(hidden)}))
-    print("nomic-bert")
-
-
 def minilm(path):
     """What sentence-transformers makes of a few texts with all-MiniLM-L6-v2, which lies in `path`."""
     from sentence_transformers import SentenceTransformer
@@ -345,4 +303,7 @@ if __name__ == "__main__":
         sys.exit(0)
     decoders_()
     encoders()
-    nomic()
+    import encoders_gguf  # imports this file
+
+    for make in (encoders_gguf.nomic, encoders_gguf.modern, encoders_gguf.jina):
+        make()

@@ -3,7 +3,7 @@
 
 For every architecture: NAME.gguf (weights in f16, exact) and NAME.ref.gguf with two tensors,
 `tokens` (T) i32 and `logits` (T, vocabulary) f32, computed by transformers in f32.
-Families that came later are in parity_families.py.
+Families that came later are in parity_families.py and parity_positions.py.
 Needs: pip install torch transformers gguf numpy. The tests need the committed files alone.
 """
 
@@ -58,9 +58,11 @@ TOP = {
     "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
     "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm",
     "embed_out": "output", "transformer.word_embeddings": "token_embd",
-    "model.embedding_norm": "token_embd_norm",
+    "model.embedding_norm": "token_embd_norm", "transformer.word_embeddings_layernorm": "token_embd_norm",
+    "transformer.norm_f": "output_norm", "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj", "model.per_layer_projection_norm": "per_layer_proj_norm",
 }
-LAYER = re.compile(r"^(?:model|transformer|gpt_neox)\.(?:layers|h)\.(\d+)\.(.+?)(?:\.(weight|bias))?$")
+LAYER = re.compile(r"^(?:model|transformer|gpt_neox)\.(?:layers|h|blocks)\.(\d+)\.(.+?)(?:\.(weight|bias))?$")
 
 
 def permute(w, heads):
@@ -364,9 +366,10 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     wanted = set(sys.argv[1:])
     failed = []
-    import parity_families  # imports this file
+    import parity_families  # these import this file
+    import parity_positions
 
-    for name, make in [*fixtures(), *parity_families.fixtures()]:
+    for name, make in [*fixtures(), *parity_families.fixtures(), *parity_positions.fixtures()]:
         if wanted and name not in wanted:
             continue
         try:

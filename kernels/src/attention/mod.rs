@@ -144,6 +144,11 @@ pub struct AttnParams<'a> {
     pub causal: bool,
     /// A row sees keys less than this many positions away.
     pub window: Option<usize>,
+    /// A row sees no key of a chunk of this many positions before its own.
+    pub chunk: Option<usize>,
+    /// For each head, what a step away from a key takes off its score (ALiBi, arXiv 2108.12409),
+    /// (heads).
+    pub slopes: Option<&'a [f32]>,
     /// Scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
     /// For each head, the score of an extra key without a value, (heads).
@@ -247,6 +252,8 @@ fn check(input: &AttnInput<'_>, out: &RowsMut<'_>) {
     assert_eq!(out.cols, heads * shape.head_dim_v, "columns of the output");
     assert_eq!(q.rows, out.rows, "rows of the output");
     assert!(params.sinks.is_none_or(|sinks| sinks.len() == heads), "one sink for each head");
+    assert!(params.slopes.is_none_or(|slopes| slopes.len() == heads), "one slope for each head");
+    assert!(params.chunk != Some(0), "a chunk needs positions");
     let blocks = kv.layout.num_blocks(kv.cache.len());
     let mut covered = 0;
     for span in *spans {

@@ -62,6 +62,9 @@ pub(super) fn visible(input: &AttnInput<'_>, span: &SpanRef<'_>, token: usize) -
         start = (position + 1).saturating_sub(window);
         end = end.min(position.saturating_add(window));
     }
+    if let Some(chunk) = input.params.chunk {
+        start = start.max(position / chunk * chunk);
+    }
     start..end.max(start)
 }
 

@@ -31,6 +31,8 @@ struct Case {
     spans: Vec<(usize, usize)>,
     causal: bool,
     window: Option<usize>,
+    chunk: Option<usize>,
+    has_slopes: bool,
     softcap: Option<f32>,
     has_sinks: bool,
     seed: u64,
@@ -42,6 +44,7 @@ struct Data {
     /// For each span (positions, heads * head_dim_k), (.., kv_heads * head_dim_k), (.., dim_v).
     sequences: Vec<[Vec<f32>; 3]>,
     sinks: Vec<f32>,
+    slopes: Vec<f32>,
     /// Blocks of each span, scattered over the pool.
     blocks: Vec<Vec<u32>>,
     num_blocks: usize,
@@ -72,7 +75,8 @@ impl Data {
             })
             .collect();
         let sinks = random.values(case.heads);
-        Data { case, sequences, sinks, blocks, num_blocks }
+        let slopes = (0..case.heads).map(|head| 0.4 / (head + 1) as f32).collect();
+        Data { case, sequences, sinks, slopes, blocks, num_blocks }
     }
 
     fn params(&self) -> AttnParams<'_> {
@@ -81,6 +85,8 @@ impl Data {
             scale: 1.0 / (self.case.shape.head_dim_k as f32).sqrt(),
             causal: self.case.causal,
             window: self.case.window,
+            chunk: self.case.chunk,
+            slopes: self.case.has_slopes.then_some(&self.slopes[..]),
             softcap: self.case.softcap,
             sinks: self.case.has_sinks.then_some(&self.sinks[..]),
         }
@@ -159,7 +165,8 @@ impl Data {
         let half = |x: &f32| half::f16::from_f32(*x).to_f64();
         let is_visible = |key: usize| {
             let near = self.case.window.is_none_or(|window| position.abs_diff(key) < window);
-            near && (key <= position || !self.case.causal)
+            let alike = self.case.chunk.is_none_or(|chunk| key >= position / chunk * chunk);
+            near && alike && (key <= position || !self.case.causal)
         };
         let length = self.case.spans[span].0 + self.case.spans[span].1;
         let mut weights = vec![];
@@ -168,7 +175,9 @@ impl Data {
             let dot: f64 = q.iter().zip(row).map(|(q, k)| f64::from(*q) * k).sum();
             let score = dot * f64::from(params.scale);
             let cap = self.case.softcap.map(f64::from);
-            weights.push((key, cap.map_or(score, |cap| cap * (score / cap).tanh()).exp()));
+            let slope = params.slopes.map_or(0.0, |slopes| f64::from(slopes[head]));
+            let bias = slope * position.abs_diff(key) as f64;
+            weights.push((key, (cap.map_or(score, |cap| cap * (score / cap).tanh()) - bias).exp()));
         }
         let mut sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
         sum += params.sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
@@ -222,6 +231,8 @@ fn case(heads: usize, kv_heads: usize, head_dim_k: usize, head_dim_v: usize) -> 
         spans: vec![(0, 37), (300, 1), (41, 20), (0, 1), (511, 2)],
         causal: true,
         window: None,
+        chunk: None,
+        has_slopes: false,
         softcap: None,
         has_sinks: false,
         seed: 7,
@@ -261,6 +272,12 @@ fn options_match_the_oracle() {
         Case { causal: false, ..base.clone() },
         Case { causal: false, window: Some(20), softcap: Some(30.0), ..base.clone() },
         Case { window: Some(70), softcap: Some(2.0), has_sinks: true, ..base.clone() },
+        Case { has_slopes: true, ..base.clone() },
+        Case { has_slopes: true, causal: false, ..base.clone() },
+        Case { has_slopes: true, window: Some(90), has_sinks: true, ..base.clone() },
+        Case { chunk: Some(1), ..base.clone() },
+        Case { chunk: Some(50), ..base.clone() },
+        Case { chunk: Some(256), softcap: Some(5.0), has_slopes: true, ..base.clone() },
     ];
     for case in cases {
         check_against_oracle(&Data::new(case));
@@ -280,6 +297,8 @@ fn chunks_single_tokens_batch_mates_and_threads_do_not_change_bits() {
         base.clone(),
         Case { window: Some(45), has_sinks: true, ..base.clone() },
         Case { window: Some(300), softcap: Some(4.0), ..base.clone() },
+        Case { has_slopes: true, ..base.clone() },
+        Case { chunk: Some(130), ..base.clone() },
     ];
     for case in cases {
         let data = Data::new(case);
@@ -325,8 +344,9 @@ fn spreading_segments_over_threads_does_not_change_bits() {
 #[test]
 fn tiers_agree_bit_for_bit() {
     for (heads, kv_heads, k, v) in [(9, 3, 64, 64), (7, 1, 40, 72), (2, 2, 17, 5)] {
+        let base = case(heads, kv_heads, k, v);
         let data =
-            Data::new(Case { softcap: Some(8.0), has_sinks: true, ..case(heads, kv_heads, k, v) });
+            Data::new(Case { softcap: Some(8.0), has_sinks: true, has_slopes: true, ..base });
         let expected = bits(&data.run(1));
         for tier in detect::available() {
             assert_eq!(bits(&with_tier(tier, || data.run(2))), expected, "{tier:?}");
@@ -374,16 +394,20 @@ fn any_case() -> impl Strategy<Value = Case> {
     let shape = (1..4usize, 1..5usize, 1..70usize, 1..70usize);
     let spans = prop::collection::vec((0..600usize, 1..40usize), 1..4);
     let window = prop::option::of(1..400usize);
+    let chunk = prop::option::of(1..400usize);
     let softcap = prop::option::of(1.0..50f32);
-    let rest = (window, softcap, any::<bool>(), any::<bool>(), any::<u64>());
+    let flags = any::<[bool; 3]>();
+    let rest = (window, softcap, flags, chunk, any::<u64>());
     (shape, spans, rest).prop_map(|((kv_heads, group, k, v), spans, rest)| Case {
         shape: KvShape { kv_heads, head_dim_k: k, head_dim_v: v },
         heads: kv_heads * group,
         spans,
         window: rest.0,
         softcap: rest.1,
-        has_sinks: rest.2,
-        causal: rest.3,
+        has_sinks: rest.2[0],
+        causal: rest.2[1],
+        has_slopes: rest.2[2],
+        chunk: rest.3,
         seed: rest.4,
     })
 }

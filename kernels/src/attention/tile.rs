@@ -18,6 +18,20 @@ const SEGMENT_LINES: usize = SEGMENT / LANES;
 /// Maximum of a row that has seen no key.
 const NOTHING: f32 = f32::MIN;
 
+/// What a row sees of a segment, positions counted from the start of the segment.
+#[derive(Clone, Debug, Default)]
+struct Sight {
+    keys: Range<usize>,
+    bias: Option<Bias>,
+}
+
+/// What scores lose with the distance of their keys.
+#[derive(Clone, Copy, Debug)]
+struct Bias {
+    slope: f32,
+    position: f32,
+}
+
 /// One thread's buffers.
 #[derive(Debug, Default)]
 pub(super) struct Work {
@@ -94,11 +108,17 @@ impl<'a> TileRows<'a> {
         (row, self.tile.kv_head * self.group + i % self.group)
     }
 
-    /// Keys of segment `segment` that row `i` sees, counted from the start of the segment.
-    fn visible(&self, i: usize, segment: usize) -> Range<usize> {
-        let keys = visible(self.input, self.span, self.tile.tokens.start + i / self.group);
+    /// What row `i` sees of segment `segment`.
+    fn sight(&self, i: usize, segment: usize) -> Sight {
+        let token = self.tile.tokens.start + i / self.group;
+        let keys = visible(self.input, self.span, token);
         let inside = |key: usize| key.saturating_sub(segment * SEGMENT).min(SEGMENT);
-        inside(keys.start)..inside(keys.end)
+        let bias = self.input.params.slopes.map(|slopes| {
+            let position = self.span.kv_len - self.span.rows.len() + token;
+            let slope = slopes[self.tile.kv_head * self.group + i % self.group];
+            Bias { slope, position: position as f32 - (segment * SEGMENT) as f32 }
+        });
+        Sight { keys: inside(keys.start)..inside(keys.end), bias }
     }
 
     /// The blocks of a segment; where the sequence ends, empty ones.
@@ -257,9 +277,9 @@ impl Kernel for RunJob<'_> {
             let mut wanted = wanted.as_mut().and_then(Iterator::next);
             for first in (0..rows.len()).step_by(width) {
                 let count = width.min(rows.len() - first);
-                let mut keys = [const { 0..0 }; MAX_ROWS];
-                for (r, keys) in keys[..count].iter_mut().enumerate() {
-                    *keys = rows.visible(first + r, index);
+                let mut seen: [Sight; MAX_ROWS] = Default::default();
+                for (r, sight) in seen[..count].iter_mut().enumerate() {
+                    *sight = rows.sight(first + r, index);
                 }
                 let queries = &queries[first * dim..][..count * dim];
                 let at = first * row_lines..(first + count) * row_lines;
@@ -270,14 +290,14 @@ impl Kernel for RunJob<'_> {
                 let scores = &mut scores[..];
                 segment.fetches = first == 0;
                 match count {
-                    1 => segment.run::<S, 1>(s, queries, &keys, scores, partial),
-                    2 => segment.run::<S, 2>(s, queries, &keys, scores, partial),
-                    3 => segment.run::<S, 3>(s, queries, &keys, scores, partial),
-                    4 => segment.run::<S, 4>(s, queries, &keys, scores, partial),
-                    5 => segment.run::<S, 5>(s, queries, &keys, scores, partial),
-                    6 => segment.run::<S, 6>(s, queries, &keys, scores, partial),
-                    7 => segment.run::<S, 7>(s, queries, &keys, scores, partial),
-                    _ => segment.run::<S, 8>(s, queries, &keys, scores, partial),
+                    1 => segment.run::<S, 1>(s, queries, &seen, scores, partial),
+                    2 => segment.run::<S, 2>(s, queries, &seen, scores, partial),
+                    3 => segment.run::<S, 3>(s, queries, &seen, scores, partial),
+                    4 => segment.run::<S, 4>(s, queries, &seen, scores, partial),
+                    5 => segment.run::<S, 5>(s, queries, &seen, scores, partial),
+                    6 => segment.run::<S, 6>(s, queries, &seen, scores, partial),
+                    7 => segment.run::<S, 7>(s, queries, &seen, scores, partial),
+                    _ => segment.run::<S, 8>(s, queries, &seen, scores, partial),
                 }
                 if is_whole {
                     fold(s, &mut state[at.clone()], &partial[..at.len()], rows.v_lines);
@@ -297,13 +317,13 @@ impl Segment<'_> {
         &self,
         s: S,
         queries: &[f32],
-        visible: &[Range<usize>; MAX_ROWS],
+        seen: &[Sight; MAX_ROWS],
         scores: &mut [Line],
         out: &mut [Line],
     ) {
-        let visible = &visible[..R];
-        let start = visible.iter().map(|keys| keys.start).min().unwrap_or(0);
-        let end = visible.iter().map(|keys| keys.end).max().unwrap_or(0);
+        let seen = &seen[..R];
+        let start = seen.iter().map(|sight| sight.keys.start).min().unwrap_or(0);
+        let end = seen.iter().map(|sight| sight.keys.end).max().unwrap_or(0);
         let row_lines = out.len() / R;
         if start >= end {
             reset(out, row_lines - 1);
@@ -311,9 +331,9 @@ impl Segment<'_> {
         }
         self.scores::<S, R>(s, queries, start / BLOCK..end.div_ceil(BLOCK), scores);
         let lines = start / LANES..end.div_ceil(LANES);
-        for (r, keys) in visible.iter().enumerate() {
+        for (r, sight) in seen.iter().enumerate() {
             let scores = &mut scores[r * SEGMENT_LINES..][..SEGMENT_LINES];
-            let (max, sum) = self.weights(s, scores, keys, &lines);
+            let (max, sum) = self.weights(s, scores, sight, &lines);
             out[r * row_lines].0[0] = max;
             out[r * row_lines].0[1] = sum;
         }
@@ -379,7 +399,7 @@ impl Segment<'_> {
         &self,
         s: S,
         scores: &mut [Line],
-        keys: &Range<usize>,
+        Sight { keys, bias }: &Sight,
         lines: &Range<usize>,
     ) -> (f32, f32) {
         let nothing = s.splat(NOTHING);
@@ -388,6 +408,10 @@ impl Segment<'_> {
             let mut x = s.load(&scores[line].0);
             if let Some(cap) = self.softcap {
                 x = math::softcap(s, x, cap);
+                s.store(x, &mut scores[line].0);
+            }
+            if let Some(bias) = bias {
+                x = bias.apply(s, x, line);
                 s.store(x, &mut scores[line].0);
             }
             max = s.max(max, s.select(mask(s, keys, line), x, nothing));
@@ -452,6 +476,25 @@ impl Segment<'_> {
             }
         }
         N
+    }
+}
+
+impl Bias {
+    /// The scores of line `line` less what the distance of its keys takes.
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::F, line: usize) -> S::F {
+        const STEPS: [f32; LANES] = {
+            let mut steps = [0.0; LANES];
+            let mut at = 0;
+            while at < LANES {
+                steps[at] = at as f32;
+                at += 1;
+            }
+            steps
+        };
+        let first = s.splat((line * LANES) as f32 - self.position);
+        let distance = s.abs(s.add(s.load(&STEPS), first));
+        s.fnma(s.splat(self.slope), distance, x)
     }
 }
 

@@ -12,11 +12,10 @@
 //! ```
 //!
 //! Floats lie as `[cols][W]` in each tile.
-#![allow(clippy::inline_always)]
 
-use super::dot::Dot;
 use super::packed::{Packed, SharedBytes};
-use super::tiers::{Work, dispatch};
+use super::quantise;
+use super::tiers::dispatch;
 use crate::activation::Activation;
 use crate::detect::{self, Tier};
 use crate::elementwise::{activate_row, glu_row};
@@ -24,7 +23,7 @@ use crate::memory::Buffer;
 use crate::norm::{layer_norm_row, rms_norm_row};
 use crate::pool::Pool;
 use crate::rows::Rows;
-use crate::simd::{Level, Simd};
+use crate::simd::Level;
 
 /// Bytes of a block of 32 values of one column.
 pub(super) const BLOCK_BYTES: usize = 48;
@@ -189,6 +188,35 @@ impl Acts {
         self.fill_indexed(x.rows, x.cols, pool, |i, out| f(x.row(i), out));
     }
 
+    fn reserve(&mut self, rows: usize, cols: usize) {
+        (self.rows, self.cols) = (rows, cols);
+        if self.has_quants() {
+            self.quants.reserve(rows * (cols / 32) * BLOCK_BYTES);
+        }
+        if self.keeps_floats {
+            self.floats.reserve(rows * cols * 4);
+        }
+    }
+
+    /// Room for quants of this shape that threads write side by side; none if floats are kept too.
+    pub(super) fn quants_mut(&mut self, rows: usize, cols: usize) -> Option<SharedBytes> {
+        self.reserve(rows, cols);
+        let is_apt = self.has_quants() && !self.keeps_floats;
+        is_apt.then(|| SharedBytes(self.quants.as_mut_ptr()))
+    }
+
+    /// Makes row `i` not a number throughout.
+    pub(super) fn spoil_row(&mut self, i: usize) {
+        let first = i / TILE * TILE;
+        let (width, num_blocks) = (TILE.min(self.rows - first), self.cols / 32);
+        assert!(i < self.rows && self.has_quants());
+        // SAFETY: the tile lies within the buffer, which is borrowed exclusively.
+        unsafe {
+            let tile = self.quants.as_mut_ptr().add(first * num_blocks * BLOCK_BYTES);
+            spoil(tile, num_blocks, width, i - first);
+        }
+    }
+
     /// Sets all rows. `f` returns row `i`, or writes it to its argument and returns None.
     fn fill_indexed<'a>(
         &mut self,
@@ -197,13 +225,7 @@ impl Acts {
         pool: &Pool,
         f: impl Fn(usize, &mut [f32]) -> Option<&'a [f32]> + Sync,
     ) {
-        (self.rows, self.cols) = (rows, cols);
-        if self.has_quants() {
-            self.quants.reserve(rows * (cols / 32) * BLOCK_BYTES);
-        }
-        if self.keeps_floats {
-            self.floats.reserve(rows * cols * 4);
-        }
+        self.reserve(rows, cols);
         let writer = RowWriter {
             tier: detect::tier(),
             rows,
@@ -268,7 +290,11 @@ impl RowWriter {
         if let Some(quants) = self.quants {
             // SAFETY: the tile of the row lies within the buffer.
             let tile = unsafe { quants.ptr().add(first * (self.cols / 32) * BLOCK_BYTES) };
-            dispatch(self.tier, Quantize { x: row, tile, width, column });
+            let to = quantise::Column { block: tile, width, column };
+            if dispatch(self.tier, quantise::Row { x: row, to }) {
+                // SAFETY: as above.
+                unsafe { spoil(tile, self.cols / 32, width, column) };
+            }
         }
         if let Some(floats) = self.floats {
             // SAFETY: as above.
@@ -277,58 +303,6 @@ impl RowWriter {
                 // SAFETY: within the tile; the buffer is aligned for floats.
                 unsafe { *tile.add(col * width + column) = *x };
             }
-        }
-    }
-}
-
-/// Quantises one row into its column of a tile.
-struct Quantize<'a> {
-    x: &'a [f32],
-    tile: *mut u8,
-    width: usize,
-    column: usize,
-}
-
-/// Blocks whose values are all smaller are zero: the inverse of their scale is not a float.
-const TINY: f32 = 1e-35;
-
-impl Work for Quantize<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<D: Dot>(self, d: D) {
-        let s = d.simd();
-        let Quantize { x, tile, width, column } = self;
-        // Stays zero unless a value is infinite or not a number.
-        let mut poison = s.zero();
-        let mut block = tile;
-        for x in x.as_chunks::<16>().0.as_chunks::<2>().0 {
-            let (lower, upper) = (s.load(&x[0]), s.load(&x[1]));
-            poison = s.fma(s.zero(), lower, s.fma(s.zero(), upper, poison));
-            let amax = s.reduce_max(s.max(s.abs(lower), s.abs(upper)));
-            let is_tiny = amax < TINY;
-            let scale = if is_tiny { 0.0 } else { amax / 127.0 };
-            let inverse = s.splat(if is_tiny { 0.0 } else { 127.0 / amax });
-            let lower = s.round(s.mul(lower, inverse));
-            let upper = s.round(s.mul(upper, inverse));
-            // Sums of integers up to 127 are exact in floats.
-            let lower_sum = s.reduce_add(lower) as i32;
-            let sum = lower_sum + s.reduce_add(upper) as i32;
-            // SAFETY: the block lies within the tile, which has `width` columns.
-            unsafe {
-                d.store_i8(lower, block.add(32 * column));
-                d.store_i8(upper, block.add(32 * column + 16));
-                let parts = block.add(32 * width + 4 * column);
-                *parts.cast::<f32>() = scale;
-                *parts.add(4 * width).cast::<i32>() = -sum;
-                *parts.add(8 * width).cast::<i32>() = -lower_sum;
-                *parts.add(12 * width).cast::<f32>() = scale * (-sum) as f32;
-                block = block.add(width * BLOCK_BYTES);
-            }
-        }
-        if s.reduce_add(poison) != 0.0 {
-            // SAFETY: as above.
-            unsafe { spoil(tile, x.len() / 32, width, column) };
         }
     }
 }

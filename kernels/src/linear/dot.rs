@@ -16,6 +16,8 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
 
     /// The most columns of activations that a kernel keeps in registers.
     const COLUMNS: usize;
+    /// Full tiles of columns are multiplied faster by two panels at once.
+    const TAKES_TWO_PANELS: bool = false;
 
     fn simd(self) -> Self::S;
 

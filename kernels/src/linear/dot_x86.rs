@@ -87,6 +87,7 @@ impl Dot for Vnni512 {
     type I = __m512i;
 
     const COLUMNS: usize = 8;
+    const TAKES_TWO_PANELS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {

@@ -39,12 +39,14 @@ impl Fetch {
     }
 }
 
-/// One panel against some columns of one tile of activations.
+/// One panel, or two side by side, against some columns of one tile of activations.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     /// The panel's first step.
     pub weights: *const u8,
     pub num_steps: usize,
+    /// Bytes from there to the panel beside.
+    pub panel_bytes: usize,
     /// The 64 bytes of the codebook.
     pub table: *const u8,
     /// The tile's first block.
@@ -59,28 +61,35 @@ pub(super) struct Tile {
     pub out: *mut f32,
     /// Floats from one column's output to the next one's.
     pub stride: usize,
-    /// Rows of the panel that exist.
+    /// Rows of the panels that exist.
     pub num_rows: usize,
     /// Weights that follow.
     pub fetch: Fetch,
-    /// 16 floats a column that hold sums from one part of a panel's columns to the next, from the
-    /// first wanted column on; never followed if both of the below are true.
+    /// 16 floats a column, panel after panel, that hold sums from one part of a panel's columns to the
+    /// next, from the first wanted column on; never followed if both of the below are true.
     pub sums: *mut f32,
     pub is_first: bool,
     pub is_last: bool,
 }
 
-/// Computes `columns` (at most 8, at most what the tier takes at once) columns.
+/// Columns that a kernel takes with two panels.
+pub(super) const COLUMNS_OF_TWO: usize = 4;
+
+/// Computes `columns` (at most 8, at most what the tier takes at once) columns for `panels`: one, or
+/// two with [`COLUMNS_OF_TWO`] where [`tiers::takes_two_panels`](super::tiers::takes_two_panels).
 ///
 /// # Safety
 /// `tile` must describe memory as the packer and the activation quantiser lay it out for `T`, and
 /// no one else may access the outputs.
 #[inline]
-pub(super) unsafe fn multiply<T: Format>(tier: Tier, columns: usize, tile: &Tile) {
+pub(super) unsafe fn multiply<T: Format>(tier: Tier, columns: usize, panels: usize, tile: &Tile) {
     macro_rules! columns {
         ($($c:literal),*) => {
-            match columns {
-                $($c => dispatch(tier, Multiply::<T, $c>(tile, PhantomData)),)*
+            match (columns, panels) {
+                $(($c, 1) => dispatch(tier, Multiply::<T, $c, 1>(tile, PhantomData)),)*
+                (COLUMNS_OF_TWO, 2) => {
+                    dispatch(tier, Multiply::<T, COLUMNS_OF_TWO, 2>(tile, PhantomData));
+                }
                 _ => unreachable!("a tile has at most 8 columns: this is a bug"),
             }
         };
@@ -88,18 +97,18 @@ pub(super) unsafe fn multiply<T: Format>(tier: Tier, columns: usize, tile: &Tile
     columns!(1, 2, 3, 4, 5, 6, 7, 8);
 }
 
-struct Multiply<'a, T, const C: usize>(&'a Tile, PhantomData<T>);
+struct Multiply<'a, T, const C: usize, const P: usize>(&'a Tile, PhantomData<T>);
 
-impl<T: Format, const C: usize> Work for Multiply<'_, T, C> {
+impl<T: Format, const C: usize, const P: usize> Work for Multiply<'_, T, C, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
-        if const { C > D::COLUMNS } {
-            unreachable!("a tier is asked for its columns: this is a bug");
+        if const { C > D::COLUMNS || (P == 2 && !D::TAKES_TWO_PANELS) } {
+            unreachable!("a tier is asked for its columns and panels: this is a bug");
         }
         // SAFETY: promised by the caller of `multiply`.
-        unsafe { tile::<D, T, C>(d, self.0) }
+        unsafe { tile::<D, T, C, P>(d, self.0) }
     }
 }
 
@@ -163,11 +172,16 @@ impl Block {
 macro_rules! quads {
     ($d:ident, $t:ident, $c:ident, $w:expr, $j:expr, $block:expr, $table:expr, $sums:ident, [$($i:literal),*]) => {
         $(
-            let codes = $t::codes($d, $w, $j, $i, $table);
+            let mut codes = [$table; P];
+            for p in 0..P {
+                codes[p] = $t::codes($d, $w[p], $j, $i, $table);
+            }
             for c in 0..$c {
                 let values = $d.broadcast($block.quants.add(32 * c + 4 * $i));
                 let chain = if $c <= 2 { ($i / 4 + $i) % 2 } else { 0 };
-                $sums[c][chain] = dot::<D, $t>($d, $sums[c][chain], codes, values);
+                for p in 0..P {
+                    $sums[p][c][chain] = dot::<D, $t>($d, $sums[p][c][chain], codes[p], values);
+                }
             }
         )*
     };
@@ -176,9 +190,9 @@ macro_rules! quads {
 /// The same for tiers that take columns two by two. Quad `$i` goes with the one after it.
 macro_rules! quad_pairs {
     ($d:ident, $t:ident, $c:ident, $w:expr, $j:expr, $block:expr, $table:expr, $sums:ident, [$($i:literal),*]) => {
-        let mut pairs = [[$d.start($sums[0][0], 0); 2]; TILE / 2];
+        let mut pairs = [[$d.start($sums[0][0][0], 0); 2]; TILE / 2];
         $(
-            let codes = [$t::codes($d, $w, $j, $i, $table), $t::codes($d, $w, $j, $i + 1, $table)];
+            let codes = [$t::codes($d, $w[0], $j, $i, $table), $t::codes($d, $w[0], $j, $i + 1, $table)];
             let pair = if $t::IS_FULL {
                 $d.interleave::<true>(codes[0], codes[1])
             } else {
@@ -196,13 +210,13 @@ macro_rules! quad_pairs {
             if $c % 2 == 1 {
                 for (quad, codes) in codes.into_iter().enumerate() {
                     let values = $d.broadcast($block.quants.add(32 * ($c - 1) + 4 * ($i + quad)));
-                    $sums[$c - 1][0] = dot::<D, $t>($d, $sums[$c - 1][0], codes, values);
+                    $sums[0][$c - 1][0] = dot::<D, $t>($d, $sums[0][$c - 1][0], codes, values);
                 }
             }
         )*
         for p in 0..$c / 2 {
             for (i, sum) in $d.columns(pairs[p]).into_iter().enumerate() {
-                $sums[2 * p + i][0] = $d.add($sums[2 * p + i][0], sum);
+                $sums[0][2 * p + i][0] = $d.add($sums[0][2 * p + i][0], sum);
             }
         }
     };
@@ -220,15 +234,20 @@ fn joined<D: Dot, const C: usize>(d: D, chains: [D::I; 2]) -> D::I {
 }
 
 #[inline(always)]
-unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
+unsafe fn tile<D: Dot, T: Format, const C: usize, const P: usize>(d: D, t: &Tile) {
     let s = d.simd();
-    let mut sums = [s.zero(); C];
-    let mut w = t.weights;
+    let mut sums = [[s.zero(); C]; P];
+    let mut w = [t.weights; P];
     // SAFETY: `t` describes valid memory, by the promise to `multiply`.
     unsafe {
+        for (p, w) in w.iter_mut().enumerate() {
+            *w = w.add(p * t.panel_bytes);
+        }
         if !t.is_first {
-            for (c, sum) in sums.iter_mut().enumerate() {
-                *sum = d.load_f32(t.sums.add(16 * c).cast());
+            for (p, sums) in sums.iter_mut().enumerate() {
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    *sum = d.load_f32(t.sums.add(16 * (p * C + c)).cast());
+                }
             }
         }
         let table = d.load(t.table);
@@ -242,19 +261,24 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
             for j in 0..T::SUB_BLOCKS {
                 fetch.some();
                 if T::HAS_HALVES {
-                    halves::<D, T, C>(d, w, j, block, table, &mut sums);
+                    halves::<D, T, C, P>(d, w, j, block, table, &mut sums);
                 } else {
-                    whole::<D, T, C>(d, w, j, block, table, &mut sums);
+                    whole::<D, T, C, P>(d, w, j, block, table, &mut sums);
                 }
                 block = block.next(t.width);
             }
-            w = w.add(T::BYTES);
+            for w in &mut w {
+                *w = w.add(T::BYTES);
+            }
         }
-        for (c, sum) in sums.into_iter().enumerate() {
-            if t.is_last {
-                store(d, sum, t.out.add(c * t.stride), t.num_rows);
-            } else {
-                d.store_f32(sum, t.sums.add(16 * c).cast());
+        for (p, sums) in sums.into_iter().enumerate() {
+            let num_rows = (t.num_rows - 16 * p).min(16);
+            for (c, sum) in sums.into_iter().enumerate() {
+                if t.is_last {
+                    store(d, sum, t.out.add(c * t.stride + 16 * p), num_rows);
+                } else {
+                    d.store_f32(sum, t.sums.add(16 * (p * C + c)).cast());
+                }
             }
         }
     }
@@ -263,33 +287,37 @@ unsafe fn tile<D: Dot, T: Format, const C: usize>(d: D, t: &Tile) {
 /// A sub-block with one scale.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the registers of an inlined inner loop")]
-unsafe fn whole<D: Dot, T: Format, const C: usize>(
+unsafe fn whole<D: Dot, T: Format, const C: usize, const P: usize>(
     d: D,
-    w: *const u8,
+    w: [*const u8; P],
     j: usize,
     block: Block,
     table: D::I,
-    sums: &mut [F<D>; C],
+    sums: &mut [[F<D>; C]; P],
 ) {
     let s = d.simd();
     // SAFETY: within the step and the block.
     unsafe {
-        let mut chains = [[block.negated_sum(d, 0); 2]; C];
-        for (c, chains) in chains.iter_mut().enumerate() {
+        let mut chains = [[[block.negated_sum(d, 0); 2]; C]; P];
+        for c in 0..C {
             let sum = block.negated_sum(d, c);
-            *chains = [d.start(sum, T::OFFSET), d.start(sum, 0)];
+            for chains in &mut chains {
+                chains[c] = [d.start(sum, T::OFFSET), d.start(sum, 0)];
+            }
         }
         if D::HAS_PAIRS && C > 1 {
             quad_pairs!(d, T, C, w, j, block, table, chains, [0, 4, 2, 6]);
         } else {
             quads!(d, T, C, w, j, block, table, chains, [0, 4, 1, 5, 2, 6, 3, 7]);
         }
-        let (scale, min) = T::scales(d, w, j, 0);
-        for c in 0..C {
-            let product = d.to_f32(joined::<D, C>(d, chains[c]));
-            sums[c] = s.fma(product, s.mul(scale, block.scale(d, c)), sums[c]);
-            if T::HAS_MIN {
-                sums[c] = s.fma(min, block.scaled_sum(d, c), sums[c]);
+        for p in 0..P {
+            let (scale, min) = T::scales(d, w[p], j, 0);
+            for c in 0..C {
+                let product = d.to_f32(joined::<D, C>(d, chains[p][c]));
+                sums[p][c] = s.fma(product, s.mul(scale, block.scale(d, c)), sums[p][c]);
+                if T::HAS_MIN {
+                    sums[p][c] = s.fma(min, block.scaled_sum(d, c), sums[p][c]);
+                }
             }
         }
     }
@@ -298,49 +326,55 @@ unsafe fn whole<D: Dot, T: Format, const C: usize>(
 /// A sub-block whose halves have scales of their own.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the registers of an inlined inner loop")]
-unsafe fn halves<D: Dot, T: Format, const C: usize>(
+unsafe fn halves<D: Dot, T: Format, const C: usize, const P: usize>(
     d: D,
-    w: *const u8,
+    w: [*const u8; P],
     j: usize,
     block: Block,
     table: D::I,
-    sums: &mut [F<D>; C],
+    sums: &mut [[F<D>; C]; P],
 ) {
     let s = d.simd();
-    let mut parts = [s.zero(); C];
+    let mut parts = [[s.zero(); C]; P];
     // SAFETY: within the step and the block.
     unsafe {
         macro_rules! half {
             ($half:literal, $quads:tt, $pairs:tt) => {
-                let mut chains = [[block.negated_sum(d, 0); 2]; C];
-                for (c, chains) in chains.iter_mut().enumerate() {
+                let mut chains = [[[block.negated_sum(d, 0); 2]; C]; P];
+                for c in 0..C {
                     let sum = block.negated_half_sum(d, c, $half);
-                    *chains = [d.start(sum, T::OFFSET), d.start(sum, 0)];
+                    for chains in &mut chains {
+                        chains[c] = [d.start(sum, T::OFFSET), d.start(sum, 0)];
+                    }
                 }
                 if D::HAS_PAIRS && C > 1 {
                     quad_pairs!(d, T, C, w, j, block, table, chains, $pairs);
                 } else {
                     quads!(d, T, C, w, j, block, table, chains, $quads);
                 }
-                let (scale, min) = T::scales(d, w, j, $half);
-                for c in 0..C {
-                    let product = d.to_f32(joined::<D, C>(d, chains[c]));
-                    parts[c] = if $half == 0 {
-                        s.mul(product, scale)
-                    } else {
-                        s.fma(product, scale, parts[c])
-                    };
-                    if T::HAS_MIN {
-                        let sum = d.to_f32(block.negated_half_sum(d, c, $half));
-                        parts[c] = s.fma(min, sum, parts[c]);
+                for p in 0..P {
+                    let (scale, min) = T::scales(d, w[p], j, $half);
+                    for c in 0..C {
+                        let product = d.to_f32(joined::<D, C>(d, chains[p][c]));
+                        parts[p][c] = if $half == 0 {
+                            s.mul(product, scale)
+                        } else {
+                            s.fma(product, scale, parts[p][c])
+                        };
+                        if T::HAS_MIN {
+                            let sum = d.to_f32(block.negated_half_sum(d, c, $half));
+                            parts[p][c] = s.fma(min, sum, parts[p][c]);
+                        }
                     }
                 }
             };
         }
         half!(0, [0, 1, 2, 3], [0, 2]);
         half!(1, [4, 5, 6, 7], [4, 6]);
-        for c in 0..C {
-            sums[c] = s.fma(parts[c], block.scale(d, c), sums[c]);
+        for p in 0..P {
+            for c in 0..C {
+                sums[p][c] = s.fma(parts[p][c], block.scale(d, c), sums[p][c]);
+            }
         }
     }
 }

@@ -7,7 +7,8 @@
 //! - `format`: the packed formats, and how kernels read them
 //! - `kernel`, `float`: the products, written once for all formats and tiers
 //! - `dot`, `dot_*`: the integer instructions of each tier; `tiers`: the choice among them
-//! - `pack`: from file to panels; `acts`: from floats to int8
+//! - `pack`: from file to panels; `acts`, `quantise`: from floats to int8
+//! - `gated`: two products, what comes between them and the next, and its quantisation in one
 
 mod acts;
 mod dot;
@@ -18,15 +19,18 @@ mod dot_portable;
 mod dot_x86;
 mod float;
 mod format;
+mod gated;
 mod kernel;
 mod pack;
 mod packed;
+mod quantise;
 mod tiers;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 pub use acts::Acts;
+pub use gated::gated;
 pub use packed::{PackError, Packed};
 
 use self::acts::{BLOCK_BYTES, TILE};
@@ -96,13 +100,13 @@ impl Grid {
         let (panels, tiles) = (self.panel_parts, self.tile_parts);
         let (column, row) = (index % panels, index / panels);
         // A thread goes through its run of items, but of those of others takes one.
-        let run = Pool::run(self.items(), thread, self.threads);
+        let run = Pool::share(self.items(), thread, self.threads);
         let last =
             if run.contains(&index) { (run.end - 1).min(row * panels + panels - 1) } else { index };
         Item {
-            panels: Pool::run(self.num_panels, column, panels),
-            tiles: Pool::run(self.num_tiles, row, tiles),
-            wanted_end: Pool::run(self.num_panels, last % panels, panels).end,
+            panels: Pool::share(self.num_panels, column, panels),
+            tiles: Pool::share(self.num_tiles, row, tiles),
+            wanted_end: Pool::share(self.num_panels, last % panels, panels).end,
         }
     }
 }
@@ -113,6 +117,20 @@ struct Item {
     tiles: Range<usize>,
     /// The end of the panels that the thread goes through one after another.
     wanted_end: usize,
+}
+
+impl Item {
+    /// The tiles, in runs that a core's cache holds, of about the same length.
+    fn tile_runs(&self, cols: usize) -> impl Iterator<Item = Range<usize>> {
+        let tile_bytes = TILE * (cols / 32) * BLOCK_BYTES;
+        let most = (ACTS_BYTES / tile_bytes.max(1)).max(FETCH_TILES);
+        let (start, len) = (self.tiles.start, self.tiles.len());
+        let runs = len.div_ceil(most);
+        (0..runs).map(move |run| {
+            let run = Pool::share(len, run, runs);
+            start + run.start..start + run.end
+        })
+    }
 }
 
 struct Matrix<'a> {
@@ -134,56 +152,52 @@ impl Product<'_> {
     /// # Safety
     /// No one else may access these outputs at the same time.
     unsafe fn run(&self, item: &Item) {
-        for matrix in &self.matrices {
-            let first = matrix.first_panel;
-            let end = item.panels.end.min(first + matrix.weights.num_panels());
-            let mut panel = item.panels.start.max(first);
-            while panel < end {
-                let count = self.panels_at_once(matrix.weights, end - panel);
-                // SAFETY: the caller's promise.
-                unsafe { self.panels(matrix, panel - first, count, item) };
-                panel += count;
+        for tiles in item.tile_runs(self.acts.cols()) {
+            for matrix in &self.matrices {
+                let first = matrix.first_panel;
+                let end = item.panels.end.min(first + matrix.weights.num_panels());
+                let mut panel = item.panels.start.max(first);
+                while panel < end {
+                    let weights = matrix.weights;
+                    let rows = self.acts.rows().min(tiles.len() * TILE);
+                    let task = Task {
+                        tier: self.tier,
+                        weights,
+                        panel: panel - first,
+                        panels: panels_at_once(self.tier, weights, rows, end - panel),
+                        wanted_end: weights.panels_end(item.wanted_end - first),
+                        acts: self.acts,
+                        tiles: tiles.clone(),
+                        out: matrix.out,
+                        first_out: tiles.start * TILE,
+                        first_row: (panel - first) * PANEL,
+                    };
+                    // SAFETY: the caller's promise.
+                    unsafe { task.run() };
+                    panel += task.panels;
+                }
             }
         }
     }
+}
 
-    /// Of `left` panels, those to multiply side by side.
-    fn panels_at_once(&self, weights: &Packed, left: usize) -> usize {
-        match (weights.is_float(), self.acts.rows()) {
-            (true, 1) if left >= float::PANELS => float::PANELS,
-            (true, _) if left >= 2 => 2,
-            _ => 1,
-        }
-    }
-
-    unsafe fn panels(&self, matrix: &Matrix<'_>, panel: usize, count: usize, item: &Item) {
-        let weights = matrix.weights;
-        let task = Task {
-            tier: self.tier,
-            columns: tiers::columns(self.tier),
-            acts: self.acts,
-            tiles: item.tiles.clone(),
-            out: matrix.out,
-            first_row: panel * PANEL,
-            num_rows: (count * PANEL).min(weights.n() - panel * PANEL),
-            table: weights.table(),
-            wanted_end: weights.panels_end(item.wanted_end - matrix.first_panel),
-        };
-        let bytes = weights.panel(panel).as_ptr();
-        let num_steps = weights.num_steps();
-        with_format!(weights.packing, T => {
-            // SAFETY: the panel is `num_steps` steps of `T`; outputs by the caller's promise.
-            unsafe { task.codes::<T>(bytes, num_steps) }
-        }, U => {
-            let next = (bytes.wrapping_add(count * weights.panel_bytes), weights.panel_bytes);
-            let part = Part { num_fetches: weights.panel_bytes / CACHE_LINE, ..Part::whole(bytes, num_steps, next) };
-            task.each_tile(&part, |columns, tile| {
-                // SAFETY: as above, with `U`.
-                unsafe { float::multiply::<U>(self.tier, columns, count, tile) };
-            });
-        });
+/// Of `left` panels, those to multiply side by side by `rows` rows.
+fn panels_at_once(tier: Tier, weights: &Packed, rows: usize, left: usize) -> usize {
+    match (weights.is_float(), rows) {
+        (true, 1) if left >= float::PANELS => float::PANELS,
+        (true, _) if left >= 2 => 2,
+        // A value that is loaded for two panels costs half: loads are the limit of many rows.
+        (false, MIN_ROWS_OF_TWO..) if left >= 2 && tiers::takes_two_panels(tier) => 2,
+        _ => 1,
     }
 }
+
+/// Fewer rows are served better by one panel at a time.
+const MIN_ROWS_OF_TWO: usize = 4 * TILE;
+
+/// Bytes of activations that go through all panels of an item before the next ones do: they are
+/// read from the second-level cache.
+const ACTS_BYTES: usize = 512 << 10;
 
 /// Bytes of an expanded part of a panel, which is read from the second-level cache.
 const EXPANDED_BYTES: usize = 64 << 10;
@@ -212,25 +226,30 @@ thread_local! {
         RefCell::new(Scratch { expanded: Buffer::new(0), carry: Buffer::new(0) });
 }
 
-/// One panel, or several of floats, times some tiles.
+/// One panel, or several side by side, times some tiles.
 struct Task<'a> {
     tier: Tier,
-    /// Columns that a kernel of the tier takes at once.
-    columns: usize,
+    weights: &'a Packed,
+    /// The first of the panels.
+    panel: usize,
+    panels: usize,
+    /// Where the weights end that this thread will want.
+    wanted_end: *const u8,
     acts: &'a Acts,
     tiles: Range<usize>,
     out: SharedRows<'a>,
+    /// Row of `out` for the first column of the first tile.
+    first_out: usize,
+    /// Column of `out` for the first row of the panels.
     first_row: usize,
-    num_rows: usize,
-    table: *const u8,
-    /// Where the weights end that this thread will want.
-    wanted_end: *const u8,
 }
 
 /// A run of the columns of a panel.
 struct Part {
     weights: *const u8,
     num_steps: usize,
+    /// Bytes from them to those of the panel beside.
+    panel_bytes: usize,
     /// Blocks of activations before it.
     first_block: usize,
     /// Sums of all columns of all tiles, see [`Tile`].
@@ -246,11 +265,12 @@ struct Part {
 }
 
 impl Part {
-    /// All columns of a panel, or of several floats side by side.
+    /// All columns of panels.
     fn whole(weights: *const u8, num_steps: usize, next: (*const u8, usize)) -> Part {
         Part {
             weights,
             num_steps,
+            panel_bytes: 0,
             first_block: 0,
             sums: std::ptr::null_mut(),
             is_first: true,
@@ -284,7 +304,28 @@ impl Part {
 }
 
 impl Task<'_> {
-    /// With few tiles, codes are unpacked in the kernel. With many, a part of the panel at a time is
+    /// # Safety
+    /// No one else may access the outputs.
+    unsafe fn run(&self) {
+        let (weights, num_steps) = (self.weights, self.weights.num_steps());
+        let start = weights.panel(self.panel).as_ptr();
+        with_format!(weights.packing, T => {
+            // SAFETY: panels are `num_steps` steps of `T`; outputs by the caller's promise.
+            unsafe { self.codes::<T>(start, num_steps) }
+        }, U => {
+            let next = (start.wrapping_add(self.panels * weights.panel_bytes), weights.panel_bytes);
+            let part = Part {
+                num_fetches: weights.panel_bytes / CACHE_LINE,
+                ..Part::whole(start, num_steps, next)
+            };
+            self.each_tile(&part, tiers::columns(self.tier), |columns, tile| {
+                // SAFETY: as above, with `U`.
+                unsafe { float::multiply::<U>(self.tier, columns, self.panels, tile) };
+            });
+        });
+    }
+
+    /// With few tiles, codes are unpacked in the kernel. With many, a part of the panels at a time is
     /// unpacked for all of them.
     unsafe fn codes<T: Format>(&self, weights: *const u8, num_steps: usize) {
         if T::IS_EXPANDABLE && self.tiles.len() > DIRECT_TILES {
@@ -294,8 +335,10 @@ impl Task<'_> {
             });
             return;
         }
-        let len = num_steps * T::BYTES;
+        let panel_bytes = num_steps * T::BYTES;
+        let len = self.panels * panel_bytes;
         let part = Part {
+            panel_bytes,
             num_fetches: num_steps * T::SUB_BLOCKS,
             fetch_tiles: FETCH_TILES,
             ..Part::whole(weights, num_steps, (weights.wrapping_add(len), len))
@@ -311,24 +354,36 @@ impl Task<'_> {
         scratch: &mut Scratch,
     ) {
         let step_bytes = T::SUB_BLOCKS * T::Expanded::BYTES;
-        let part_len = (EXPANDED_BYTES / step_bytes).max(1);
-        scratch.expanded.reserve(part_len * step_bytes);
-        scratch.carry.reserve(self.tiles.len() * TILE * PANEL * 4);
+        let panels = self.panels;
+        let part_len = (EXPANDED_BYTES / step_bytes / panels).max(1);
+        scratch.expanded.reserve(part_len * panels * step_bytes);
+        scratch.carry.reserve(self.tiles.len() * TILE * panels * PANEL * 4);
         let expanded = scratch.expanded.as_mut_ptr();
         for start in (0..num_steps).step_by(part_len) {
             let len = part_len.min(num_steps - start);
-            // SAFETY: there is room for `part_len` steps; the rest is the caller's promise.
+            // SAFETY: there is room for `part_len` steps of all panels; the rest is the caller's
+            // promise.
             unsafe {
                 let weights = weights.add(start * T::BYTES);
-                kernel::expand::<T>(self.tier, weights, len, self.table, expanded);
+                for panel in 0..panels {
+                    let weights = weights.add(panel * num_steps * T::BYTES);
+                    let expanded = expanded.add(panel * len * step_bytes);
+                    kernel::expand::<T>(self.tier, weights, len, self.weights.table(), expanded);
+                }
+                // Of panels in several parts, only the first one's next part follows at once.
+                let next_panels = if len == num_steps { panels } else { 1 };
                 self.multiply::<T::Expanded>(&Part {
                     weights: expanded,
                     num_steps: len * T::SUB_BLOCKS,
+                    panel_bytes: len * step_bytes,
                     first_block: start * T::SUB_BLOCKS,
                     sums: scratch.carry.as_mut_ptr().cast(),
                     is_first: start == 0,
                     is_last: start + len == num_steps,
-                    next: (weights.wrapping_add(len * T::BYTES), len * T::BYTES),
+                    next: (
+                        weights.wrapping_add(next_panels * len * T::BYTES),
+                        next_panels * len * T::BYTES,
+                    ),
                     num_fetches: len * T::SUB_BLOCKS,
                     fetch_tiles: usize::MAX,
                 });
@@ -337,37 +392,53 @@ impl Task<'_> {
     }
 
     unsafe fn multiply<T: Format>(&self, part: &Part) {
-        self.each_tile(part, |columns, tile| {
-            // SAFETY: the caller's promise.
-            unsafe { kernel::multiply::<T>(self.tier, columns, tile) };
+        let abreast =
+            if self.panels == 2 { kernel::COLUMNS_OF_TWO } else { tiers::columns(self.tier) };
+        self.each_tile(part, abreast, |columns, tile| {
+            if self.panels == 1 || columns == abreast {
+                // SAFETY: the caller's promise.
+                unsafe { kernel::multiply::<T>(self.tier, columns, self.panels, tile) };
+                return;
+            }
+            for panel in 0..self.panels {
+                let mut tile = *tile;
+                tile.weights = tile.weights.wrapping_add(panel * part.panel_bytes);
+                tile.out = tile.out.wrapping_add(panel * PANEL);
+                tile.num_rows = (tile.num_rows - panel * PANEL).min(PANEL);
+                tile.sums = tile.sums.wrapping_add(panel * columns * PANEL);
+                // SAFETY: the caller's promise.
+                unsafe { kernel::multiply::<T>(self.tier, columns, 1, &tile) };
+            }
         });
     }
 
-    /// Calls `multiply` for as many columns at once as the tier takes.
-    fn each_tile(&self, part: &Part, multiply: impl Fn(usize, &Tile)) {
+    /// Calls `multiply` for each tile with at most `abreast` columns at once.
+    fn each_tile(&self, part: &Part, abreast: usize, multiply: impl Fn(usize, &Tile)) {
+        let num_rows = (self.panels * PANEL).min(self.weights.n() - self.panel * PANEL);
         for index in self.tiles.clone() {
             let tile = self.acts.tile(index);
             let nth = index - self.tiles.start;
             let fetch = part.fetch(nth, self.tiles.len(), self.wanted_end);
             let blocks_before = part.first_block * tile.width * BLOCK_BYTES;
-            for first in (0..tile.width).step_by(self.columns) {
-                let columns = self.columns.min(tile.width - first);
+            for first in (0..tile.width).step_by(abreast) {
+                let columns = abreast.min(tile.width - first);
                 let column = nth * TILE + first;
                 // Fields one by one: a struct copied as a whole right after its fields were written
                 // would wait for all stores of the tile before.
                 let tile = Tile {
                     weights: part.weights,
                     num_steps: part.num_steps,
+                    panel_bytes: part.panel_bytes,
                     fetch: if first == 0 { fetch } else { Fetch::NONE },
-                    table: self.table,
+                    table: self.weights.table(),
                     quants: tile.quants.wrapping_add(blocks_before),
                     floats: tile.floats,
                     width: tile.width,
                     first,
-                    out: self.out.ptr(index * TILE + first, self.first_row),
+                    out: self.out.ptr(self.first_out + column, self.first_row),
                     stride: self.out.stride(),
-                    num_rows: self.num_rows,
-                    sums: part.sums.wrapping_add(column * PANEL),
+                    num_rows,
+                    sums: part.sums.wrapping_add(column * self.panels * PANEL),
                     is_first: part.is_first,
                     is_last: part.is_last,
                 };

@@ -6,7 +6,7 @@ use super::format::{self, Format};
 use super::pack::{Codebook, pack_panel};
 use super::tiers::{Work, dispatch};
 use crate::detect;
-use crate::memory::{Arena, Buffer};
+use crate::memory::{self, Arena, Buffer};
 use crate::pool::Pool;
 use crate::quant::GgmlType;
 use crate::simd::Simd;
@@ -188,6 +188,14 @@ impl Packed {
         pool: &Pool,
     ) -> Result<Packed, PackError> {
         Packed::pack_with(ty, n, k, bytes, pool, |len| arena.buffer(len))
+    }
+
+    /// Locks it in memory; see [`memory::lock`].
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn lock(&self) -> std::io::Result<()> {
+        memory::lock(self.panels.as_bytes())
     }
 
     fn pack_with(

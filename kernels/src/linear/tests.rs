@@ -441,3 +441,59 @@ proptest! {
         case.check(&acts, &got);
     }
 }
+
+#[test]
+fn a_gated_layer_in_one_region_is_the_same_as_in_steps() {
+    let (n, k) = (96, 256);
+    for ty in [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q6K, GgmlType::IQ4XS] {
+        for m in [1, 3, 8, 13, 600] {
+            let pool = Pool::new(2);
+            let gate = Case::new(ty, (m, n, k), &pool);
+            let up = Case::new(ty, (m + 1, n, k), &pool);
+            let mut x = gate.x.clone();
+            if m == 13 {
+                x[3 * k + 5] = f32::INFINITY;
+                x[12 * k] = f32::NAN;
+            }
+            let mut acts = Acts::for_quantised();
+            acts.set(Rows::new(&x, m, k), &pool);
+            let products = [&gate, &up].map(|case| product(&acts, &case.weights, &pool));
+            let [gate_out, up_out] = products.each_ref().map(|out| Rows::new(out, m, n));
+            for activation in [Activation::Silu, Activation::Gelu, Activation::Relu2] {
+                let mut expected = Acts::for_quantised();
+                expected.set_glu(gate_out, up_out, activation, &pool);
+                for tier in available() {
+                    for threads in [1, 2] {
+                        let mut got = Acts::for_quantised();
+                        let weights = [&gate.weights, &up.weights];
+                        let pool = Pool::new(threads);
+                        let run = || gated(&acts, weights, activation, &mut got, &pool);
+                        assert!(with_tier(tier, run));
+                        for i in 0..m {
+                            let [got, expected] =
+                                [&got, &expected].map(|acts| bits(&acts.dequantized_row(i)));
+                            assert_eq!(got, expected, "{ty} {m} {activation:?} {tier:?} row {i}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gated_layer_of_other_shapes_is_left_to_the_caller() {
+    let pool = Pool::new(1);
+    let case = |ty, n| Case::new(ty, (2, n, 64), &pool);
+    let (fit, narrow) = (case(GgmlType::Q4_0, 64), case(GgmlType::Q4_0, 48));
+    let (other, float) = (case(GgmlType::Q4_0, 32), case(GgmlType::F16, 64));
+    let mut acts = Acts::new();
+    acts.set(Rows::new(&fit.x, 2, 64), &pool);
+    let cases = [(&fit, &fit, true), (&narrow, &narrow, false), (&fit, &other, false)];
+    for (gate, up, expected) in cases.into_iter().chain([(&float, &float, false)]) {
+        let weights = [&gate.weights, &up.weights];
+        let mut out = Acts::for_quantised();
+        assert_eq!(gated(&acts, weights, Activation::Silu, &mut out, &pool), expected);
+        assert!(!gated(&acts, weights, Activation::Silu, &mut Acts::new(), &pool));
+    }
+}

@@ -42,15 +42,22 @@ pub(super) fn dispatch<W: Work>(tier: Tier, work: W) -> W::Out {
 
 /// The columns of activations that a kernel of `tier` takes at once.
 pub(super) fn columns(tier: Tier) -> usize {
-    struct Columns;
-    impl Work for Columns {
-        type Out = usize;
-        #[inline(always)]
-        fn run<D: Dot>(self, _: D) -> usize {
-            D::COLUMNS
-        }
+    dispatch(tier, Shape).0
+}
+
+/// Whether kernels of `tier` multiply full tiles of columns by two panels at once.
+pub(super) fn takes_two_panels(tier: Tier) -> bool {
+    dispatch(tier, Shape).1
+}
+
+struct Shape;
+
+impl Work for Shape {
+    type Out = (usize, bool);
+    #[inline(always)]
+    fn run<D: Dot>(self, _: D) -> (usize, bool) {
+        (D::COLUMNS, D::TAKES_TWO_PANELS)
     }
-    dispatch(tier, Columns)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -76,6 +76,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane, in the same order as [`Self::reduce_add`].
     fn reduce_max(self, x: Self::F) -> f32;
 
+    /// [`Self::reduce_add`] of four, where no order of additions rounds.
+    #[inline(always)]
+    fn reduce_add4(self, x: [Self::F; 4]) -> [f32; 4] {
+        x.map(|x| self.reduce_add(x))
+    }
+
+    /// [`Self::reduce_max`] of four. A lane that is not a number may or may not win.
+    #[inline(always)]
+    fn reduce_max4(self, x: [Self::F; 4]) -> [f32; 4] {
+        x.map(|x| self.reduce_max(x))
+    }
+
     #[inline(always)]
     fn zero(self) -> Self::F {
         self.splat(0.0)

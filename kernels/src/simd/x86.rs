@@ -49,6 +49,38 @@ macro_rules! fold {
     }};
 }
 
+/// Folds four vectors of sixteen lanes at once, to one lane each: pairs of vectors are folded
+/// together, and so each step halves the lanes of all.
+macro_rules! fold4 {
+    ($x:expr, $op512:ident) => {{
+        let [a, b, c, d] = $x;
+        // Eight lanes of a, then of b; and of c and d.
+        let ab = $op512(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        );
+        let cd = $op512(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d),
+        );
+        // Four lanes of each.
+        let all = $op512(
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+        );
+        let two = $op512(all, _mm512_shuffle_ps::<0b10_11_00_01>(all, all));
+        let one = $op512(two, _mm512_shuffle_ps::<0b00_01_10_11>(two, two));
+        let first = _mm512_castps512_ps256(one);
+        let last = _mm512_extractf32x8_ps::<1>(one);
+        [
+            _mm256_cvtss_f32(first),
+            _mm_cvtss_f32(_mm256_extractf128_ps::<1>(first)),
+            _mm256_cvtss_f32(last),
+            _mm_cvtss_f32(_mm256_extractf128_ps::<1>(last)),
+        ]
+    }};
+}
+
 impl Simd for Avx512 {
     type F = __m512;
     type M = __mmask16;
@@ -188,6 +220,16 @@ impl Simd for Avx512 {
             _mm_max_ps,
             _mm_max_ss
         ))
+    }
+
+    #[inline(always)]
+    fn reduce_add4(self, x: [__m512; 4]) -> [f32; 4] {
+        op!(fold4!(x, _mm512_add_ps))
+    }
+
+    #[inline(always)]
+    fn reduce_max4(self, x: [__m512; 4]) -> [f32; 4] {
+        op!(fold4!(x, _mm512_max_ps))
     }
 }
 

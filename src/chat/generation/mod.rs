@@ -240,8 +240,7 @@ impl Generation {
         }
         for running in &self.running {
             usage.completion_tokens += running.usage.completion_tokens;
-            usage.accepted_prediction_tokens += running.usage.accepted_prediction_tokens;
-            usage.rejected_prediction_tokens += running.usage.rejected_prediction_tokens;
+            usage.drafts += running.usage.drafts;
         }
         usage
     }

@@ -412,6 +412,10 @@ fn validate_sampling(sampling: &Sampling, vocab_size: usize) -> Result<()> {
         within("mirostat_tau", mirostat.tau, 0.0, 100.0)?;
         within("mirostat_eta", mirostat.eta, 0.0, 1.0)?;
     }
+    if let Some(adaptive) = sampling.adaptive {
+        within("adaptive_target", adaptive.target, 0.0, 1.0)?;
+        within("adaptive_decay", adaptive.decay, 0.0, 0.99)?;
+    }
     within("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0)?;
     within("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)?;
     within("presence_penalty", sampling.presence_penalty, -2.0, 2.0)?;

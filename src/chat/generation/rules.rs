@@ -65,6 +65,8 @@ pub(super) struct Compiled {
     scope: Scope,
     /// The answer may be calls.
     calls: bool,
+    /// Reasoning may end the answer: nothing is asked of it.
+    may_end: bool,
 }
 
 /// What the grammar speaks of.
@@ -96,7 +98,8 @@ impl Compiled {
             // Harmony's markers of calls do not stand in its reasoning.
             Some(_) if is_call && text.tool_format() == ToolFormat::Harmony => answer,
             Some((tags, in_reasoning)) => {
-                let start = ReasoningStart { in_reasoning, calls: self.calls };
+                let start =
+                    ReasoningStart { in_reasoning, calls: self.calls, may_end: self.may_end };
                 Box::new(Gate::after_reasoning(tokenizer, tags, start, answer))
             }
             None => answer,
@@ -134,14 +137,19 @@ pub(super) async fn compile_all(
 }
 
 async fn compile(text: &Arc<TextModel>, rules: &Arc<OutputRules>) -> Result<Option<Arc<Compiled>>> {
-    if rules.shape.is_none() && !rules.tools.as_ref().is_some_and(ToolUse::is_constrained) {
+    let is_free =
+        rules.shape.is_none() && !rules.tools.as_ref().is_some_and(ToolUse::is_constrained);
+    if is_free && (rules.tools.is_none() || !text.constrains_tools()) {
         return Ok(None);
     }
     let compiling = async {
         let permit = text.grammar_permit().await;
         let (text, rules) = (Arc::clone(text), Arc::clone(rules));
         let task = tokio::task::spawn_blocking(move || {
-            let compiled = compile_now(&text, &rules);
+            let compiled = match &rules.tools {
+                Some(tools) if is_free => Ok(compile_helpfully(&text, tools)),
+                _ => compile_now(&text, &rules).map(Some),
+            };
             // A compilation that is given up goes on, and makes the next ones wait.
             drop(permit);
             compiled
@@ -150,12 +158,43 @@ async fn compile(text: &Arc<TextModel>, rules: &Arc<OutputRules>) -> Result<Opti
         task.await.map_err(failed)?
     };
     let Ok(compiled) = tokio::time::timeout(COMPILE_TIMEOUT, compiling).await else {
+        if is_free {
+            return Ok(None);
+        }
         let seconds = COMPILE_TIMEOUT.as_secs();
         let field = rules.shape.as_ref().map_or("tools", |shape| shape.field.as_str());
         let text = format!("{field}: compiling it takes more than {seconds} s");
         return Err(Error::invalid(field, text));
     };
-    compiled.map(|compiled| Some(Arc::new(compiled)))
+    compiled.map(|compiled| compiled.map(Arc::new))
+}
+
+/// For tools that nobody asked to be strict about: calls that the model begins by itself follow the
+/// schemas, as far as these can be compiled and the model writes calls in a form that is certain.
+fn compile_helpfully(text: &TextModel, tools: &ToolUse) -> Option<Compiled> {
+    let compiler = text.grammars().ok().filter(|_| text.tool_format().is_marked_json())?;
+    let compile = |callable: &[Callable]| {
+        let calls = tool_grammar::Calls {
+            format: text.tool_format(),
+            tokenizer: &text.tokenizer,
+            tools: callable,
+            parallel: tools.parallel,
+            lenient: true,
+        };
+        let grammar = compiler.compile(&Grammar::Lark(calls.after_marker())).ok()?;
+        let scope = Scope::Calls { wait: calls.wait(), parallel: tools.parallel };
+        Some(Compiled { grammar, scope, calls: true, may_end: true })
+    };
+    compile(&tools.callable).or_else(|| {
+        let mut callable = tools.callable.clone();
+        for tool in &mut callable {
+            let schema = Grammar::JsonSchema(tool_grammar::parameters(&tool.parameters));
+            if compiler.compile(&schema).is_err() {
+                tool.parameters = serde_json::json!({"type": "object"});
+            }
+        }
+        compile(&callable)
+    })
 }
 
 fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
@@ -165,7 +204,7 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
         (None, Some(shape)) => {
             let grammar = compiler.compile(&shape.grammar);
             let grammar = grammar.map_err(|error| refused(&shape.field, &error))?;
-            return Ok(Compiled { grammar, scope: Scope::Answer, calls: false });
+            return Ok(Compiled { grammar, scope: Scope::Answer, calls: false, may_end: false });
         }
         (None, None) => return Err(Error::internal("there is nothing to compile")),
     };
@@ -174,6 +213,7 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
         tokenizer: &text.tokenizer,
         tools: &tools.callable,
         parallel: tools.parallel,
+        lenient: false,
     };
     let (source, scope) = match shape {
         _ if tools.must_call => (calls.answer(None), Scope::Answer),
@@ -199,7 +239,7 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
             .find_map(|(field, part)| Some(refused(field, &compiler.compile(&part).err()?)))
             .unwrap_or_else(|| refused("tools", &error))
     })?;
-    Ok(Compiled { grammar, scope, calls: true })
+    Ok(Compiled { grammar, scope, calls: true, may_end: false })
 }
 
 fn refused(field: &str, error: &GrammarError) -> Error {

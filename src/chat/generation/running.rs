@@ -121,8 +121,7 @@ impl Running {
     fn stopped(&mut self, stopped: Stopped) -> Output {
         if let Some(job) = self.job.take() {
             // Dropping the job cancels it.
-            (self.usage.accepted_prediction_tokens, self.usage.rejected_prediction_tokens) =
-                job.prediction();
+            self.usage.drafts = job.drafts();
         }
         let stop_string = match stopped {
             Stopped::String(stop) => self.stops.get(stop).cloned(),
@@ -148,8 +147,7 @@ impl Running {
     fn finished(&mut self, outcome: &Outcome) -> Vec<Output> {
         let mut outputs: Vec<Output> = self.echo().into_iter().collect();
         self.usage.cached_tokens = outcome.usage.cached_tokens;
-        self.usage.accepted_prediction_tokens = outcome.usage.accepted_prediction_tokens;
-        self.usage.rejected_prediction_tokens = outcome.usage.rejected_prediction_tokens;
+        self.usage.drafts = outcome.usage.drafts;
         self.timings = Some(outcome.timings);
         let Progress { delta, stopped } = self.choice.finish();
         outputs.extend(delta.map(Output::Delta));

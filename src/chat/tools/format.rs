@@ -225,6 +225,13 @@ impl ToolFormat {
         known.map_or(Self::Hermes, |&(_, format)| format)
     }
 
+    /// Whether calls are a mark that nothing else begins with and then JSON in one form, so that a
+    /// grammar can follow a call that the model began by itself.
+    pub(in crate::chat) fn is_marked_json(self) -> bool {
+        use ToolFormat::{Functionary, Granite, Hermes, Nemotron, ToolCalls};
+        matches!(self, Hermes | Functionary | Granite | Nemotron | ToolCalls)
+    }
+
     pub(super) fn marks(self) -> Marks {
         match self {
             Self::Hermes => tags(&["<tool_call>"], "</tool_call>"),

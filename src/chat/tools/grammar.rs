@@ -167,6 +167,8 @@ pub(in crate::chat) struct Calls<'a> {
     pub(in crate::chat) tokenizer: &'a Tokenizer,
     pub(in crate::chat) tools: &'a [Callable],
     pub(in crate::chat) parallel: bool,
+    /// Blanks may stand wherever JSON allows them: what a model writes by itself is met halfway.
+    pub(in crate::chat) lenient: bool,
 }
 
 impl Calls<'_> {
@@ -215,7 +217,7 @@ impl Calls<'_> {
             (false, _) | (_, Between::Never) => String::new(),
             (true, Between::Text("")) => format!("call{{0,{}}}", CALLS_MAX - 1),
             (true, Between::Text(between)) => {
-                format!("({} call){{0,{}}}", quote(between), CALLS_MAX - 1)
+                format!("({} call){{0,{}}}", self.literal(between), CALLS_MAX - 1)
             }
         };
         let parts = [self.literals(before), "call".to_owned(), more, self.literals(after)];
@@ -231,20 +233,53 @@ impl Calls<'_> {
             let name = quote(&tool.name);
             let (middle, tail) =
                 (self.literals(form.before_arguments), self.literals(form.after_arguments));
-            let schema = strict(parameters(&tool.parameters));
+            let mut schema = parameters(&tool.parameters);
+            if let (Value::Object(schema), true) = (&mut schema, self.lenient) {
+                schema.insert("x-guidance".to_owned(), json!({"whitespace_flexible": true}));
+            }
+            let schema = strict(schema);
             let _ = writeln!(out, "call_{i}: {head} {name} {middle} arguments_{i} {tail}");
             let _ = writeln!(out, "arguments_{i}: %json {schema}");
+        }
+        if self.lenient {
+            out.push_str("blanks: BLANKS?\nBLANKS: /[ \\t\\r\\n]{1,16}/\n");
         }
         out
     }
 
     fn literals(&self, pieces: &[&str]) -> String {
-        let literal = |piece: &&str| match self.tokenizer.special_id(piece) {
-            Some(id) if self.tokenizer.is_control(id) => format!("<[{id}]>"),
-            _ => quote(piece),
-        };
-        pieces.iter().map(literal).collect::<Vec<_>>().join(" ")
+        pieces.iter().map(|piece| self.literal(piece)).collect::<Vec<_>>().join(" ")
     }
+
+    fn literal(&self, piece: &str) -> String {
+        match self.tokenizer.special_id(piece) {
+            Some(id) if self.tokenizer.is_control(id) => format!("<[{id}]>"),
+            _ if self.lenient => loose(piece),
+            _ => quote(piece),
+        }
+    }
+}
+
+/// A piece of JSON with blanks where they may be. A quotation mark at its start ends a string.
+fn loose(piece: &str) -> String {
+    let (mut out, mut text) = (Vec::new(), String::new());
+    let mut in_string = piece.starts_with('"');
+    for c in piece.chars() {
+        match c {
+            '{' | '}' | '[' | ']' | ':' | ',' if !in_string => {
+                let before = std::mem::take(&mut text);
+                out.extend((!before.is_empty()).then(|| quote(&before)));
+                out.extend(["blanks".to_owned(), quote(&c.to_string()), "blanks".to_owned()]);
+                continue;
+            }
+            c if c.is_whitespace() && !in_string => continue,
+            '"' => in_string = !in_string,
+            _ => {}
+        }
+        text.push(c);
+    }
+    out.extend((!text.is_empty()).then(|| quote(&text)));
+    out.join(" ")
 }
 
 /// The schema of arguments, which are an object whether it says so or not.

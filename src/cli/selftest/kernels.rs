@@ -27,12 +27,19 @@ struct Variant {
     name: &'static str,
     causal: bool,
     window: Option<usize>,
+    slopes: bool,
     softcap: Option<f32>,
     sinks: bool,
 }
 
-const PLAIN: Variant =
-    Variant { name: "attention", causal: true, window: None, softcap: None, sinks: false };
+const PLAIN: Variant = Variant {
+    name: "attention",
+    causal: true,
+    window: None,
+    slopes: false,
+    softcap: None,
+    sinks: false,
+};
 
 pub(super) fn tests() -> Vec<Test> {
     let variants = [
@@ -41,6 +48,7 @@ pub(super) fn tests() -> Vec<Test> {
         Variant { name: "attention softcap", softcap: Some(3.0), ..PLAIN },
         Variant { name: "attention sinks", sinks: true, ..PLAIN },
         Variant { name: "attention both ways", causal: false, ..PLAIN },
+        Variant { name: "attention with linear biases", slopes: true, ..PLAIN },
     ];
     let attention = variants.map(|variant| test(variant.name, 4e-6, move |p| attend(variant, p)));
     let ropes = [("rope norm", RopeStyle::Norm), ("rope neox", RopeStyle::Neox)]
@@ -98,6 +106,7 @@ fn attend(variant: Variant, pool: &Pool) -> Findings {
         blocks: free.by_ref().take(kv_len.div_ceil(BLOCK)).collect(),
     });
     let sinks = random.values(HEADS);
+    let slopes: Vec<f32> = (0..HEADS).map(|head| 0.4 / (head + 1) as f32).collect();
     let layout = KvLayout::of_layers([SHAPE])[0];
     let mut cache = vec![0x7e00; num_blocks * layout.block_len];
     let (mut q, mut spans) = (Vec::new(), Vec::new());
@@ -116,6 +125,8 @@ fn attend(variant: Variant, pool: &Pool) -> Findings {
         scale: 1.0 / (SHAPE.head_dim_k as f32).sqrt(),
         causal: variant.causal,
         window: variant.window,
+        chunk: None,
+        slopes: variant.slopes.then_some(&slopes[..]),
         softcap: variant.softcap,
         sinks: variant.sinks.then_some(&sinks[..]),
     };
@@ -155,7 +166,9 @@ fn attend_exactly(
         let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
         let score = dot * f64::from(params.scale);
         let cap = params.softcap.map(f64::from);
-        (key, cap.map_or(score, |cap| cap * (score / cap).tanh()).exp())
+        let slope = params.slopes.map_or(0.0, |slopes| f64::from(slopes[head]));
+        let bias = slope * position.abs_diff(key) as f64;
+        (key, (cap.map_or(score, |cap| cap * (score / cap).tanh()) - bias).exp())
     };
     let weights: Vec<(usize, f64)> = (0..kv_len).filter(is_visible).map(weight).collect();
     let sink = params.sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());

@@ -36,7 +36,7 @@ impl ModelReport {
 
 pub(super) fn run(app: &App, name: &str, device: &DeviceChoice) -> Outcome<ModelReport> {
     let args =
-        RunnerArgs { model: name.to_owned(), threads: 0, device: device.clone(), quantize: None };
+        RunnerArgs { model: name.to_owned(), device: device.clone(), ..RunnerArgs::default() };
     let room = Room { positions: 256, sequences: 2 };
     let mut opened = Opened::open(app, &args, room)?;
     let tokenizer = opened.tokenizer()?;

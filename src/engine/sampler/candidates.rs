@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use kolosal_kernels::sample::{Candidate, exp_nonpositive};
+use kolosal_kernels::sample::{self, Candidate, exp_nonpositive};
 
 use super::draw::draw_from;
 
@@ -23,6 +23,11 @@ impl Candidates {
         self.list.clear();
         let all = row.iter().enumerate().filter(|(_, value)| **value > f32::NEG_INFINITY);
         self.list.extend(all.map(|(id, &value)| Candidate { token: id as u32, value }));
+    }
+
+    /// The `count` likeliest tokens that are possible.
+    pub(super) fn fill_top(&mut self, row: &[f32], count: usize) {
+        sample::top(row, count, &mut self.list);
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Candidate> {

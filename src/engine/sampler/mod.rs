@@ -5,12 +5,13 @@
 //! mask. The choice follows by the stages of [`Sampling::order`]. Where none is asked for and nothing
 //! is wanted beyond temperature, `top_k`, `top_p` and `min_p`, the vocabulary is not sorted
 //! (`draw`); otherwise all tokens are candidates (`candidates`) and each stage makes them fewer.
-//! Mirostat takes the place of all truncations.
+//! Mirostat takes the place of all truncations, and adaptive-p chooses among what they leave.
 //!
 //! Each token takes one number from the sequence's own generator, and before it another one where XTC
 //! is on; a greedy choice takes none. The same request and seed thus give the same tokens whatever
 //! else runs.
 
+mod adaptive;
 mod banned;
 mod candidates;
 mod draw;
@@ -28,6 +29,7 @@ use super::guide::{Guide, MaskHelpers};
 use super::logits;
 use super::request::{LogprobsOf, Request, TokenLogprobs};
 use super::sampling::{Sampling, Stage, default_order};
+use adaptive::Pull;
 use banned::Banned;
 use candidates::Candidates;
 use draw::{Distribution, draw_from, truncate_to};
@@ -75,6 +77,7 @@ enum Choice {
     Chain(Vec<Stage>),
     /// By these stages and this rule.
     Mirostat(Vec<Stage>, Surprise),
+    Adaptive(Vec<Stage>, Pull),
 }
 
 /// Sampling state of one sequence.
@@ -246,21 +249,50 @@ impl Sampler {
             && self.draw() < f64::from(self.sampling.xtc.probability);
         let draw = self.draw();
         let candidates = &mut scratch.candidates;
-        candidates.fill(row);
-        let (Choice::Chain(stages) | Choice::Mirostat(stages, _)) = &self.choice else {
+        let (Choice::Chain(stages) | Choice::Mirostat(stages, _) | Choice::Adaptive(stages, _)) =
+            &self.choice
+        else {
             return Err(SampleError::AllBanned);
         };
-        stages.iter().for_each(|stage| self.run(*stage, candidates, excludes));
-        if let Choice::Mirostat(_, surprise) = &mut self.choice {
-            return Ok(surprise.choose(candidates, row.len(), draw));
+        match self.leading_top_k(stages, excludes) {
+            Some(count) => candidates.fill_top(row, count),
+            None => candidates.fill(row),
         }
-        candidates.weigh();
-        Ok(candidates.draw(draw))
+        stages.iter().for_each(|stage| self.run(*stage, candidates, excludes));
+        match &mut self.choice {
+            Choice::Mirostat(_, surprise) => Ok(surprise.choose(candidates, row.len(), draw)),
+            Choice::Adaptive(_, pull) => Ok(pull.choose(candidates, draw)),
+            _ => {
+                candidates.weigh();
+                Ok(candidates.draw(draw))
+            }
+        }
     }
 
     /// In [0, 1), with all 53 bits that fit.
     fn draw(&mut self) -> f64 {
         (self.rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// How many tokens the first stage that drops any leaves, if that is the `top_k` likeliest: then
+    /// the others need not become candidates.
+    fn leading_top_k(&self, stages: &[Stage], excludes: bool) -> Option<usize> {
+        let sampling = &self.sampling;
+        let keeps_all = |stage: &&Stage| match stage {
+            Stage::Penalties => self.penalties.is_none(),
+            Stage::Dry => self.repetitions.is_none(),
+            Stage::TopNSigma => sampling.top_n_sigma <= 0.0,
+            Stage::TopK => sampling.top_k == 0,
+            Stage::TypicalP => sampling.typical_p >= 1.0,
+            Stage::TopP => sampling.top_p >= 1.0,
+            Stage::MinP => sampling.min_p <= 0.0,
+            Stage::Xtc => !excludes,
+            Stage::Temperature => {
+                sampling.temperature >= f32::MIN_POSITIVE && !sampling.follows_entropy()
+            }
+        };
+        let first = stages.iter().find(|stage| !keeps_all(stage))?;
+        (*first == Stage::TopK).then(|| sampling.top_k.max(sampling.min_keep) as usize)
     }
 
     fn run(&self, stage: Stage, candidates: &mut Candidates, excludes: bool) {
@@ -344,6 +376,8 @@ fn plan(sampling: &Sampling, logprobs_of: LogprobsOf) -> (Vec<Stage>, Choice) {
     } else if let Some(rule) = sampling.mirostat {
         let edits = rest.into_iter().filter(|stage| stage.edits());
         Choice::Mirostat(edits.chain([Stage::Temperature]).collect(), Surprise::new(rule))
+    } else if let Some(rule) = sampling.adaptive {
+        Choice::Adaptive(rest, Pull::new(rule))
     } else if is_plain && !follows_entropy {
         Choice::Plain
     } else {

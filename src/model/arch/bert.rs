@@ -1,9 +1,11 @@
 //! BERT and its relatives: encoders with a norm on each sum; Nomic BERT with rotary positions and a
-//! gated feed-forward part.
+//! gated feed-forward part; Jina BERT 2 with linear biases; ModernBERT with norms before its parts and
+//! windows in most layers.
 
 use super::Keys;
+use super::alibi::{MAX_ALIBI_BIAS, set_alibi};
 use crate::model::error::ModelError;
-use crate::model::spec::{ActSpec, HeadSpec, ModelSpec, Norms, RopeStyle};
+use crate::model::spec::{ActSpec, FfnSpec, HeadSpec, ModelSpec, Norms, QkNorm, RopeStyle};
 
 /// More than any published model has.
 const MAX_TOKEN_TYPES: usize = 64;
@@ -23,6 +25,75 @@ pub(super) fn bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 
 pub(super) fn nomic_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     encoder(keys)
+}
+
+/// Gates lie in a tensor of their own or above the up projection; some sizes have none.
+pub(super) fn jina_bert_v2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = encoder(keys)?;
+    set_alibi(&mut spec, MAX_ALIBI_BIAS);
+    let has_norms = keys.has("blk.0.attn_q_norm.weight");
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        if has_norms {
+            layer.attn.qk_norm = QkNorm::Full;
+        }
+        let FfnSpec::Gated { width, act } = &mut layer.ffn else { continue };
+        *act = ActSpec::GeluErf;
+        let up = keys.gguf.tensor(&format!("blk.{index}.ffn_up.weight"));
+        let is_plain = up.is_some_and(|up| up.shape.first() == Some(width));
+        if is_plain && !keys.has(&format!("blk.{index}.ffn_gate.weight")) {
+            layer.ffn = layer.ffn.plain(ActSpec::GeluErf);
+        }
+    }
+    Ok(spec)
+}
+
+/// Layers a layer without a window is the first of.
+const MODERN_PERIOD: usize = 3;
+
+/// The first layer has no norm before its attention, as the embedding's serves it.
+pub(super) fn modern_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let global = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut local = global.clone();
+    local.base = keys.f32("rope.freq_base_swa")?.unwrap_or(local.base);
+    let mut spec = keys.dense(keys.layer_norm()?, global)?;
+    spec.ropes.push(local);
+    spec.embed_norm = true;
+    spec.head = HeadSpec::Norm;
+    let act = match keys.str("hidden_activation")? {
+        None | Some("gelu") => ActSpec::GeluErf,
+        Some("silu" | "swish") => ActSpec::Silu,
+        Some(other) => {
+            let problem = format!("'{other}' is not supported; supported: gelu, silu");
+            return Err(ModelError::BadKey { key: keys.key("hidden_activation"), problem });
+        }
+    };
+    let window = keys.opt_usize("attention.sliding_window")?.filter(|window| *window > 0);
+    let is_local = local_layers(keys, spec.layers.len())?;
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        layer.attn.causal = false;
+        if !keys.has(&format!("blk.{index}.attn_norm.weight")) {
+            layer.norms.attn = None;
+        }
+        if let FfnSpec::Gated { act: own, .. } = &mut layer.ffn {
+            *own = act;
+        }
+        if let (Some(window), true) = (window, is_local[index]) {
+            // Half of the window lies on each side.
+            layer.attn.window = Some(window / 2 + 1);
+            layer.attn.rope = Some(1);
+        }
+    }
+    Ok(spec)
+}
+
+/// The file's flags, or all layers but the first of each period.
+fn local_layers(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>, ModelError> {
+    let key = "attention.sliding_window_pattern";
+    if keys.metadata.bools(&keys.key(key))?.is_some() {
+        return keys.windows(layers, MODERN_PERIOD);
+    }
+    let period = keys.opt_usize(key)?.unwrap_or(MODERN_PERIOD);
+    Ok((0..layers).map(|index| period == 0 || !index.is_multiple_of(period)).collect())
 }
 
 fn encoder(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {

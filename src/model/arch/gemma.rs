@@ -1,11 +1,11 @@
 //! Gemma 1, 2 and 3: scaled embeddings and GELU; from 2 on norms before and after each part and
 //! local layers beside global ones; in 3 norms on query and key heads and a rope of its own for
-//! the local layers.
+//! the local layers; 3n with several residual streams.
 
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{
-    ActSpec, FfnSpec, ModelSpec, Norms, QkNorm, RopeScaling, RopeSpec, RopeStyle,
+    ActSpec, AltUpSpec, FfnSpec, ModelSpec, Norms, QkNorm, RopeScaling, RopeSpec, RopeStyle,
 };
 
 /// Layers a global layer is one of, when the file does not say.
@@ -75,6 +75,63 @@ pub(super) fn gemma3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         }
     }
     Ok(spec)
+}
+
+/// Layers a global layer is one of, and layers whose keys and values serve the rest, when the file does
+/// not say.
+const GEMMA3N_PATTERN: usize = 5;
+const GEMMA3N_OWN_KV: usize = 20;
+
+/// Gemma 3 with several residual streams; the last layers read keys and values of earlier ones.
+pub(super) fn gemma3n(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = gemma3(keys)?;
+    spec.logit_softcap = cap(keys.f32("final_logit_softcapping")?.or(Some(30.0)));
+    let layers = spec.layers.len();
+    let window = keys.usize("attention.sliding_window")?;
+    let is_local = keys.windows(layers, GEMMA3N_PATTERN)?;
+    let num_own = match keys.opt_usize("attention.shared_kv_layers")? {
+        Some(shared) => layers.saturating_sub(shared),
+        None => GEMMA3N_OWN_KV.min(layers),
+    };
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        layer.attn.scale = 1.0;
+        layer.attn.value_norm = true;
+        layer.attn.window = is_local[index].then_some(window);
+        layer.attn.rope = Some(usize::from(is_local[index]));
+        if index >= num_own {
+            let alike = |other: &usize| is_local[*other] == is_local[index];
+            let source = (0..num_own).rev().find(alike);
+            let problem = || ModelError::Limit(format!("no layer has keys for layer {index}"));
+            layer.attn.shares_kv = Some(source.ok_or_else(problem)?);
+        }
+    }
+    let key = "altup.active_idx";
+    if keys.opt_usize(key)?.unwrap_or(0) != 0 {
+        let problem = "only the first stream can be the active one".to_owned();
+        return Err(ModelError::BadKey { key: keys.key(key), problem });
+    }
+    let rank = keys.gguf.tensor("blk.0.laurel_l.weight").and_then(|low| low.shape.first().copied());
+    spec.altup = Some(AltUpSpec {
+        hidden: spec.hidden,
+        streams: keys.opt_usize("altup.num_inputs")?.unwrap_or(4),
+        width: keys.usize("embedding_length_per_layer_input")?,
+        rank: rank.ok_or_else(|| ModelError::MissingTensor("blk.0.laurel_l.weight".to_owned()))?,
+        sparsity: sparsity(keys, layers)?,
+    });
+    Ok(spec)
+}
+
+/// Deviations for each layer; without a list, those of the published models.
+fn sparsity(keys: &Keys<'_>, layers: usize) -> Result<Vec<Option<f32>>, ModelError> {
+    const SPARSE_LAYERS: usize = 10;
+    /// Beyond it lie 5 of 100 values of a normal distribution.
+    const DEVIATIONS: f32 = 1.644_853_6;
+    let key = keys.key("activation_sparsity_scale");
+    Ok(match keys.metadata.f32s(&key)? {
+        // Minus infinity says that all count.
+        Some(scales) => scales.iter().map(|scale| Some(*scale).filter(|s| s.is_finite())).collect(),
+        None => (0..layers).map(|index| (index < SPARSE_LAYERS).then_some(DEVIATIONS)).collect(),
+    })
 }
 
 fn cap(value: Option<f32>) -> Option<f32> {

@@ -220,6 +220,11 @@ impl Keys<'_> {
                 scale: 1.0 / (head_dim as f32).sqrt(),
                 softcap: None,
                 window: None,
+                chunk: None,
+                alibi: None,
+                value_norm: false,
+                shares_kv: None,
+                clamp: None,
                 sinks: false,
                 causal: true,
             },
@@ -245,7 +250,15 @@ impl Keys<'_> {
             pooling: Pooling::default(),
             token_types: 0,
             head: HeadSpec::Logits,
+            altup: None,
         })
+    }
+
+    /// Queries, keys and values are clamped if the file says so.
+    pub(super) fn clamp(&self, spec: &mut ModelSpec) -> Result<(), ModelError> {
+        let limit = self.f32("attention.clamp_kqv")?.filter(|limit| *limit > 0.0);
+        spec.layers.iter_mut().for_each(|layer| layer.attn.clamp = limit);
+        Ok(())
     }
 
     /// The mixture that the standard keys describe, with softmax scores that are made to sum to one.

@@ -1,9 +1,10 @@
 //! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 2, XVERSE,
-//! Baichuan 7B; SmolLM 3.
+//! Baichuan; SmolLM 3; PLaMo 1.
 
+use super::alibi::{MAX_ALIBI_BIAS, set_alibi};
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
+use crate::model::spec::{FfnSpec, ModelSpec, Norms, RopeStyle};
 
 /// SmolLM 3 leaves positions out of every fourth layer.
 const SMOLLM3_NOPE_STEP: usize = 4;
@@ -32,14 +33,24 @@ pub(super) fn smollm3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec)
 }
 
-/// The 13B model has ALiBi in place of positions.
+/// Attention and feed-forward read the same norm. The converter has put the query heads in the order of
+/// the key heads.
+pub(super) fn plamo(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.rms()?, rope)?;
+    for layer in &mut spec.layers {
+        layer.norms = Norms::PARALLEL;
+    }
+    Ok(spec)
+}
+
+/// The 13B model, of this many layers, has linear biases in place of positions.
 const BAICHUAN_13B_LAYERS: usize = 40;
 
 pub(super) fn baichuan(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let spec = llama(keys)?;
+    let mut spec = llama(keys)?;
     if spec.layers.len() == BAICHUAN_13B_LAYERS {
-        let problem = "Baichuan 13B attends with linear biases (ALiBi), which are not supported";
-        return Err(ModelError::Limit(problem.to_owned()));
+        set_alibi(&mut spec, MAX_ALIBI_BIAS);
     }
     Ok(spec)
 }

@@ -7,8 +7,7 @@ use crate::model::spec::{FfnSpec, ModelSpec, MoeScore, QkNorm, RopeStyle, Temper
 
 /// Layers a layer without positions is one of.
 const NOPE_STEP: usize = 4;
-/// Layers with positions attend within chunks of this many tokens. Chunks are not implemented:
-/// contexts end where the first one does, so that results are right.
+/// Layers with positions attend within chunks of this many tokens.
 const CHUNK: usize = 8192;
 const TEMPERATURE: Temperature = Temperature { scale: 0.1, floor: 8192, offset: 1 };
 /// The model of this many experts has no norms on queries and keys.
@@ -17,18 +16,20 @@ const MAVERICK_EXPERTS: usize = 128;
 pub(super) fn llama4(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.rms()?, rope)?;
-    let has_chunks = keys.opt_usize("attention.sliding_window")? != Some(0);
+    let chunk = keys.opt_usize("attention.sliding_window")?.unwrap_or(CHUNK);
+    let has_chunks = chunk > 0;
+    let is_maverick = keys.opt_usize("expert_count")? == Some(MAVERICK_EXPERTS);
     let step = keys.usize("interleave_moe_layer_step")?;
-    if has_chunks {
-        spec.context_len = spec.context_len.min(CHUNK);
-    }
     for (index, layer) in spec.layers.iter_mut().enumerate() {
         if has_chunks && (index + 1) % NOPE_STEP == 0 {
             layer.attn.rope = None;
             layer.attn.temperature = Some(TEMPERATURE);
-        } else if keys.opt_usize("expert_count")? != Some(MAVERICK_EXPERTS) {
-            layer.attn.qk_norm = QkNorm::Plain;
-            layer.attn.qk_norm_late = true;
+        } else {
+            layer.attn.chunk = has_chunks.then_some(chunk);
+            if !is_maverick {
+                layer.attn.qk_norm = QkNorm::Plain;
+                layer.attn.qk_norm_late = true;
+            }
         }
         let FfnSpec::Gated { width, .. } = layer.ffn else { continue };
         if step > 0 && (index + 1) % step == 0 {

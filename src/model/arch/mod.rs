@@ -1,8 +1,10 @@
 //! One small file a family: metadata in, [`ModelSpec`] out. Nothing here computes.
 
+mod alibi;
 mod bailing;
 mod bert;
 mod cohere;
+mod dbrx;
 mod deepseek;
 mod dense;
 mod ernie;
@@ -49,8 +51,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "mistral3", models: "Ministral 3", describe: mistral::mistral3 },
     Architecture { name: "smollm3", models: "SmolLM 3", describe: llama::smollm3 },
     Architecture { name: "internlm2", models: "InternLM 2", describe: llama::llama },
-    Architecture { name: "baichuan", models: "Baichuan 7B", describe: llama::baichuan },
+    Architecture { name: "baichuan", models: "Baichuan 7B and 13B", describe: llama::baichuan },
     Architecture { name: "xverse", models: "XVERSE", describe: llama::llama },
+    Architecture { name: "plamo", models: "PLaMo 1", describe: llama::plamo },
     Architecture { name: "arcee", models: "Arcee AFM", describe: dense::arcee },
     Architecture { name: "apertus", models: "Apertus", describe: dense::apertus },
     Architecture { name: "seed_oss", models: "Seed-OSS", describe: dense::seed_oss },
@@ -67,8 +70,10 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gemma", models: "Gemma 1", describe: gemma::gemma },
     Architecture { name: "gemma2", models: "Gemma 2", describe: gemma::gemma2 },
     Architecture { name: "gemma3", models: "Gemma 3 (text)", describe: gemma::gemma3 },
+    Architecture { name: "gemma3n", models: "Gemma 3n (text)", describe: gemma::gemma3n },
     Architecture { name: "phi2", models: "Phi 1, 1.5 and 2", describe: phi::phi2 },
     Architecture { name: "phi3", models: "Phi 3, 3.5 and 4", describe: phi::phi3 },
+    Architecture { name: "phimoe", models: "Phi 3.5 MoE", describe: phi::phimoe },
     Architecture { name: "olmo", models: "OLMo 1", describe: olmo::olmo },
     Architecture { name: "olmo2", models: "OLMo 2 and 3", describe: olmo::olmo2 },
     Architecture { name: "olmoe", models: "OLMoE", describe: olmo::olmoe },
@@ -109,6 +114,11 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "orion", models: "Orion 14B", describe: gpt::orion },
     Architecture { name: "stablelm", models: "StableLM", describe: gpt::stablelm },
     Architecture { name: "falcon", models: "Falcon 7B and 40B", describe: gpt::falcon },
+    Architecture { name: "dbrx", models: "DBRX", describe: dbrx::dbrx },
+    Architecture { name: "bloom", models: "BLOOM", describe: alibi::bloom },
+    Architecture { name: "mpt", models: "MPT", describe: alibi::mpt },
+    Architecture { name: "refact", models: "Refact", describe: alibi::refact },
+    Architecture { name: "jais", models: "JAIS", describe: alibi::jais },
     Architecture { name: "gpt-oss", models: "gpt-oss", describe: gpt_oss::gpt_oss },
 ];
 
@@ -120,6 +130,16 @@ pub const ENCODERS: &[Architecture] = &[
         describe: bert::bert,
     },
     Architecture { name: "nomic-bert", models: "Nomic Embed 1", describe: bert::nomic_bert },
+    Architecture {
+        name: "jina-bert-v2",
+        models: "Jina Embeddings 2",
+        describe: bert::jina_bert_v2,
+    },
+    Architecture {
+        name: "modern-bert",
+        models: "ModernBERT and relatives",
+        describe: bert::modern_bert,
+    },
 ];
 
 /// Families that candle-transformers runs for us, one sequence at a time: names and models.
@@ -157,7 +177,7 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     spec.pooling = match spec.head {
         // Scores come from the first token, whether the file says so or not.
         HeadSpec::Classifier { .. } => Pooling::First,
-        HeadSpec::Logits | HeadSpec::None => keys.pooling()?,
+        HeadSpec::Logits | HeadSpec::None | HeadSpec::Norm => keys.pooling()?,
     };
     let key = keys.key("attention.causal");
     if spec.head == HeadSpec::Logits && metadata.bool(&key)? == Some(false) {
@@ -174,6 +194,11 @@ fn check(spec: &ModelSpec) -> Result<(), ModelError> {
     limit("hidden size", spec.hidden, 1 << 18)?;
     limit("vocabulary size", spec.vocab_size, 1 << 24)?;
     limit("context length", spec.context_len, 1 << 28)?;
+    if let Some(altup) = &spec.altup {
+        limit("residual stream count", altup.streams, 16)?;
+        limit("width of a layer's input", altup.width, 1 << 14)?;
+        limit("rank of the way past attention", altup.rank, 1 << 14)?;
+    }
     for LayerSpec { attn, ffn, .. } in &spec.layers {
         check_attention(spec, attn)?;
         match ffn {
@@ -204,6 +229,9 @@ fn check_attention(spec: &ModelSpec, attn: &AttnSpec) -> Result<(), ModelError> 
             "head count {} is no multiple of kv head count {}",
             attn.heads, attn.kv_heads
         )));
+    }
+    if let Some(chunk) = attn.chunk {
+        limit("chunk of the attention", chunk, 1 << 28)?;
     }
     if let Some(latent) = attn.latent {
         limit("width of a head's still part", latent.still, 4096)?;

@@ -30,14 +30,10 @@ pub(super) fn olmo2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 
 /// OLMo 1: llama with layer norms that have no weights.
 pub(super) fn olmo(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let key = "attention.clamp_kqv";
-    if let Some(limit) = keys.f32(key)?.filter(|limit| *limit > 0.0) {
-        let problem = format!("queries, keys and values clamped to {limit} are not supported");
-        return Err(ModelError::BadKey { key: keys.key(key), problem });
-    }
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.layer_norm()?, rope)?;
     spec.norms_learned = false;
+    keys.clamp(&mut spec)?;
     Ok(spec)
 }
 

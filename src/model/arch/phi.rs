@@ -1,9 +1,11 @@
 //! Phi 2 (attention and feed-forward side by side, layer norm) and Phi 3 and 4 (llama with fused
-//! projections and LongRoPE).
+//! projections and LongRoPE); Phi 3.5 MoE.
 
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{ActSpec, ModelSpec, Norms, RopeStyle};
+use crate::model::spec::{
+    ActSpec, FfnSpec, ModelSpec, MoeScore, MoeSpec, NormKind, NormSpec, Norms, RopeStyle,
+};
 
 pub(super) fn phi2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
@@ -11,6 +13,19 @@ pub(super) fn phi2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     for layer in &mut spec.layers {
         layer.norms = Norms::PARALLEL;
         layer.ffn = layer.ffn.plain(ActSpec::Gelu);
+    }
+    Ok(spec)
+}
+
+/// Phi 3.5 MoE: layer norms, whose epsilon files name after the other kind, and biases.
+pub(super) fn phimoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let norm = NormSpec { kind: NormKind::Layer, ..keys.rms()? };
+    let mut spec = keys.dense(norm, rope)?;
+    for layer in &mut spec.layers {
+        let FfnSpec::Gated { width, .. } = layer.ffn else { continue };
+        let moe = keys.moe(width)?;
+        layer.ffn = FfnSpec::Moe(MoeSpec { score: MoeScore::SparseMixer, normalise: false, ..moe });
     }
     Ok(spec)
 }

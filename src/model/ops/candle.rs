@@ -30,6 +30,8 @@ pub struct CandleOps {
 struct LayerKv {
     k: Tensor, // (slots, kv_heads · head_dim), f16
     v: Tensor, // (slots, kv_heads · value_dim), f16
+    /// Of linear biases by distance.
+    slopes: Option<Tensor>, // (kv_heads, heads / kv_heads, 1, 1)
 }
 
 pub struct CandleLinear {
@@ -128,11 +130,11 @@ impl CandleOps {
             scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
         }
         let scores = scores.reshape((groups, share, rows, keys))?;
-        let scores = match spec.causal {
-            true => scores.broadcast_add(&self.mask(rows, keys, spec.window)?)?,
-            // Encoders have no windows.
-            false => scores,
-        };
+        let mut scores = scores.broadcast_add(&self.mask(rows, keys, spec)?)?;
+        if let Some(slopes) = &kv.slopes {
+            let biases = slopes.broadcast_mul(&self.distances(rows, keys)?)?;
+            scores = scores.broadcast_sub(&biases)?;
+        }
         let weights = match sinks {
             None => candle_nn::ops::softmax(&scores, D::Minus1)?,
             Some(sinks) => {
@@ -148,14 +150,25 @@ impl CandleOps {
     }
 
     /// (rows, keys): 0 where a key is seen, -inf elsewhere; rows are the last positions.
-    fn mask(&self, rows: usize, keys: usize, window: Option<usize>) -> Result<Tensor, ModelError> {
+    fn mask(&self, rows: usize, keys: usize, spec: &AttnSpec) -> Result<Tensor, ModelError> {
         let mut mask = vec![f32::NEG_INFINITY; rows * keys];
         for (row, mask) in mask.chunks_exact_mut(keys).enumerate() {
             let position = keys - rows + row;
-            let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
-            mask[first..=position].fill(0.0);
+            let window = spec.window.unwrap_or(usize::MAX);
+            let chunk = spec.chunk.map_or(0, |chunk| position / chunk * chunk);
+            let first = (position + 1).saturating_sub(window).max(chunk);
+            let last = if spec.causal { position + 1 } else { keys };
+            mask[first..last.min(position.saturating_add(window))].fill(0.0);
         }
         Ok(Tensor::from_vec(mask, (rows, keys), &self.device)?)
+    }
+
+    /// (rows, keys): positions between a row, one of the last, and a key.
+    fn distances(&self, rows: usize, keys: usize) -> Result<Tensor, ModelError> {
+        let of_row =
+            |row: usize| (0..keys).map(move |key| (keys - rows + row).abs_diff(key) as f32);
+        let distances: Vec<f32> = (0..rows).flat_map(of_row).collect();
+        Ok(Tensor::from_vec(distances, (rows, keys), &self.device)?)
     }
 
     fn head_parts(x: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
@@ -259,9 +272,14 @@ impl Ops for CandleOps {
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
         let slots = num_blocks * BLOCK;
         for attn in layers {
+            // What is another layer's takes no room.
+            let slots = if attn.shares_kv.is_some() { 1 } else { slots };
             let pool =
                 |dim: usize| Tensor::zeros((slots, attn.kv_heads * dim), DType::F16, &self.device);
-            self.kv.push(LayerKv { k: pool(attn.head_dim)?, v: pool(attn.value_dim)? });
+            let (k, v) = (pool(attn.head_dim)?, pool(attn.value_dim)?);
+            let shape = (attn.kv_heads, attn.heads / attn.kv_heads, 1, 1);
+            let slopes = attn.slopes().map(|all| Tensor::from_vec(all, shape, &self.device));
+            self.kv.push(LayerKv { k, v, slopes: slopes.transpose()? });
         }
         Ok(())
     }
@@ -324,6 +342,21 @@ impl Ops for CandleOps {
         Ok(out.try_into().expect("one output a weight: this is a bug"))
     }
 
+    fn clamp(&mut self, x: Tensor, limit: f32) -> Result<Tensor, ModelError> {
+        Ok(x.clamp(-limit, limit)?)
+    }
+
+    fn scale_columns(&mut self, x: Tensor, factors: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(x.broadcast_mul(factors)?)
+    }
+
+    fn sparsify(&mut self, x: Tensor, deviations: f32) -> Result<Tensor, ModelError> {
+        let mean = x.mean_keepdim(D::Minus1)?;
+        let centred = x.broadcast_sub(&mean)?;
+        let deviation = centred.sqr()?.mean_keepdim(D::Minus1)?.sqrt()?;
+        Ok(centred.broadcast_sub(&(deviation * f64::from(deviations))?)?.relu()?)
+    }
+
     fn glu_act(&mut self, gate: &Tensor, up: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
         if act == ActSpec::OaiSwiglu {
             let gate = gate.minimum(7.0)?;
@@ -369,13 +402,15 @@ impl Ops for CandleOps {
     fn attention(
         &mut self,
         layer: usize,
-        [q, k, v]: [&Tensor; 3],
+        (q, own): (&Tensor, Option<[&Tensor; 2]>),
         spec: &AttnSpec,
         sinks: Option<&Tensor>,
     ) -> Result<Tensor, ModelError> {
         let kv = &self.kv[layer];
-        self.write(&kv.k, k)?;
-        self.write(&kv.v, v)?;
+        if let Some([k, v]) = own {
+            self.write(&kv.k, k)?;
+            self.write(&kv.v, v)?;
+        }
         let parts = self
             .spans
             .iter()

@@ -12,13 +12,14 @@ use kolosal_kernels::attention::{
 };
 use kolosal_kernels::elementwise;
 use kolosal_kernels::linear::{self, Acts, Packed};
-use kolosal_kernels::memory::{Arena, Floats, HalfPool};
+use kolosal_kernels::memory::{self, Arena, Floats, HalfPool};
 use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{self, GgmlType};
 use kolosal_kernels::rope::{self, RopeHeads, RopeTable};
 use kolosal_kernels::{Activation, Rows, RowsMut};
 
+use super::locking::Locking;
 use super::{Norm, Ops, WeightSource};
 use crate::model::batch::{Batch, Span};
 use crate::model::error::ModelError;
@@ -36,6 +37,8 @@ pub struct CpuOps {
     spans: Vec<Span>,
     scratch: AttnScratch,
     weight_bytes: usize,
+    /// Whether weights are locked in memory, and how that goes.
+    locking: Option<Locking>,
     /// Some matrix is kept in floats, so that inputs are kept in floats too.
     has_float_weights: bool,
 }
@@ -43,6 +46,8 @@ pub struct CpuOps {
 /// The KV of all layers.
 struct KvCache {
     layers: Vec<KvLayout>,
+    /// Of each layer, the slopes of its linear biases.
+    slopes: Vec<Option<Vec<f32>>>,
     halves: HalfPool, // (blocks, block_len), f16
 }
 
@@ -143,14 +148,22 @@ impl CpuOps {
             pool,
             arena: Arena::default(),
             buffers: Buffers::default(),
-            kv: KvCache { layers: Vec::new(), halves: HalfPool::new(0) },
+            kv: KvCache { layers: Vec::new(), slopes: Vec::new(), halves: HalfPool::new(0) },
             positions: Vec::new(),
             slots: Vec::new(),
             spans: Vec::new(),
             scratch: AttnScratch::new(),
             weight_bytes: 0,
+            locking: None,
             has_float_weights: false,
         }
+    }
+
+    /// Locks matrices in memory as they are loaded, as far as the system lets it.
+    #[must_use]
+    pub fn with_locked_weights(mut self) -> Self {
+        self.locking = Some(Locking::default());
+        self
     }
 
     fn pack(&mut self, source: &WeightSource<'_>) -> Result<Arc<Packed>, ModelError> {
@@ -168,6 +181,9 @@ impl CpuOps {
         }
         let packed = Packed::pack_in(&self.arena, ty, n, k, &bytes, &self.pool);
         let packed = packed.map_err(|error| bad(error.to_string()))?;
+        if let Some(locking) = &mut self.locking {
+            locking.take(packed.bytes(), || packed.lock());
+        }
         self.weight_bytes += packed.bytes();
         self.has_float_weights |= packed.is_float();
         Ok(Arc::new(packed))
@@ -203,6 +219,9 @@ impl Ops for CpuOps {
 
     fn load_table(&mut self, source: &WeightSource<'_>) -> Result<CpuTable, ModelError> {
         let bytes = source.bytes.to_vec();
+        if let Some(locking) = &mut self.locking {
+            locking.take(bytes.len(), || memory::lock(&bytes));
+        }
         self.weight_bytes += bytes.len();
         Ok(CpuTable::Raw { ty: source.ty, k: source.k, row_bytes: bytes.len() / source.n, bytes })
     }
@@ -232,8 +251,10 @@ impl Ops for CpuOps {
     }
 
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
+        let slopes = layers.iter().map(|attn| attn.slopes()).collect();
         let shapes = layers.iter().map(|attn| KvShape {
-            kv_heads: attn.kv_heads,
+            // What is another layer's takes no room.
+            kv_heads: if attn.shares_kv.is_some() { 0 } else { attn.kv_heads },
             head_dim_k: attn.head_dim,
             head_dim_v: attn.value_dim,
         });
@@ -243,7 +264,7 @@ impl Ops for CpuOps {
         let len = block_len.checked_mul(num_blocks).ok_or_else(|| {
             ModelError::Limit(format!("{num_blocks} blocks of KV exceed the address space"))
         })?;
-        self.kv = KvCache { layers, halves: HalfPool::new(len) };
+        self.kv = KvCache { layers, slopes, halves: HalfPool::new(len) };
         Ok(())
     }
 
@@ -251,11 +272,21 @@ impl Ops for CpuOps {
         self.weight_bytes
     }
 
+    fn num_regions(&self) -> u64 {
+        self.pool.num_regions()
+    }
+
     fn device(&self) -> String {
         "cpu".to_owned()
     }
 
+    fn warning(&self) -> Option<String> {
+        self.locking.as_ref()?.warning(self.weight_bytes)
+    }
+
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
+        // The caller computes as the pool's first thread.
+        self.pool.bind_caller();
         self.positions.clone_from(&batch.positions);
         self.slots.clone_from(&batch.slots);
         self.spans.clone_from(&batch.spans);
@@ -339,6 +370,34 @@ impl Ops for CpuOps {
         Ok(out)
     }
 
+    fn clamp(&mut self, mut x: CpuTensor, limit: f32) -> Result<CpuTensor, ModelError> {
+        x.data.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+        Ok(x)
+    }
+
+    fn scale_columns(
+        &mut self,
+        mut x: CpuTensor,
+        factors: &Vec<f32>,
+    ) -> Result<CpuTensor, ModelError> {
+        for row in x.data.chunks_exact_mut(factors.len()) {
+            row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+        }
+        Ok(x)
+    }
+
+    fn sparsify(&mut self, mut x: CpuTensor, deviations: f32) -> Result<CpuTensor, ModelError> {
+        let cols = x.cols;
+        for row in x.data.chunks_exact_mut(cols) {
+            let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / cols as f64;
+            let square = |x: &f32| (f64::from(*x) - mean).powi(2);
+            let deviation = (row.iter().map(square).sum::<f64>() / cols as f64).sqrt();
+            let cutoff = (mean + f64::from(deviations) * deviation) as f32;
+            row.iter_mut().for_each(|value| *value = (*value - cutoff).max(0.0));
+        }
+        Ok(x)
+    }
+
     fn glu_act(
         &mut self,
         gate: &CpuTensor,
@@ -358,6 +417,26 @@ impl Ops for CpuOps {
                 self.act(&out)
             }
         }
+    }
+
+    fn gated(
+        &mut self,
+        x: &CpuAct,
+        [gate, up]: [&CpuLinear; 2],
+        act: ActSpec,
+    ) -> Result<CpuAct, ModelError> {
+        if let (None, None, Some(act)) = (&gate.bias, &up.bias, activation(act)) {
+            let input = x.acts.as_ref().expect("acts are present until drop: this is a bug");
+            let mut is_done = false;
+            let out = self.prepared(|acts| {
+                is_done = linear::gated(input, [&gate.packed, &up.packed], act, acts, &self.pool);
+            });
+            if is_done {
+                return Ok(out);
+            }
+        }
+        let [gate, up] = self.linear(x, [gate, up])?;
+        self.glu_act(&gate, &up, act)
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
@@ -401,14 +480,16 @@ impl Ops for CpuOps {
     fn attention(
         &mut self,
         layer: usize,
-        [q, k, v]: [&CpuTensor; 3],
+        (q, kv): (&CpuTensor, Option<[&CpuTensor; 2]>),
         spec: &AttnSpec,
         sinks: Option<&Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
         let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim);
         let layout = self.kv.layers[layer];
-        let kv = KvMut { layout, cache: &mut self.kv.halves };
-        attention::kv_write(kv, k.view(), v.view(), &self.slots, &self.pool);
+        if let Some([k, v]) = kv {
+            let kv = KvMut { layout, cache: &mut self.kv.halves };
+            attention::kv_write(kv, k.view(), v.view(), &self.slots, &self.pool);
+        }
         let spans: Vec<SpanRef<'_>> = self
             .spans
             .iter()
@@ -422,6 +503,8 @@ impl Ops for CpuOps {
             heads: spec.heads,
             scale: spec.scale,
             window: spec.window,
+            chunk: spec.chunk,
+            slopes: self.kv.slopes[layer].as_deref(),
             softcap: spec.softcap,
             sinks: sinks.map(Vec::as_slice),
             causal: spec.causal,

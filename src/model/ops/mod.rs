@@ -3,6 +3,7 @@
 
 pub mod candle;
 pub mod cpu;
+mod locking;
 
 use std::ops::Range;
 
@@ -67,6 +68,14 @@ pub trait Ops: Send + Sized {
     fn weight_bytes(&self) -> usize;
     /// `cpu`, `cuda:0`, `metal:0`.
     fn device(&self) -> String;
+    /// See [`Runner::num_regions`](crate::model::Runner::num_regions).
+    fn num_regions(&self) -> u64 {
+        0
+    }
+    /// What did not go as asked while loading, though all works.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 
     /// Takes positions, slots and spans of the batch that the following calls work on.
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError>;
@@ -95,6 +104,16 @@ pub trait Ops: Send + Sized {
         x: &Self::Act,
         weights: [&Self::Linear; N],
     ) -> Result<[Self::Tensor; N], ModelError>;
+    /// Values brought into `-limit..=limit`.
+    fn clamp(&mut self, x: Self::Tensor, limit: f32) -> Result<Self::Tensor, ModelError>;
+    /// Each column times its own factor.
+    fn scale_columns(
+        &mut self,
+        x: Self::Tensor,
+        factors: &Self::Vector,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// `max(0, x - mean - deviations · σ)`, mean and σ those of the row.
+    fn sparsify(&mut self, x: Self::Tensor, deviations: f32) -> Result<Self::Tensor, ModelError>;
     /// `act(gate) · up`, prepared as an input.
     fn glu_act(
         &mut self,
@@ -102,6 +121,16 @@ pub trait Ops: Send + Sized {
         up: &Self::Tensor,
         act: ActSpec,
     ) -> Result<Self::Act, ModelError>;
+    /// `act(x · gateᵀ + bias) · (x · upᵀ + bias)`, prepared as an input.
+    fn gated(
+        &mut self,
+        x: &Self::Act,
+        gate_and_up: [&Self::Linear; 2],
+        act: ActSpec,
+    ) -> Result<Self::Act, ModelError> {
+        let [gate, up] = self.linear(x, gate_and_up)?;
+        self.glu_act(&gate, &up, act)
+    }
     /// `act(x)`, prepared as an input.
     fn unary_act(&mut self, x: &Self::Tensor, act: ActSpec) -> Result<Self::Act, ModelError>;
     /// The norm over each of `heads` equal parts of a row.
@@ -118,11 +147,12 @@ pub trait Ops: Send + Sized {
         heads: usize,
         rope: &Self::Rope,
     ) -> Result<Self::Tensor, ModelError>;
-    /// Writes `k` and `v` into the layer's pool, then attends: (rows, heads · value_dim).
+    /// Writes keys and values into the layer's pool, unless they are there, then attends with the
+    /// queries: (rows, heads · value_dim).
     fn attention(
         &mut self,
         layer: usize,
-        qkv: [&Self::Tensor; 3],
+        qkv: (&Self::Tensor, Option<[&Self::Tensor; 2]>),
         spec: &AttnSpec,
         sinks: Option<&Self::Vector>,
     ) -> Result<Self::Tensor, ModelError>;

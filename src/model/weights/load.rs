@@ -134,7 +134,11 @@ impl<O: Ops> Loader<'_, O> {
                 Ok(layer)
             })
             .collect::<Result<_, _>>()?;
-        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes })
+        let altup = match &spec.altup {
+            Some(altup) => Some(self.altup(spec, altup)?),
+            None => None,
+        };
+        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes, altup })
     }
 
     fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {
@@ -156,6 +160,10 @@ impl<O: Ops> Loader<'_, O> {
                 (table, Head::Logits { norm: self.norm("output_norm", hidden, spec.norm)?, out })
             }
             HeadSpec::None => (self.ops.load_table(&embd)?, Head::None),
+            HeadSpec::Norm => {
+                let table = self.ops.load_table(&embd)?;
+                (table, Head::Norm(self.norm("output_norm", hidden, spec.norm)?))
+            }
             HeadSpec::Classifier { inner, scores } => {
                 let table = self.ops.load_table(&embd)?;
                 let inner = match inner {
@@ -181,6 +189,13 @@ impl<O: Ops> Loader<'_, O> {
                 let weights = self.latent(index, hidden, attn.heads, (latent, spec.norm))?;
                 (Qkv::Latent(Box::new(weights)), attn.heads * latent.value)
             }
+            None if attn.shares_kv.is_some() => {
+                // Files hold keys and values that nothing reads.
+                let unread = ["attn_k", "attn_v", "attn_k_norm"].map(|part| name(part) + ".weight");
+                self.used.extend(unread);
+                let q = self.linear(&name("attn_q"), attn.heads * attn.head_dim, hidden)?;
+                (Qkv::Queries(q), attn.heads * attn.value_dim)
+            }
             None => (Qkv::Heads(self.qkv(index, hidden, attn)?), attn.heads * attn.value_dim),
         };
         let (q_norm, k_norm) = self.qk_norms(index, attn, spec.norm)?;
@@ -200,6 +215,10 @@ impl<O: Ops> Loader<'_, O> {
             o: self.linear(&name("attn_output"), hidden, o_width)?,
             q_norm,
             k_norm,
+            v_norm: match attn.value_norm {
+                true => Some(self.ones(attn.value_dim, spec.norm)?),
+                false => None,
+            },
             sinks,
             attn_post: self.norm_if(
                 layer.norms.attn_post,
@@ -268,19 +287,22 @@ impl<O: Ops> Loader<'_, O> {
         let (q, k) = match attn.qk_norm {
             QkNorm::None => return Ok((None, None)),
             QkNorm::Plain => {
-                let mut ones = || -> Result<_, ModelError> {
-                    let weight = self.ops.load_vector(vec![1.0; attn.head_dim])?;
-                    Ok(Some(Norm { weight, bias: None, spec: norm }))
-                };
+                let mut ones = || self.ones(attn.head_dim, norm).map(Some);
                 return Ok((ones()?, ones()?));
             }
             QkNorm::PerHead => (attn.head_dim, attn.head_dim),
             QkNorm::Full => (attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim),
         };
-        Ok((
-            Some(self.norm(&format!("blk.{index}.attn_q_norm"), q, norm)?),
-            Some(self.norm(&format!("blk.{index}.attn_k_norm"), k, norm)?),
-        ))
+        let q = self.norm(&format!("blk.{index}.attn_q_norm"), q, norm)?;
+        if attn.shares_kv.is_some() {
+            return Ok((Some(q), None));
+        }
+        Ok((Some(q), Some(self.norm(&format!("blk.{index}.attn_k_norm"), k, norm)?)))
+    }
+
+    /// A norm without weights.
+    fn ones(&mut self, width: usize, spec: NormSpec) -> Result<Norm<O::Vector>, ModelError> {
+        Ok(Norm { weight: self.ops.load_vector(vec![1.0; width])?, bias: None, spec })
     }
 
     fn ffn(&mut self, index: usize, hidden: usize, spec: &FfnSpec) -> Result<Ffn<O>, ModelError> {
@@ -473,7 +495,11 @@ impl<O: Ops> Loader<'_, O> {
     }
 
     /// A tensor of `len` numbers in any type, as f32.
-    fn floats(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+    pub(in crate::model) fn floats(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Vec<f32>, ModelError> {
         let info = self.info(name)?;
         let found: usize = info.shape.iter().product();
         if found != len {

@@ -3,6 +3,7 @@
 mod load;
 mod progress;
 
+use super::altup::AltUp;
 use super::latent::Latent;
 use super::ops::{Norm, Ops};
 
@@ -19,12 +20,14 @@ pub struct Weights<O: Ops> {
     pub layers: Vec<Layer<O>>,
     pub head: Head<O>,
     pub ropes: Vec<O::Rope>,
+    pub altup: Option<AltUp<O>>,
 }
 
 /// See [`HeadSpec`](super::spec::HeadSpec).
 pub enum Head<O: Ops> {
     Logits { norm: Norm<O::Vector>, out: O::Linear },
     None,
+    Norm(Norm<O::Vector>),
     Classifier { inner: Option<O::Linear>, out: O::Linear },
 }
 
@@ -34,6 +37,7 @@ pub struct Layer<O: Ops> {
     pub o: O::Linear,
     pub q_norm: Option<Norm<O::Vector>>,
     pub k_norm: Option<Norm<O::Vector>>,
+    pub v_norm: Option<Norm<O::Vector>>,
     pub sinks: Option<O::Vector>,
     pub attn_post: Option<Norm<O::Vector>>,
     /// On the residual stream after attention.
@@ -48,6 +52,8 @@ pub struct Layer<O: Ops> {
 /// What queries, keys and values are made of.
 pub enum Qkv<O: Ops> {
     Heads([O::Linear; 3]),
+    /// Keys and values are another layer's.
+    Queries(O::Linear),
     Latent(Box<Latent<O>>),
 }
 

@@ -20,6 +20,9 @@ wire_enum! {
         Q5_0 = "q5_0",
         Q5_1 = "q5_1",
         Q8_0 = "q8_0",
+        Q4K = "q4_k",
+        Q5K = "q5_k",
+        Q6K = "q6_k",
     }
 }
 
@@ -31,6 +34,9 @@ impl From<QuantizeType> for Quantize {
             QuantizeType::Q5_0 => Self::Q5_0,
             QuantizeType::Q5_1 => Self::Q5_1,
             QuantizeType::Q8_0 => Self::Q8_0,
+            QuantizeType::Q4K => Self::Q4K,
+            QuantizeType::Q5K => Self::Q5K,
+            QuantizeType::Q6K => Self::Q6K,
         }
     }
 }
@@ -43,10 +49,11 @@ pub(crate) struct LoadingParameters {
     /// Context of one sequence in tokens.
     #[oai(nullable, validator(minimum(value = "1"), maximum(value = "1000000")))]
     pub n_ctx: Option<u32>,
-    /// Tokens kept at the front when a context is shifted; not above `n_ctx`.
+    /// No effect: a context is never shifted; an answer that fills it ends with `length`. Not above
+    /// `n_ctx`.
     #[oai(nullable)]
     pub n_keep: Option<u32>,
-    /// Lock the weights in memory.
+    /// Lock the weights in memory, as far as the system lets the server; false if absent.
     #[oai(nullable)]
     pub use_mlock: Option<bool>,
     /// Map the model file instead of reading it.

@@ -11,9 +11,11 @@ use crate::{
     chat::{
         ExtraFile, Infill,
         generation::{
-            Collected, FinishReason, Finished, GenerationRequest, Output, PromptInput, generate,
+            Collected, FinishReason, Finished, GenerationRequest, Output, PromptInput,
+            TextLogprobs, TokenText, generate,
         },
     },
+    engine::LogprobsOf,
     error::{Error, Result},
     server::{
         AppState,
@@ -21,8 +23,8 @@ use crate::{
         drain::Drain,
         lease::lease_named_or_only,
         openai::{
-            Extras, LogitBias, PromptProgress, Running, SamplingFields, Timings, progress,
-            with_local_fields,
+            Extras, LogitBias, PromptLogprobs, PromptProgress, Running, SamplingFields, Timings,
+            finite, progress, prompt_logprobs, with_local_fields,
         },
         reply::{Answer, Content, Reply},
         schema::{TextOr, optional_objects, wire_enum},
@@ -109,11 +111,6 @@ pub(crate) struct InfillRequest {
 impl InfillRequest {
     fn into_generation(mut self) -> Result<(GenerationRequest, Extras)> {
         let local = self.take_local();
-        if self.n_probs.is_some_and(|count| count > 0) || self.prompt_logprobs.is_some() {
-            let name = if self.prompt_logprobs.is_some() { "prompt_logprobs" } else { "n_probs" };
-            let text = format!("{name}: this route returns no log-probabilities");
-            return Err(Error::invalid(name, text));
-        }
         if self.n_predict.is_some() && self.max_tokens.is_some() {
             let text = "max_tokens is another name of n_predict; send one of them";
             return Err(Error::invalid("max_tokens", text));
@@ -170,6 +167,67 @@ wire_enum! {
     }
 }
 
+/// How likely a token was, and which ones were likeliest in its place.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct TokenProbability {
+    pub id: u32,
+    pub token: String,
+    /// The token's bytes; a token may be a part of a character.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm; without `post_sampling_probs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
+    /// With `post_sampling_probs`, the probability that the token was drawn by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prob: Option<f32>,
+    /// Likeliest first; without `post_sampling_probs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<Vec<TopProbability>>,
+    /// Likeliest first; with `post_sampling_probs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_probs: Option<Vec<TopProbability>>,
+}
+
+/// A token that could have stood there.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct TopProbability {
+    pub id: u32,
+    pub token: String,
+    pub bytes: Vec<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prob: Option<f32>,
+}
+
+fn probabilities(tokens: &[TextLogprobs], of: LogprobsOf) -> Vec<TokenProbability> {
+    let is_drawn = of == LogprobsOf::Draw;
+    let log = |logprob: f32| (!is_drawn).then(|| finite(logprob));
+    let plain = |logprob: f32| is_drawn.then(|| logprob.exp());
+    let top = |(token, logprob): &(TokenText, f32)| TopProbability {
+        id: token.id,
+        token: token.text.clone(),
+        bytes: token.bytes.clone(),
+        logprob: log(*logprob),
+        prob: plain(*logprob),
+    };
+    let token = |token: &TextLogprobs| {
+        let all: Vec<_> = token.top.iter().map(top).collect();
+        let (top_logprobs, top_probs) =
+            if is_drawn { (None, Some(all)) } else { (Some(all), None) };
+        TokenProbability {
+            id: token.token.id,
+            token: token.token.text.clone(),
+            bytes: token.token.bytes.clone(),
+            logprob: token.logprob.and_then(log),
+            prob: token.logprob.and_then(plain),
+            top_logprobs,
+            top_probs,
+        }
+    };
+    tokens.iter().map(token).collect()
+}
+
 /// The text for the gap, or a piece of it.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct InfillAnswer {
@@ -192,6 +250,12 @@ pub(crate) struct InfillAnswer {
     pub tokens_cached: u32,
     /// Always false: a prompt is never cut.
     pub truncated: bool,
+    /// With `n_probs`, one for each token of the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_probabilities: Option<Vec<TokenProbability>>,
+    /// With `prompt_logprobs`: by token id, for each token of the prompt; null for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// At the end; with `timings_per_token` in each piece.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
@@ -207,6 +271,7 @@ impl Event for InfillAnswer {
 
 /// One object, or a stream of pieces.
 #[derive(ResponseContent)]
+#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
 pub(crate) enum InfillBody {
     Full(Json<InfillAnswer>),
     Stream(Events<InfillAnswer>),
@@ -217,6 +282,8 @@ struct Filling {
     model: String,
     running: Running,
     extras: Extras,
+    /// Which probabilities are wanted.
+    probabilities: Option<LogprobsOf>,
     began: Instant,
 }
 
@@ -235,6 +302,8 @@ impl Filling {
             tokens_evaluated: usage.prompt_tokens,
             tokens_cached: usage.cached_tokens,
             truncated: false,
+            completion_probabilities: None,
+            prompt_logprobs: None,
             timings: self.extras.timings.then(|| self.running.timings()),
             prompt_progress: None,
         }
@@ -245,7 +314,9 @@ impl Filling {
         Some(Ok(match output {
             Output::Delta(delta) => {
                 let tokens = if self.extras.tokens { delta.tokens } else { Vec::new() };
-                InfillAnswer { content: delta.text, tokens, ..piece }
+                let all = self.probabilities.map(|of| probabilities(&delta.logprobs, of));
+                let completion_probabilities = all.filter(|all| !all.is_empty());
+                InfillAnswer { content: delta.text, tokens, completion_probabilities, ..piece }
             }
             Output::Finished(Finished { reason, stop_string, .. }) => InfillAnswer {
                 stop: true,
@@ -272,11 +343,13 @@ impl Filling {
     }
 
     async fn whole(self, drain: &Drain) -> Result<InfillAnswer> {
-        let (piece, extras) = (self.piece(), self.extras);
+        let (piece, extras, wanted) = (self.piece(), self.extras, self.probabilities);
         let Collected { mut choices, usage, timings, .. } = self.running.collect(drain).await?;
         let choice =
             choices.pop().ok_or_else(|| Error::internal("the generation had no choice"))?;
         Ok(InfillAnswer {
+            completion_probabilities: wanted.map(|of| probabilities(&choice.logprobs, of)),
+            prompt_logprobs: choice.prompt_logprobs.as_deref().map(prompt_logprobs),
             content: choice.text,
             tokens: if extras.tokens { choice.tokens } else { Vec::new() },
             stop: true,
@@ -312,6 +385,7 @@ impl InfillApi {
         let request = request.0;
         let (model, is_stream) = (request.model.clone(), request.stream.unwrap_or(false));
         let (generation, extras) = request.into_generation()?;
+        let probabilities = generation.logprobs.map(|_| generation.logprobs_of);
         let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
         let generation = tokio::select! {
             biased;
@@ -323,7 +397,7 @@ impl InfillApi {
         }
         let model = model.unwrap_or_else(|| lease.engine.config().name.clone());
         let running = Running { generation, lease };
-        let filling = Filling { model, running, extras, began: Instant::now() };
+        let filling = Filling { model, running, extras, probabilities, began: Instant::now() };
         if is_stream {
             let events = Events::new(filling.pieces(), self.0.drain.clone());
             return Ok(Reply::new(Content(InfillBody::Stream(events))));

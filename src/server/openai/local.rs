@@ -11,7 +11,7 @@ use crate::{
     },
     engine::{
         LogprobsOf, Sampling,
-        sampling::{Dry, MAX_STAGES, Mirostat, MirostatVersion, Stage, Xtc},
+        sampling::{Adaptive, Dry, MAX_STAGES, Mirostat, MirostatVersion, Stage, Xtc},
     },
     error::{Error, Result},
     registry::KeepAlive,
@@ -65,6 +65,13 @@ macro_rules! with_local_fields {
             /// How fast mirostat learns; 0.1 if absent.
             #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
             pub mirostat_eta: Option<f64>,
+            /// Prefer tokens of about this probability, and keep the mean of the chosen ones there, after all
+            /// other samplers; negative or absent: off.
+            #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "1")))]
+            pub adaptive_target: Option<f64>,
+            /// How slowly that mean forgets, up to 0.99; 0.9 if absent.
+            #[oai(nullable, validator(minimum(value = "0"), maximum(value = "0.99")))]
+            pub adaptive_decay: Option<f64>,
             /// The temperature moves by so much around `temperature`, with the entropy; 0: off.
             #[oai(nullable, validator(minimum(value = "0"), maximum(value = "100")))]
             pub dynatemp_range: Option<f64>,
@@ -159,6 +166,8 @@ macro_rules! with_local_fields {
                     mirostat: self.mirostat,
                     mirostat_tau: self.mirostat_tau,
                     mirostat_eta: self.mirostat_eta,
+                    adaptive_target: self.adaptive_target,
+                    adaptive_decay: self.adaptive_decay,
                     dynatemp_range: self.dynatemp_range,
                     dynatemp_exponent: self.dynatemp_exponent,
                     repeat_last_n: self.repeat_last_n,
@@ -205,6 +214,8 @@ pub(crate) struct LocalFields {
     pub mirostat: Option<u32>,
     pub mirostat_tau: Option<f64>,
     pub mirostat_eta: Option<f64>,
+    pub adaptive_target: Option<f64>,
+    pub adaptive_decay: Option<f64>,
     pub dynatemp_range: Option<f64>,
     pub dynatemp_exponent: Option<f64>,
     pub repeat_last_n: Option<i64>,
@@ -300,7 +311,20 @@ impl LocalFields {
             number("dynatemp_exponent", self.dynatemp_exponent, 1.0, 100.0)?;
         sampling.penalty_last_n = last_n("repeat_last_n", self.repeat_last_n)?;
         sampling.min_keep = self.min_keep.unwrap_or(0);
-        sampling.order = self.samplers.take().map(stages).transpose()?;
+        let (order, is_adaptive) = match self.samplers.take() {
+            Some(samplers) => stages(samplers).map(|(order, adaptive)| (Some(order), adaptive))?,
+            None => (None, true),
+        };
+        sampling.order = order;
+        let target = self.adaptive_target.unwrap_or(-1.0);
+        let target = within("adaptive_target", target, -1.0..=1.0)? as f32;
+        let decay =
+            within("adaptive_decay", self.adaptive_decay.unwrap_or(0.9), 0.0..=0.99)? as f32;
+        sampling.adaptive = (is_adaptive && target >= 0.0).then_some(Adaptive { target, decay });
+        if sampling.adaptive.is_some() && sampling.mirostat.is_some() {
+            let text = "adaptive_target and mirostat both choose the token; send one of them";
+            return Err(Error::invalid("adaptive_target", text));
+        }
         Ok(())
     }
 
@@ -409,6 +433,9 @@ pub(crate) fn mirostat(name: &str, version: u32, tau: f32, eta: f32) -> Result<O
     Ok(Some(Mirostat { version, tau, eta }))
 }
 
+/// llama.cpp's name and letter of adaptive-p, which comes last wherever it stands.
+const ADAPTIVE: (&str, &str) = ("adaptivep", "a");
+
 /// llama.cpp's samplers with the letters of its short form.
 const STAGES: &[(&str, char, Stage)] = &[
     ("penalties", 'e', Stage::Penalties),
@@ -426,7 +453,8 @@ const STAGES: &[(&str, char, Stage)] = &[
     ("temp", 't', Stage::Temperature),
 ];
 
-fn stages(samplers: TextOr<String>) -> Result<Vec<Stage>> {
+/// The stages, and whether adaptive-p is among the samplers.
+fn stages(samplers: TextOr<String>) -> Result<(Vec<Stage>, bool)> {
     let (names, are_letters): (Vec<String>, bool) = match samplers {
         TextOr::Text(text) => (text.chars().take(MAX_STAGES + 1).map(String::from).collect(), true),
         TextOr::Items(names) => (names, false),
@@ -435,9 +463,11 @@ fn stages(samplers: TextOr<String>) -> Result<Vec<Stage>> {
         let text = format!("samplers has {} entries, limit {MAX_STAGES}", names.len());
         return Err(Error::invalid("samplers", text));
     }
+    let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
+    let adaptive = if are_letters { ADAPTIVE.1 } else { ADAPTIVE.0 };
+    let is_adaptive = |name: &str| plain(name) == adaptive;
     let stage = |(i, name): (usize, &String)| {
-        let plain: String = name.chars().filter(|c| !matches!(c, '_' | '-')).collect();
-        let plain = plain.to_lowercase();
+        let plain = plain(name);
         let known = STAGES.iter().find(|(long, short, _)| {
             if are_letters { plain.starts_with(*short) } else { plain == *long }
         });
@@ -447,7 +477,9 @@ fn stages(samplers: TextOr<String>) -> Result<Vec<Stage>> {
             Error::invalid(format!("samplers[{i}]"), text)
         })
     };
-    names.iter().enumerate().map(stage).collect()
+    let others = names.iter().enumerate().filter(|(_, name)| !is_adaptive(name));
+    let stages = others.map(stage).collect::<Result<_>>()?;
+    Ok((stages, names.iter().any(|name| is_adaptive(name))))
 }
 
 #[cfg(test)]
@@ -482,6 +514,12 @@ mod tests {
             (LocalFields { dry_penalty_last_n: Some(-2), ..base() }, "dry_penalty_last_n"),
             (LocalFields { repeat_last_n: Some(1 << 40), ..base() }, "repeat_last_n"),
             (LocalFields { mirostat: Some(3), ..base() }, "mirostat"),
+            (LocalFields { adaptive_target: Some(1.5), ..base() }, "adaptive_target"),
+            (LocalFields { adaptive_decay: Some(1.0), ..base() }, "adaptive_decay"),
+            (
+                LocalFields { adaptive_target: Some(0.5), mirostat: Some(2), ..base() },
+                "adaptive_target",
+            ),
             (LocalFields { samplers: names(&["top_k", "infill"]), ..base() }, "samplers[1]"),
             (LocalFields { samplers: Some(TextOr::Text("kz".into())), ..base() }, "samplers[1]"),
             (LocalFields { samplers: names(&["dry"; 40]), ..base() }, "samplers"),
@@ -511,7 +549,11 @@ mod tests {
             ["penalties", "dry", "top_n_sigma", "TOP-K", "typ_p", "topp", "min_p", "xtc", "temp"];
         let names = TextOr::Items(names.map(str::to_owned).to_vec());
         for samplers in [names, TextOr::Text("edskypmxt".to_owned())] {
-            assert_eq!(stages(samplers).expect("known"), all);
+            assert_eq!(stages(samplers).expect("known"), (all.to_vec(), false));
+        }
+        let names = TextOr::Items(vec!["adaptive_p".to_owned(), "top_k".to_owned()]);
+        for samplers in [names, TextOr::Text("ka".to_owned())] {
+            assert_eq!(stages(samplers).expect("known"), (vec![TopK], true));
         }
     }
 }

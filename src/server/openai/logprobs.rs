@@ -111,6 +111,6 @@ impl CompletionLogprobs {
 }
 
 /// JSON has no infinity; OpenAI writes -9999 for what cannot happen.
-fn finite(logprob: f32) -> f32 {
+pub(crate) fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { -9999.0 }
 }

@@ -31,6 +31,7 @@ use poem_openapi::Tags;
 
 pub(crate) use answer::{Running, progress, random_id, unix_time_s};
 pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
+pub(crate) use logprobs::{PromptLogprobs, finite, prompt_logprobs};
 pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
 pub use responses::ResponseLimits;
 pub(crate) use responses::{Caller, InputTokens, ResponseApi, ResponseStore};

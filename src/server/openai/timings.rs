@@ -21,12 +21,19 @@ pub(crate) struct Timings {
     pub predicted_ms: f64,
     pub predicted_per_token_ms: f64,
     pub predicted_per_second: f64,
+    /// Tokens that were guessed and computed ahead, if any were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft_n: Option<u32>,
+    /// Of them, those that were right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft_n_accepted: Option<u32>,
 }
 
 impl Timings {
     pub(crate) fn new(usage: engine::Usage, timings: &engine::Timings) -> Self {
         let prompt_n = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
         let predicted_n = usage.completion_tokens;
+        let drafts = Some(usage.drafts).filter(|drafts| drafts.computed > 0);
         let (prompt_per_token_ms, prompt_per_second) = rates(prompt_n, timings.prefill_ms);
         let (predicted_per_token_ms, predicted_per_second) = rates(predicted_n, timings.decode_ms);
         Self {
@@ -39,6 +46,8 @@ impl Timings {
             predicted_ms: timings.decode_ms,
             predicted_per_token_ms,
             predicted_per_second,
+            draft_n: drafts.map(|drafts| drafts.computed),
+            draft_n_accepted: drafts.map(|drafts| drafts.right),
         }
     }
 }

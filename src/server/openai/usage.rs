@@ -50,8 +50,8 @@ impl Usage {
             completion_tokens_details: CompletionTokensDetails {
                 reasoning_tokens,
                 audio_tokens: 0,
-                accepted_prediction_tokens: usage.accepted_prediction_tokens,
-                rejected_prediction_tokens: usage.rejected_prediction_tokens,
+                accepted_prediction_tokens: usage.drafts.predicted_right,
+                rejected_prediction_tokens: usage.drafts.predicted_wrong,
             },
         }
     }

@@ -49,6 +49,8 @@ async fn parameters_do_what_they_say() {
         (json!({"max_tokens": 2, "samplers": ["temperature", "top_p"], "top_p": 0.5}), "bc"),
         (json!({"max_tokens": 2, "mirostat": 2, "mirostat_tau": 0.1}), "bc"),
         (json!({"max_tokens": 2, "mirostat": 1, "mirostat_tau": 0.1}), "bc"),
+        (json!({"max_tokens": 2, "adaptive_target": 1.0, "adaptive_decay": 0.5}), "bc"),
+        (json!({"max_tokens": 2, "adaptive_target": 1, "samplers": ["min_p", "adaptive_p"]}), "bc"),
         (json!({"max_tokens": 2, "typical_p": 0.5, "top_n_sigma": 2, "min_keep": 1}), "bc"),
         (json!({"max_tokens": 2, "dynatemp_range": 0.5, "top_p": 0.9}), "bc"),
         (json!({"max_tokens": 2, "dry_multiplier": 0.8, "repeat_last_n": 64}), "bc"),
@@ -131,6 +133,9 @@ async fn a_prediction_saves_steps_and_changes_nothing() {
         let answer = ask(&server, CHAT, json!({"prediction": prediction})).await;
         assert_eq!(answer["choices"], plain["choices"]);
         let details = &answer["usage"]["completion_tokens_details"];
+        let timings = &answer["timings"];
+        assert!(timings["draft_n_accepted"].as_u64() >= Some(9), "{timings}");
+        assert!(timings["draft_n"].as_u64() > timings["draft_n_accepted"].as_u64(), "{timings}");
         assert!(details["accepted_prediction_tokens"].as_u64() >= Some(9), "{details}");
         assert!(details["rejected_prediction_tokens"].as_u64() >= Some(1), "{details}");
     }
@@ -166,6 +171,26 @@ async fn gaps_are_filled_in() {
     assert_eq!(text, "hello\n");
     let last = events.last().expect("an end");
     assert_eq!((&last["stop_type"], &last["stopping_word"]), (&json!("word"), &json!("you")));
+    let mut asked = gap.clone();
+    asked["n_probs"] = 2.into();
+    asked["n_predict"] = 2.into();
+    asked["prompt_logprobs"] = 1.into();
+    let answer = ask(&server, "/infill", asked.clone()).await;
+    let tokens = answer["completion_probabilities"].as_array().expect("a list");
+    let first = &tokens[0];
+    assert_eq!((tokens.len(), &first["token"], &first["id"]), (2, &json!("h"), &json!(104)));
+    assert!(first["logprob"].as_f64().is_some_and(|x| x < 0.0 && x > -0.1), "{first}");
+    assert_eq!(first["top_logprobs"].as_array().map(Vec::len), Some(2), "{first}");
+    assert_eq!(first["top_logprobs"][0]["logprob"], first["logprob"]);
+    assert_eq!(answer["prompt_logprobs"].as_array().map(Vec::len), Some(6));
+    asked["post_sampling_probs"] = true.into();
+    asked["stream"] = true.into();
+    asked["prompt_logprobs"] = Value::Null;
+    let pieces = self::events(&server.post("/infill", asked.to_string()).await.text);
+    let lists = pieces.iter().filter_map(|piece| piece["completion_probabilities"].as_array());
+    let drawn: Vec<&Value> = lists.flatten().collect();
+    assert_eq!((drawn.len(), &drawn[0]["prob"]), (2, &json!(1.0)), "the draw was certain");
+    assert!(drawn[0].get("logprob").is_none() && drawn[0]["top_probs"].is_array(), "{}", drawn[0]);
     let generate = json!({"prompt": "ab", "suffix": "c", "stream": false});
     assert_eq!(ask(&server, "/api/generate", generate).await["response"], "hello\nyou");
     let mut hurried = gap;

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kolosal_kernels::pool::Pool;
 use kolosal_server::{
     chat::TextModel,
     engine::{Engine, EngineConfig},
@@ -33,13 +34,15 @@ enum Next {
     Dice,
     /// The step fails.
     Failure,
+    /// A thread that computes it panics.
+    Panic,
 }
 
 /// What follows a token:
 /// - the next letter after a letter, the end after `z`; `a` after a line break, where answers begin;
 /// - the bytes of an accented letter after `!`, of an emoji after `?`;
 /// - a digit after itself, for ever and slowly;
-/// - any of `a` to `d` after `~`; a failure after `#`.
+/// - any of `a` to `d` after `~`; a failure after `#`; a panic after `^`.
 fn next(token: u32) -> Next {
     let Ok(byte) = u8::try_from(token) else { return Next::One(u32::from(b'a')) };
     let following = match byte {
@@ -54,6 +57,7 @@ fn next(token: u32) -> Next {
         b'0'..=b'9' => byte,
         b'~' => return Next::Dice,
         b'#' => return Next::Failure,
+        b'^' => return Next::Panic,
         _ => return Next::One(END),
     };
     Next::One(u32::from(following))
@@ -105,6 +109,9 @@ impl Runner for Alphabet {
             match next(token) {
                 Next::One(next) => logits[next as usize] = 20.0,
                 Next::Dice => logits[usize::from(b'a')..=usize::from(b'd')].fill(20.0),
+                Next::Panic => Pool::new(2).for_each(2, |_, item| {
+                    assert_ne!(item, 1, "a kernel broke");
+                }),
                 Next::Failure => return Err(RunnerError("the device is on fire".to_owned())),
             }
         }
@@ -144,7 +151,8 @@ impl Loader for AlphabetLoader {
             "panic" => panic!("on purpose"),
             _ => return Err(Error::new(Kind::ModelLoading, "this is no alphabet")),
         }
-        let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
+        let config =
+            EngineConfig { name: spec.id.clone(), drafts_always: true, ..EngineConfig::default() };
         let engine = Engine::start(Box::new(Alphabet::new()), config)?;
         let info = ModelInfo {
             architecture: "alphabet".to_owned(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kolosal_server::{
-    chat::{Special, TextModel},
+    chat::{Special, TextModel, TextOptions},
     engine::{Engine, EngineConfig},
     error::Result,
     model::{
@@ -75,6 +75,7 @@ impl Runner for Recital {
 }
 
 /// Loads `TEMPLATE => ANSWER`, where the template writes the same whatever it is given, or `tiny`.
+/// Calls of a template with `FREE` in it are not constrained unless their tools are strict.
 pub(super) struct ScriptLoader;
 
 impl Loader for ScriptLoader {
@@ -95,7 +96,11 @@ impl Loader for ScriptLoader {
             let engine = Engine::start(load_runner(&gguf, &options)?, config)?;
             return Ok(Loaded { engine, text, info });
         };
+        let constrain_tools = !template.contains("FREE");
+        let options = TextOptions { constrain_tools, ..TextOptions::default() };
         let text = byte_text_model(CONTROLS, END, template);
+        let text = Arc::try_unwrap(text).unwrap_or_else(|_| panic!("its only owner"));
+        let text = Arc::new(text.with_options(options));
         let prompt = text.chat_prompt(&kolosal_server::chat::ChatInput {
             messages: vec![serde_json::json!({"role": "user", "content": "x"})],
             ..Default::default()

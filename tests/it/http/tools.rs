@@ -291,6 +291,50 @@ async fn strict_tools_are_followed_in_free_answers() {
 }
 
 #[tokio::test]
+async fn calls_that_a_model_begins_follow_schemas_without_being_strict() {
+    // Blanks that JSON allows are left as they are; the unknown unit is not.
+    let call = "Hm.<tool_call>{ \"name\":\"get_weather\",\n\"arguments\": {\"city\": \"Rome\",\"unit\":\"kelvin\"}}</tool_call>";
+    let mut tools = tools();
+    let odd = json!({"type": "function", "function": {"name": "odd", "parameters": {"not": {}}}});
+    tools.as_array_mut().unwrap().push(odd);
+    let schema = tools[0]["function"]["parameters"].clone();
+    let server = saying("<tool_call>", call).await;
+    for stream in [false, true] {
+        let fields = json!({"tools": tools, "stream": stream, "parallel_tool_calls": false});
+        let message = if stream {
+            assemble(&events(&server.post(CHAT, chat(&fields)).await)).0
+        } else {
+            ask(&server, &fields).await["choices"][0]["message"].clone()
+        };
+        assert_eq!(message["content"], "Hm.");
+        let (name, arguments) = calls(&message).remove(0);
+        assert_eq!((name.as_str(), &arguments["city"]), ("get_weather", &json!("Rome")));
+        assert!(is_valid(&schema, &arguments, &schema), "{arguments}");
+    }
+    // Reasoning is free, may speak of calls, and may be all that there is.
+    for (answer, reasoning, units) in [
+        ("<think>a <tool_call> or not</think>Hm.", "a <tool_call> or not", 1),
+        ("<think>never ends", "never ends", 0),
+    ] {
+        let answer = if units > 0 { format!("{answer}{}", &call[3..]) } else { answer.to_owned() };
+        let server = saying("<tool_call> <think>", &answer).await;
+        let body = ask(&server, &json!({"tools": tools, "parallel_tool_calls": false})).await;
+        let message = &body["choices"][0]["message"];
+        assert_eq!(message["reasoning_content"], reasoning, "{body}");
+        let calls = calls(message);
+        assert_eq!(calls.len(), units, "{body}");
+        assert!(calls.iter().all(|(_, arguments)| is_valid(&schema, arguments, &schema)));
+    }
+    // Formats that are not certain, and engines that are told not to, leave calls alone.
+    for template in ["<tool_call> FREE", "<tool_call> <parameter="] {
+        let server = saying(template, call).await;
+        let body = ask(&server, &json!({"tools": tools})).await;
+        let (_, arguments) = calls(&body["choices"][0]["message"]).remove(0);
+        assert_eq!(arguments["unit"], "kelvin", "{template}");
+    }
+}
+
+#[tokio::test]
 async fn tools_and_results_reach_the_template() {
     let server = Server::scripted();
     let template = "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}\

@@ -1,0 +1,297 @@
+//! Alternating updates (arXiv 2301.13310) as Gemma 3n has them: several residual streams of which a
+//! layer computes one, a low-rank way past attention (LAuReL), and a small input of its own for each
+//! layer. What a layer does to the other streams are weighted sums, whose weights each row computes.
+
+use std::f32::consts::FRAC_1_SQRT_2;
+
+use super::decoder::LayerStep;
+use super::error::ModelError;
+use super::ops::{Norm, Ops};
+use super::spec::{ActSpec, AltUpSpec, ModelSpec, NormSpec};
+use super::weights::{Ffn, Loader};
+
+/// Smallest mean square that a stream is divided by.
+const SQUARE_MIN: f64 = 1e-5;
+
+/// Weights beside those of the layers.
+pub struct AltUp<O: Ops> {
+    spec: AltUpSpec,
+    /// (vocabulary, layers · width): what each layer reads of a token.
+    inputs: O::Table,
+    /// From the embedding to the same.
+    project: O::Linear,
+    project_norm: Norm<O::Vector>,
+    /// From the embedding to each stream but the first.
+    spread: Vec<O::Linear>,
+    /// And back.
+    gather: Vec<O::Linear>,
+    layers: Vec<AltUpLayer<O>>,
+}
+
+/// Weights of one layer.
+struct AltUpLayer<O: Ops> {
+    router_norm: Norm<O::Vector>,
+    router: O::Linear,
+    /// (streams², streams), row-major.
+    predict: Vec<f32>,
+    /// (streams, streams), row-major.
+    correct: Vec<f32>,
+    correct_scale: O::Vector,
+    input_gate: O::Linear,
+    input_project: O::Linear,
+    input_norm: Norm<O::Vector>,
+    laurel: [O::Linear; 2],
+    laurel_norm: Norm<O::Vector>,
+}
+
+/// The stack of layers between the embedding `x` (T, hidden) and the last norm: (T, hidden).
+pub(super) fn run<'a, O: Ops + 'a>(
+    ops: &mut O,
+    altup: &AltUp<O>,
+    (tokens, x): (&[u32], O::Tensor),
+    steps: impl Iterator<Item = LayerStep<'a, O>>,
+) -> Result<O::Tensor, ModelError> {
+    let AltUpSpec { width, .. } = altup.spec;
+    let inputs = altup.layer_inputs(ops, tokens, &x)?;
+    let mut streams = altup.spread(ops, x)?;
+    for (index, (step, weights)) in steps.zip(&altup.layers).enumerate() {
+        let input = ops.part(&inputs, 1, index * width..(index + 1) * width)?;
+        let sparsity = altup.spec.sparsity.get(index).copied().flatten();
+        streams = layer(ops, &step, weights, (streams, &input, sparsity))?;
+    }
+    altup.gather(ops, streams)
+}
+
+impl<O: Ops> AltUp<O> {
+    /// (T, layers · width).
+    fn layer_inputs(
+        &self,
+        ops: &mut O,
+        tokens: &[u32],
+        x: &O::Tensor,
+    ) -> Result<O::Tensor, ModelError> {
+        let scale = (self.spec.width as f32).sqrt() * FRAC_1_SQRT_2;
+        let of_tokens = ops.embed(&self.inputs, tokens, scale)?;
+        let act = ops.act(x)?;
+        let [projected] = ops.linear(&act, [&self.project])?;
+        let scaled = scale_all(ops, &projected, (self.spec.hidden as f32).sqrt().recip())?;
+        let normed = ops.head_norm(scaled, self.layers.len(), &self.project_norm)?;
+        ops.add(of_tokens, &normed, FRAC_1_SQRT_2)
+    }
+
+    /// The streams, all as large as the first, which is `x`.
+    fn spread(&self, ops: &mut O, x: O::Tensor) -> Result<Vec<O::Tensor>, ModelError> {
+        let target = magnitudes(ops, &x, self.spec.hidden)?;
+        let act = ops.act(&x)?;
+        let mut streams = vec![x];
+        for linear in &self.spread {
+            let [stream] = ops.linear(&act, [linear])?;
+            streams.push(as_large(ops, &stream, &target, self.spec.hidden)?);
+        }
+        Ok(streams)
+    }
+
+    /// Their mean, the others brought back.
+    fn gather(&self, ops: &mut O, streams: Vec<O::Tensor>) -> Result<O::Tensor, ModelError> {
+        let target = magnitudes(ops, &streams[0], self.spec.hidden)?;
+        let share = 1.0 / streams.len() as f32;
+        let mut sum = scale_all(ops, &streams[0], share)?;
+        for (linear, stream) in self.gather.iter().zip(&streams[1..]) {
+            let act = ops.act(stream)?;
+            let [stream] = ops.linear(&act, [linear])?;
+            let stream = as_large(ops, &stream, &target, self.spec.hidden)?;
+            sum = ops.add(sum, &stream, share)?;
+        }
+        Ok(sum)
+    }
+}
+
+impl<O: Ops> AltUpLayer<O> {
+    /// For each row `rows` numbers: a matrix (rows, streams) applied to how the row is routed.
+    fn weights(
+        &self,
+        ops: &mut O,
+        x: &O::Tensor,
+        matrix: &[f32],
+        streams: usize,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let act = ops.norm_act(x, &self.router_norm)?;
+        let [routed] = ops.linear(&act, [&self.router])?;
+        let routed = ops.host(routed)?;
+        let dot = |row: &[f32], modes: &[f32]| row.iter().zip(modes).map(|(a, b)| a * b).sum();
+        let of_row = |modes: &[f32]| {
+            let modes: Vec<f32> = modes.iter().map(|mode| mode.tanh()).collect();
+            matrix.chunks_exact(streams).map(|row| dot(row, &modes)).collect()
+        };
+        Ok(routed.chunks_exact(streams).map(of_row).collect())
+    }
+}
+
+/// One layer over all streams.
+fn layer<O: Ops>(
+    ops: &mut O,
+    step: &LayerStep<'_, O>,
+    weights: &AltUpLayer<O>,
+    (streams, input, sparsity): (Vec<O::Tensor>, &O::Tensor, Option<f32>),
+) -> Result<Vec<O::Tensor>, ModelError> {
+    let count = streams.len();
+    let shares = weights.weights(ops, &streams[0], &weights.predict, count)?;
+    let all: Vec<u32> = (0..shares.len() as u32).collect();
+    let mut predicted = Vec::with_capacity(count);
+    for target in 0..count {
+        let mut sum = copy(ops, &streams[target])?;
+        for (source, stream) in streams.iter().enumerate() {
+            let column: Vec<f32> = shares.iter().map(|row| row[target * count + source]).collect();
+            sum = ops.add_rows(sum, &all, &column, stream)?;
+        }
+        predicted.push(sum);
+    }
+    let activated = active(ops, step, weights, (&predicted[0], sparsity))?;
+    let shares = weights.weights(ops, &activated, &weights.correct, count)?;
+    let innovation = ops.add(activated, &predicted[0], -1.0)?;
+    let mut corrected = Vec::with_capacity(count);
+    for (target, stream) in predicted.into_iter().enumerate() {
+        let column: Vec<f32> = shares.iter().map(|row| row[target] + 1.0).collect();
+        corrected.push(ops.add_rows(stream, &all, &column, &innovation)?);
+    }
+    let first = copy(ops, &corrected[0])?;
+    let first = ops.scale_columns(first, &weights.correct_scale)?;
+    let act = ops.act(&first)?;
+    let [gate] = ops.linear(&act, [&weights.input_gate])?;
+    let act = ops.glu_act(&gate, input, ActSpec::Gelu)?;
+    let [own] = ops.linear(&act, [&weights.input_project])?;
+    let own = ops.norm(&own, &weights.input_norm)?;
+    let mut streams = Vec::with_capacity(count);
+    for (index, stream) in corrected.into_iter().enumerate() {
+        streams.push(if index == 0 { stream } else { ops.add(stream, &own, 1.0)? });
+    }
+    Ok(streams)
+}
+
+/// Attention beside LAuReL, then the feed-forward part: what becomes of the stream that is computed.
+fn active<O: Ops>(
+    ops: &mut O,
+    step: &LayerStep<'_, O>,
+    weights: &AltUpLayer<O>,
+    (x, sparsity): (&O::Tensor, Option<f32>),
+) -> Result<O::Tensor, ModelError> {
+    let missing = || ModelError::Limit("a layer of alternating updates lacks a part".to_owned());
+    let (layer, spec) = (step.layer, step.spec);
+    let normed = ops.norm(x, layer.attn_norm.as_ref().ok_or_else(missing)?)?;
+    let act = ops.act(&normed)?;
+    let [low] = ops.linear(&act, [&weights.laurel[0]])?;
+    let low = ops.act(&low)?;
+    let [laurel] = ops.linear(&low, [&weights.laurel[1]])?;
+    let laurel = ops.norm(&laurel, &weights.laurel_norm)?;
+    let attn = step.attention(ops, &act)?;
+    let mut sum = ops.add(attn, x, 1.0)?;
+    sum = ops.add(sum, &normed, 1.0)?;
+    sum = ops.add(sum, &laurel, 1.0)?;
+    let x = scale_all(ops, &sum, FRAC_1_SQRT_2)?;
+    let (Ffn::Gated(ffn), super::spec::FfnSpec::Gated { act, .. }) = (&layer.ffn, &spec.ffn) else {
+        return Err(missing());
+    };
+    let input = ops.norm_act(&x, layer.ffn_norm.as_ref().ok_or_else(missing)?)?;
+    let [mut gate, up] = ops.linear(&input, [&ffn.gate, &ffn.up])?;
+    if let Some(deviations) = sparsity {
+        gate = ops.sparsify(gate, deviations)?;
+    }
+    let hidden = ops.glu_act(&gate, &up, *act)?;
+    let [out] = ops.linear(&hidden, [&ffn.down])?;
+    let out = ops.norm(&out, layer.ffn_post.as_ref().ok_or_else(missing)?)?;
+    ops.add(x, &out, 1.0)
+}
+
+fn copy<O: Ops>(ops: &mut O, x: &O::Tensor) -> Result<O::Tensor, ModelError> {
+    scale_all(ops, x, 1.0)
+}
+
+fn scale_all<O: Ops>(ops: &mut O, x: &O::Tensor, scale: f32) -> Result<O::Tensor, ModelError> {
+    let zeros = ops.zeros_like(x)?;
+    ops.add(zeros, x, scale)
+}
+
+/// Root mean squares of the rows.
+fn magnitudes<O: Ops>(ops: &mut O, x: &O::Tensor, hidden: usize) -> Result<Vec<f64>, ModelError> {
+    let values = copy(ops, x)?;
+    let values = ops.host(values)?;
+    let square = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+    let all = values.chunks_exact(hidden).map(|row| (square(row) / hidden as f64).sqrt());
+    let all = all.collect();
+    ops.recycle(values);
+    Ok(all)
+}
+
+/// `x` with the magnitudes `target`.
+fn as_large<O: Ops>(
+    ops: &mut O,
+    x: &O::Tensor,
+    target: &[f64],
+    hidden: usize,
+) -> Result<O::Tensor, ModelError> {
+    let own = magnitudes(ops, x, hidden)?;
+    let factor = |(target, own): (&f64, f64)| (target / own.max(SQUARE_MIN.sqrt())) as f32;
+    let factors: Vec<f32> = target.iter().zip(own).map(factor).collect();
+    let all: Vec<u32> = (0..factors.len() as u32).collect();
+    let zeros = ops.zeros_like(x)?;
+    ops.add_rows(zeros, &all, &factors, x)
+}
+
+impl<O: Ops> Loader<'_, O> {
+    pub(super) fn altup(
+        &mut self,
+        model: &ModelSpec,
+        spec: &AltUpSpec,
+    ) -> Result<AltUp<O>, ModelError> {
+        let (hidden, layers) = (model.hidden, model.layers.len());
+        let all = layers * spec.width;
+        let inputs = self.source("per_layer_token_embd.weight", &[model.vocab_size, all])?;
+        let layers = (0..layers)
+            .map(|index| self.altup_layer(index, hidden, (spec, model.norm)))
+            .collect::<Result<_, _>>()?;
+        let others = spec.streams - 1;
+        Ok(AltUp {
+            spec: spec.clone(),
+            inputs: self.ops.load_table(&inputs)?,
+            project: self.linear("per_layer_model_proj", all, hidden)?,
+            project_norm: self.norm("per_layer_proj_norm", spec.width, model.norm)?,
+            spread: self.experts("altup_proj", others, hidden, hidden)?,
+            gather: self.experts("altup_unembd_proj", others, hidden, hidden)?,
+            layers,
+        })
+    }
+
+    fn altup_layer(
+        &mut self,
+        index: usize,
+        hidden: usize,
+        (spec, norm): (&AltUpSpec, NormSpec),
+    ) -> Result<AltUpLayer<O>, ModelError> {
+        let name = |part: &str| format!("blk.{index}.{part}");
+        let weight = |part: &str| format!("blk.{index}.{part}.weight");
+        let streams = spec.streams;
+        // Routers see their input divided by its width.
+        let mut router_norm = self.floats(&weight("altup_router_norm"), hidden)?;
+        router_norm.iter_mut().for_each(|value| *value /= hidden as f32);
+        let correct_scale = self.floats(&weight("altup_correct_scale"), hidden)?;
+        Ok(AltUpLayer {
+            router_norm: Norm {
+                weight: self.ops.load_vector(router_norm)?,
+                bias: None,
+                spec: norm,
+            },
+            router: self.linear(&name("altup_router"), streams, hidden)?,
+            predict: self.floats(&weight("altup_predict_coef"), streams * streams * streams)?,
+            correct: self.floats(&weight("altup_correct_coef"), streams * streams)?,
+            correct_scale: self.ops.load_vector(correct_scale)?,
+            input_gate: self.linear(&name("inp_gate"), spec.width, hidden)?,
+            input_project: self.linear(&name("proj"), hidden, spec.width)?,
+            input_norm: self.norm(&name("post_norm"), hidden, norm)?,
+            laurel: [
+                self.linear(&name("laurel_l"), spec.rank, hidden)?,
+                self.linear(&name("laurel_r"), hidden, spec.rank)?,
+            ],
+            laurel_norm: self.norm(&name("laurel_post_norm"), hidden, norm)?,
+        })
+    }
+}

@@ -1,0 +1,18 @@
+//! DBRX: layer norms, clamped queries, keys and values, a mixture in every layer.
+
+use super::keys::Keys;
+use crate::model::error::ModelError;
+use crate::model::spec::{FfnSpec, ModelSpec, Norms, RopeStyle};
+
+pub(super) fn dbrx(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
+    let mut spec = keys.dense(keys.layer_norm()?, rope)?;
+    keys.clamp(&mut spec)?;
+    for layer in &mut spec.layers {
+        layer.norms = Norms { ffn: Some("attn_output_norm"), ..Norms::PRE };
+        if let FfnSpec::Gated { width, .. } = layer.ffn {
+            layer.ffn = FfnSpec::Moe(keys.moe(width)?);
+        }
+    }
+    Ok(spec)
+}

@@ -1,0 +1,106 @@
+//! What the document says of a path: its methods, and the query parameters that they have.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use poem::{Request, http::Method};
+use serde_json::Value;
+
+use super::spec::openapi_json;
+use crate::error::{Error, Result};
+
+/// A query parameter that asks for nothing here: by `beta=true`, Anthropic's SDKs say that a type of
+/// theirs may change. They send it to these paths and those below.
+const TOLERATED: (&str, [&str; 2]) = ("beta", ["/messages", "/models"]);
+/// Of a name, characters that an error repeats.
+const NAME_CHARS_MAX: usize = 64;
+
+/// One path of the document.
+struct Operations {
+    /// Segments; those that begin with `{` are parameters.
+    path: Vec<String>,
+    /// Methods in capitals with the names of their query parameters, unless any will do.
+    methods: BTreeMap<String, Vec<String>>,
+    /// For the header `Allow`.
+    allow: String,
+}
+
+/// Methods of a path, for `Allow`; `None` for a path that the document does not have.
+#[must_use]
+pub(crate) fn allowed_methods(path: &str) -> Option<String> {
+    find(path).map(|operations| operations.allow.clone())
+}
+
+/// Refuses query parameters that the operation does not have. What the document does not have, pages
+/// and routes of others, takes any.
+///
+/// # Errors
+/// A parameter that is unknown or comes twice, or a query that is none.
+pub(crate) fn check_query(request: &Request) -> Result<()> {
+    let uri = request.uri();
+    let Some(query) = uri.query().filter(|query| !query.is_empty()) else { return Ok(()) };
+    let Some(operations) = find(uri.path()) else { return Ok(()) };
+    let method = if request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
+    let Some(known) = operations.methods.get(method) else { return Ok(()) };
+    let pairs: Vec<(String, String)> = request.params().map_err(|error| {
+        Error::invalid("query", format!("query {query:?} cannot be read: {error}"))
+    })?;
+    let is_tolerated = |name: &str| {
+        name == TOLERATED.0 && TOLERATED.1.iter().any(|start| uri.path().starts_with(start))
+    };
+    for (index, (name, _)) in pairs.iter().enumerate() {
+        let shown: String = name.chars().take(NAME_CHARS_MAX).collect();
+        if !known.contains(name) && !is_tolerated(name) {
+            let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let text = format!("query parameter {shown:?} is unknown here; there is {takes}");
+            return Err(Error::invalid(shown, text));
+        }
+        if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
+            let text = format!("query parameter {shown:?} comes twice");
+            return Err(Error::invalid(shown, text));
+        }
+    }
+    Ok(())
+}
+
+fn find(path: &str) -> Option<&'static Operations> {
+    static TABLE: LazyLock<Vec<Operations>> = LazyLock::new(table);
+    let segments: Vec<_> = path.split('/').collect();
+    let fits = |operations: &&Operations| {
+        let template = &operations.path;
+        template.len() == segments.len()
+            && template.iter().zip(&segments).all(|(t, s)| t.starts_with('{') || t == s)
+    };
+    TABLE.iter().find(fits)
+}
+
+fn table() -> Vec<Operations> {
+    let document: Value = serde_json::from_str(openapi_json()).unwrap_or_default();
+    let paths = document["paths"].as_object().cloned().unwrap_or_default();
+    let documented = paths.into_iter().map(|(path, operations)| {
+        let operations = operations.as_object().into_iter().flatten();
+        let methods = operations
+            .map(|(method, operation)| (method.to_uppercase(), Some(query_names(operation))));
+        (path, methods.collect::<Vec<_>>())
+    });
+    let page = || vec![("GET".to_owned(), None)];
+    let pages = ["/", "/docs", "/openapi.json"].map(|path| (path.to_owned(), page()));
+    documented.chain(pages).map(|(path, methods)| operations(&path, methods)).collect()
+}
+
+fn operations(path: &str, methods: Vec<(String, Option<Vec<String>>)>) -> Operations {
+    let mut allow: Vec<_> = methods.iter().map(|(method, _)| method.as_str()).collect();
+    if allow.contains(&"GET") {
+        allow.push("HEAD");
+    }
+    allow.push("OPTIONS");
+    let allow = allow.join(", ");
+    let path = path.split('/').map(str::to_owned).collect();
+    let known = methods.into_iter().filter_map(|(method, names)| Some((method, names?)));
+    Operations { path, methods: known.collect(), allow }
+}
+
+fn query_names(operation: &Value) -> Vec<String> {
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    let names = parameters.filter(|parameter| parameter["in"] == "query");
+    names.filter_map(|parameter| Some(parameter["name"].as_str()?.to_owned())).collect()
+}
