@@ -306,6 +306,8 @@ impl Step {
                 window: None,
                 softcap: None,
                 sinks: None,
+                slopes: None,
+                chunk: None,
             };
             let (kv, q) = (Kv { layout, cache }, Rows::new(q, rows, wide));
             let input = AttnInput { q, kv, spans: &spans, params };
