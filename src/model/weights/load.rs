@@ -12,6 +12,7 @@ use crate::model::spec::{
     AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
 };
 
+use super::progress::Progress;
 use super::{Ffn, Gated, Head, Layer, Moe, Qkv, Weights};
 
 /// Tensors that files carry and inference does not need.
@@ -122,11 +123,16 @@ impl<O: Ops> Loader<'_, O> {
                 self.ops.load_rope(rope, factors.as_deref(), context_len)
             })
             .collect::<Result<_, _>>()?;
+        let mut progress = Progress::new(spec.layers.len());
         let layers = spec
             .layers
             .iter()
             .enumerate()
-            .map(|(index, layer)| self.layer(spec, index, layer))
+            .map(|(index, layer)| -> Result<_, ModelError> {
+                let layer = self.layer(spec, index, layer)?;
+                progress.loaded(index);
+                Ok(layer)
+            })
             .collect::<Result<_, _>>()?;
         let altup = match &spec.altup {
             Some(altup) => Some(self.altup(spec, altup)?),

@@ -1,6 +1,7 @@
 //! Weights of a model, found by their GGUF names and checked against the spec.
 
 mod load;
+mod progress;
 
 use super::altup::AltUp;
 use super::latent::Latent;
