@@ -405,7 +405,7 @@ impl Ops for CpuOps {
             }
             None => {
                 let mut out = self.buffers.tensor(gate.rows, gate.cols);
-                rows::oai_swiglu(&gate.data, &up.data, &mut out.data);
+                oai_swiglu(&gate.data, &up.data, &mut out.data);
                 self.act(&out)
             }
         }

@@ -1,13 +1,5 @@
 //! Element-wise operations of few models, for which no kernel is worth its while.
 
-/// See [`ActSpec::OaiSwiglu`](crate::model::spec::ActSpec::OaiSwiglu).
-pub(super) fn oai_swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((&gate, &up), out) in gate.iter().zip(up).zip(out) {
-        let gate = gate.min(7.0);
-        *out = gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0);
-    }
-}
-
 /// Of each row, what lies so many deviations above its mean.
 pub(super) fn sparsify(values: &mut [f32], cols: usize, deviations: f32) {
     for row in values.chunks_exact_mut(cols) {
