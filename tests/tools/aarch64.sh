@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The kernels' tests for AArch64 on an x86-64 machine: with Debian's cross compiler and qemu, which
-# are unpacked below target/aarch64 and not installed. Arguments go to the test program.
+# are unpacked below target/aarch64 and not installed. Arguments go to the test program. Exits with 77
+# where these packages cannot be had.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/../.." && pwd)"
 target="${CARGO_TARGET_DIR:-$root/target}"
@@ -24,7 +25,7 @@ export APT_CONFIG="$work/apt.conf"
 # The first package that $1 depends on whose name starts with $2.
 needs() { apt-cache depends "$1" | grep -oE "$2[0-9][0-9.]*" | head -n 1; }
 
-if ! [[ -e "$work/unpacked" ]]; then
+fetch() {
     apt-get update -qq
     std="$(needs libstd-rust-web-dev:arm64 libstd-rust-web-)"
     gcc="$(needs gcc-$cross gcc-)"
@@ -37,6 +38,11 @@ if ! [[ -e "$work/unpacked" ]]; then
     for package in *.deb; do dpkg -x "$package" "$work/tree"; done
     rm -f ./*.deb
     touch "$work/unpacked"
+}
+# In the background, where a failure ends the function and not the script: 77 says that there are no tools.
+if ! [[ -e "$work/unpacked" ]]; then
+    fetch &
+    wait $! || { echo "the tools for AArch64 cannot be had here" && exit 77; }
 fi
 cd "$root"
 gcc="$(basename "$work"/tree/usr/bin/$cross-gcc-[0-9]*)"

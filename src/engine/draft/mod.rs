@@ -4,7 +4,7 @@
 //! A step computes guessed tokens behind the pending one and keeps what the sampler would have chosen
 //! anyway, so a wrong guess costs rows and never changes the output. Every sequence is guessed at
 //! every step, and the guess compared with what is then chosen, whether it was computed or not: the
-//! [`odds`] of guesses are learned for nothing. What a further row [`cost`]s is learned from the steps.
+//! `odds` of guesses are learned for nothing. What a further row `cost`s is learned from the steps.
 //! A guess is computed as far as the step then gives more useful rows for its time.
 
 mod chains;
