@@ -63,13 +63,14 @@ def llama(args, model):
 
 
 def candle(args, model):
+    """One sequence: its llama cannot take several ("input tensor is not contiguous")."""
     return named(lines(run([args.candle, model, "--prompt", args.prompt, "--generate", args.generate,
-                            "--batch", batches(args), "--threads", args.threads])))
+                            "--batch", "1", "--threads", args.threads])))
 
 
 def mistralrs(args, model):
     return named(lines(run([args.mistralrs, HERE / "mistralrs_bench.py", "-t", args.threads, "-p", args.prompt,
-                            "-n", args.generate, "-b", batches(args), model.resolve()])))
+                            "-n", args.generate, model.resolve()])))
 
 
 PEERS = {"llama.cpp": ("llama", llama), "candle": ("candle", candle), "mistral.rs": ("mistralrs", mistralrs)}

@@ -5,22 +5,19 @@
     benches/mistralrs_bench.py MODEL.gguf
 
 Prints a JSON line for each test, with the names of `kolosal bench --json`. The package tells the
-time of a prompt and of what was generated apart; several sequences are requests that begin
-together, timed as a whole, their short prompts included.
+time of a prompt and of what was generated apart. One sequence alone: a runner of the package takes
+no second request from another thread ("Already borrowed").
 """
 
 import argparse
 import json
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("-t", "--threads", type=int, default=2)
 parser.add_argument("-p", "--prompt", type=int, default=512)
 parser.add_argument("-n", "--generate", type=int, default=64)
-parser.add_argument("-b", "--batch", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4, 8, 16])
 parser.add_argument("model", type=Path)
 args = parser.parse_args()
 os.environ["RAYON_NUM_THREADS"] = str(args.threads)
@@ -41,19 +38,12 @@ def report(test, tok_s):
 
 def main():
     which = Which.GGUF(quantized_model_id=str(args.model.parent), quantized_filename=args.model.name)
-    runner = Runner(which=which, prefix_cache_n=0, max_seqs=max(args.batch))
+    runner = Runner(which=which, prefix_cache_n=0)
     complete(runner, 16, 4)
     usage = complete(runner, args.prompt, 1)
     report(f"pp{args.prompt}", usage.prompt_tokens / usage.total_prompt_time_sec)
-    for batch in args.batch:
-        start = time.monotonic()
-        with ThreadPoolExecutor(batch) as pool:
-            usages = list(pool.map(lambda _: complete(runner, 16, args.generate), range(batch)))
-        if batch == 1:
-            report(f"tg{args.generate}@b1", usages[0].avg_compl_tok_per_sec)
-        else:
-            report(f"tg{args.generate}@b{batch}",
-                   sum(usage.completion_tokens for usage in usages) / (time.monotonic() - start))
+    usage = complete(runner, 16, args.generate)
+    report(f"tg{args.generate}@b1", usage.avg_compl_tok_per_sec)
 
 
 if __name__ == "__main__":
