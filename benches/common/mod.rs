@@ -17,7 +17,7 @@ mod tiny;
 pub struct Options(HashMap<String, String>);
 
 impl Options {
-    /// Ends the program when an option is not among `known`.
+    /// Ends the program with the list of options when one is not among `known`.
     pub fn read(known: &[&str]) -> Self {
         let mut given = HashMap::new();
         let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -25,7 +25,10 @@ impl Options {
             let name = name.trim_start_matches("--").to_owned();
             let value = args.next();
             let (true, Some(value)) = (known.contains(&name.as_str()), value) else {
-                panic!("--{name}: expected one of {known:?} with a value");
+                for name in known {
+                    println!("--{name} VALUE");
+                }
+                std::process::exit(if name == "help" { 0 } else { 2 });
             };
             given.insert(name, value);
         }
