@@ -50,23 +50,18 @@ fn load(args: &Args) -> Result<(Forward, usize)> {
         .get("token_embd.weight")
         .and_then(|info| info.shape.dims().first().copied())
         .ok_or("no token_embd.weight")?;
+    // The models share method names and no trait.
+    macro_rules! forward {
+        ($module:ident) => {{
+            let mut model = $module::ModelWeights::from_gguf(content, &mut file, &device)?;
+            Box::new(move |tokens: &Tensor, start| model.forward(tokens, start))
+        }};
+    }
     let forward: Forward = match architecture.as_str() {
-        "llama" => {
-            let mut model = quantized_llama::ModelWeights::from_gguf(content, &mut file, &device)?;
-            Box::new(move |tokens, start| model.forward(tokens, start))
-        }
-        "gemma3" => {
-            let mut model = quantized_gemma3::ModelWeights::from_gguf(content, &mut file, &device)?;
-            Box::new(move |tokens, start| model.forward(tokens, start))
-        }
-        "qwen2" => {
-            let mut model = quantized_qwen2::ModelWeights::from_gguf(content, &mut file, &device)?;
-            Box::new(move |tokens, start| model.forward(tokens, start))
-        }
-        "qwen3" => {
-            let mut model = quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &device)?;
-            Box::new(move |tokens, start| model.forward(tokens, start))
-        }
+        "llama" => forward!(quantized_llama),
+        "gemma3" => forward!(quantized_gemma3),
+        "qwen2" => forward!(quantized_qwen2),
+        "qwen3" => forward!(quantized_qwen3),
         other => return Err(format!("no model for {other} here").into()),
     };
     Ok((forward, vocab_size))

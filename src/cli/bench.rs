@@ -115,14 +115,10 @@ pub(super) fn run(app: &App, args: &BenchArgs) -> Outcome {
             timings.push(measure(opened.runner.as_mut(), *test, args.depth)?);
         }
     }
-    let reports: Vec<Report> = tests
-        .iter()
-        .zip(&timings)
-        .map(|(test, timings)| Report {
-            depth: args.depth,
-            ..report(&opened, *test, timings, roofline)
-        })
-        .collect();
+    let conditions = Conditions { opened: &opened, depth: args.depth, roofline };
+    let measured = tests.iter().zip(&timings);
+    let reports: Vec<Report> =
+        measured.map(|(test, timings)| conditions.report(*test, timings)).collect();
     print(app, &reports)
 }
 
@@ -199,35 +195,46 @@ impl Tokens {
     }
 }
 
-fn report(opened: &Opened, test: Test, timings: &[Timing], roofline: Option<Roofline>) -> Report {
-    let spec = opened.runner.spec();
-    let rates = timings.iter().map(|timing| timing.tokens as f64 / timing.seconds);
-    let mut sorted = timings.to_vec();
-    sorted.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    let median = sorted[sorted.len() / 2];
-    let operations = 2.0
-        * (opened.work.body as f64 * median.tokens as f64
-            + opened.work.head as f64 * median.logit_rows as f64);
-    let bytes_s =
-        spec.weight_bytes as f64 * opened.work.part_read * median.steps as f64 / median.seconds;
-    let regions = median.regions as f64 / median.steps.max(1) as f64;
-    let dispatch = |roofline: Roofline| roofline.region * median.regions as f64 / median.seconds;
-    Report {
-        test: test.name(),
-        batch: test.batch(),
-        tok_s: round(median.tokens as f64 / median.seconds),
-        tok_s_all: rates.map(round).collect(),
-        gb_s: round(bytes_s / 1e9),
-        gop_s: round(operations / median.seconds / 1e9),
-        bandwidth_gb_s: roofline.map(|roofline| round(roofline.bandwidth / 1e9)),
-        bandwidth_part: roofline.map(|roofline| fine(bytes_s / roofline.bandwidth)),
-        regions: roofline.map(|_| round(regions)),
-        dispatch_part: roofline.map(|roofline| fine(dispatch(roofline))),
-        model: opened.name.clone(),
-        threads: opened.threads,
-        depth: 0,
-        device: spec.device.clone(),
-        weight_bytes: spec.weight_bytes,
+/// Under which all tests ran.
+struct Conditions<'a> {
+    opened: &'a Opened,
+    depth: usize,
+    roofline: Option<Roofline>,
+}
+
+impl Conditions<'_> {
+    fn report(&self, test: Test, timings: &[Timing]) -> Report {
+        let Self { opened, depth, roofline } = *self;
+        let spec = opened.runner.spec();
+        let rates = timings.iter().map(|timing| timing.tokens as f64 / timing.seconds);
+        let mut sorted = timings.to_vec();
+        sorted.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let median = sorted[sorted.len() / 2];
+        let operations = 2.0
+            * (opened.work.body as f64 * median.tokens as f64
+                + opened.work.head as f64 * median.logit_rows as f64);
+        let bytes_s =
+            spec.weight_bytes as f64 * opened.work.part_read * median.steps as f64 / median.seconds;
+        let regions = median.regions as f64 / median.steps.max(1) as f64;
+        let dispatch =
+            |roofline: Roofline| roofline.region * median.regions as f64 / median.seconds;
+        Report {
+            test: test.name(),
+            batch: test.batch(),
+            tok_s: round(median.tokens as f64 / median.seconds),
+            tok_s_all: rates.map(round).collect(),
+            gb_s: round(bytes_s / 1e9),
+            gop_s: round(operations / median.seconds / 1e9),
+            bandwidth_gb_s: roofline.map(|roofline| round(roofline.bandwidth / 1e9)),
+            bandwidth_part: roofline.map(|roofline| fine(bytes_s / roofline.bandwidth)),
+            regions: roofline.map(|_| round(regions)),
+            dispatch_part: roofline.map(|roofline| fine(dispatch(roofline))),
+            model: opened.name.clone(),
+            threads: opened.threads,
+            depth,
+            device: spec.device.clone(),
+            weight_bytes: spec.weight_bytes,
+        }
     }
 }
 
