@@ -24,4 +24,5 @@ pub mod model;
 pub mod registry;
 pub mod server;
 pub mod shutdown;
+pub mod sink;
 pub mod trace;

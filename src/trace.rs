@@ -1,18 +1,21 @@
 //! Logging: one subscriber for the process, lines to stderr or a file, text or JSON.
 //!
-//! Lines are written whole under a lock, so threads never tear each other's. Prompts and answers are
-//! never logged; code that logs a request logs its id, its counts and its times.
+//! Lines are handed over whole to a thread that writes them, so that neither a slow reader nor one that
+//! has left is noticed by who logs. Prompts and answers are never logged; code that logs a request logs
+//! its id, its counts and its times.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{LogFormat, LoggingConfig};
+use crate::sink::{self, Sink};
 
 /// Silences the lines that `server` writes for each request.
 const ACCESS_LOG_OFF: &str = "kolosal_server::access=off";
@@ -25,6 +28,12 @@ pub enum TraceError {
     #[error("logging.file: {path}: {reason}")]
     File { path: String, reason: io::Error },
 }
+
+/// How long the end of the process waits for its last lines.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The log's file, if it has one.
+static FILE: OnceLock<Sink> = OnceLock::new();
 
 /// Installs the process's subscriber. A second call changes nothing.
 ///
@@ -70,11 +79,34 @@ fn filter(level: &str) -> Result<EnvFilter, TraceError> {
 }
 
 fn writer(config: &LoggingConfig) -> Result<BoxMakeWriter, TraceError> {
-    let Some(path) = &config.file else { return Ok(BoxMakeWriter::new(io::stderr)) };
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let file =
-        file.map_err(|reason| TraceError::File { path: path.display().to_string(), reason })?;
-    Ok(BoxMakeWriter::new(Mutex::new(file)))
+    let sink = match &config.file {
+        None => sink::stderr().cloned(),
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            let sink = file.and_then(|file| Sink::start("file", file));
+            let sink = sink
+                .map_err(|reason| TraceError::File { path: path.display().to_string(), reason })?;
+            Some(FILE.get_or_init(|| sink).clone())
+        }
+    };
+    // A system without a thread left still gets its lines.
+    let Some(sink) = sink else { return Ok(BoxMakeWriter::new(io::stderr)) };
+    if config.format == LogFormat::Json {
+        sink.set_json();
+    }
+    Ok(BoxMakeWriter::new(move || sink.clone()))
+}
+
+/// Waits for the last lines, but not for long: nobody may read them.
+pub fn flush() {
+    for sink in [sink::stderr(), FILE.get()].into_iter().flatten() {
+        sink.flush_within(LAST_WORDS);
+    }
+}
+
+/// Has panics logged as everything else is: the standard hook waits for whoever reads standard error.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
 }
 
 #[cfg(test)]

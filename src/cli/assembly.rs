@@ -1,6 +1,6 @@
 //! Puts the house together: hub, loader and registry as the configuration says.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
 use crate::model::Quantize;
 use crate::registry::load::{GgufLoader, Locate};
 use crate::registry::{EngineSpec, LoadParams, NativeBackend, RegistryConfig};
+use crate::sink;
 
 /// Who names the models that a hub fetches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +48,11 @@ pub(super) fn hub(config: &Config, caller: Caller) -> Result<Hub> {
 
 /// Bars for a person at a terminal, lines for a log, nothing for `--quiet`.
 pub(super) fn progress(quiet: bool) -> Arc<dyn Progress> {
-    match (quiet, std::io::stderr().is_terminal()) {
-        (true, _) => Arc::new(NoProgress),
-        (false, true) => Arc::new(Bars::new()),
-        (false, false) => Arc::new(Lines::new(std::io::stderr())),
+    match (quiet, io::stderr().is_terminal(), sink::stderr()) {
+        (true, ..) => Arc::new(NoProgress),
+        (false, true, _) => Arc::new(Bars::new()),
+        (false, false, Some(stderr)) => Arc::new(Lines::new(stderr.clone())),
+        (false, false, None) => Arc::new(Lines::new(io::stderr())),
     }
 }
 

@@ -13,9 +13,14 @@ use crate::hub::{DEFAULT_MODEL, Hub, Reference};
 use crate::registry::{EngineSpec, Registry};
 use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options, ResponseLimits};
 use crate::shutdown;
+use crate::trace;
+
+/// How long engines may take to end after requests have been given their time.
+const LEAVING_LIMIT: Duration = Duration::from_secs(15);
 
 pub(super) fn run(app: &App, args: &ServeArgs) -> Outcome {
     let config = app.configure(args)?;
+    trace::log_panics();
     let engines = engines(&config)?;
     let listener = bind(&config)?;
     kolosal_kernels::memory::keep_few_heaps();
@@ -67,7 +72,8 @@ async fn serve(
     engines: Vec<(EngineSpec, bool)>,
     listener: TcpListener,
 ) -> Outcome {
-    let signal = shutdown::on_signal().map_err(Failure::failed)?;
+    let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
+    let signal = shutdown::on_signal(drain_limit + LEAVING_LIMIT).map_err(Failure::failed)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Clients)?);
     let loader = assembly::loader(&config, Arc::clone(&hub), assembly::progress(app.out.quiet));
     let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
@@ -84,7 +90,6 @@ async fn serve(
         }
     }
     let state = AppState::new(Arc::clone(&registry), options(&config, hub)?);
-    let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
     let http = server::App::new(Arc::new(state));
     server::run(listener, http, signal.cancelled(), drain_limit).await.map_err(Failure::failed)?;
@@ -96,7 +101,7 @@ async fn serve(
 /// Says something to the person who started the server, or to the log where that is for programs.
 fn announce(app: &App, config: &Config, text: &str) {
     if config.logging.format == LogFormat::Text && config.logging.file.is_none() {
-        app.out.note(text);
+        app.out.announce(text);
     } else {
         tracing::info!("{text}");
     }
