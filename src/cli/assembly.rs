@@ -50,7 +50,7 @@ pub(super) fn progress(quiet: bool) -> Arc<dyn Progress> {
     match (quiet, std::io::stderr().is_terminal()) {
         (true, _) => Arc::new(NoProgress),
         (false, true) => Arc::new(Bars::new()),
-        (false, false) => Arc::new(Lines::new(std::io::stderr())),
+        (false, false) => Arc::new(Lines::new(crate::trace::writer())),
     }
 }
 

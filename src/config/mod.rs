@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub server: ServerConfig,
+    pub connections: ConnectionsConfig,
     pub registry: RegistryConfig,
     pub engine: EngineDefaults,
     pub hub: HubSection,
@@ -61,6 +62,37 @@ impl Default for ServerConfig {
             worker_threads: 0,
             drain_timeout_s: 10,
             default_model: true,
+        }
+    }
+}
+
+/// How many connections there may be, and how long each may keep the server waiting.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionsConfig {
+    /// Connections at the same time; 0 = what the limit on open files leaves, at most 10,000.
+    pub max: usize,
+    /// Connections of one address; 0 = three quarters of `max`.
+    pub max_per_address: usize,
+    /// Seconds from the first byte of a request's head to its last.
+    pub header_timeout_s: u64,
+    /// Seconds without a request.
+    pub idle_timeout_s: u64,
+    /// Seconds in which a client reads nothing of what waits for it.
+    pub send_timeout_s: u64,
+    /// Requests at the same time on one HTTP/2 connection.
+    pub max_streams: u32,
+}
+
+impl Default for ConnectionsConfig {
+    fn default() -> Self {
+        Self {
+            max: 0,
+            max_per_address: 0,
+            header_timeout_s: 30,
+            idle_timeout_s: 75,
+            send_timeout_s: 120,
+            max_streams: 100,
         }
     }
 }
@@ -167,13 +199,20 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Seconds until a body that has not arrived is given up.
     pub body_timeout_s: u64,
+    /// Bytes of all bodies that are being read at the same time; a quarter is for small ones.
+    pub max_body_bytes_in_flight: usize,
     /// Bytes of compiled grammars that one engine keeps for reuse; the least recently used go first.
     pub max_grammar_cache_bytes: usize,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_body_bytes: 16 << 20, body_timeout_s: 60, max_grammar_cache_bytes: 32 << 20 }
+        Self {
+            max_body_bytes: 16 << 20,
+            body_timeout_s: 60,
+            max_body_bytes_in_flight: 256 << 20,
+            max_grammar_cache_bytes: 32 << 20,
+        }
     }
 }
 

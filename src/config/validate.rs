@@ -26,6 +26,17 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("limits.max_body_bytes", config.limits.max_body_bytes as u64, 1024..=(1 << 32)),
         ("limits.body_timeout_s", config.limits.body_timeout_s, 1..=86_400),
         (
+            "limits.max_body_bytes_in_flight",
+            config.limits.max_body_bytes_in_flight as u64,
+            config.limits.max_body_bytes as u64..=(1 << 40),
+        ),
+        ("connections.max", config.connections.max as u64, 0..=1_000_000),
+        ("connections.max_per_address", config.connections.max_per_address as u64, 0..=1_000_000),
+        ("connections.header_timeout_s", config.connections.header_timeout_s, 1..=86_400),
+        ("connections.idle_timeout_s", config.connections.idle_timeout_s, 1..=86_400),
+        ("connections.send_timeout_s", config.connections.send_timeout_s, 1..=86_400),
+        ("connections.max_streams", u64::from(config.connections.max_streams), 1..=100_000),
+        (
             "limits.max_grammar_cache_bytes",
             config.limits.max_grammar_cache_bytes as u64,
             0..=(1 << 40),

@@ -74,7 +74,11 @@ async fn run_pip(
     progress: &dyn Progress,
 ) -> Result<PipEnd, HubError> {
     let [program, first_args @ ..] = command else { return Ok(PipEnd::NotThere) };
-    let child = Command::new(program)
+    let mut pip = Command::new(program);
+    // Ctrl-C at a terminal is for this process, which then ends pip: pip would print a traceback.
+    #[cfg(unix)]
+    pip.process_group(0);
+    let child = pip
         .args(first_args)
         .args(["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input"])
         .args(["--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=15"])
