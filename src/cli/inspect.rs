@@ -33,6 +33,8 @@ struct Findings {
     /// Why the model cannot be run, if it cannot.
     obstacle: Option<String>,
     memory: Option<Memory>,
+    /// What the family has been compared with.
+    proof: Option<arch::Proof>,
     /// Type → tensors and bytes.
     types: BTreeMap<&'static str, (usize, usize)>,
 }
@@ -61,7 +63,8 @@ impl Findings {
             *count += 1;
             *bytes += tensor.num_bytes();
         }
-        Self { obstacle, memory: memory.ok(), types }
+        let proof = gguf.metadata().architecture().ok().and_then(arch::proof);
+        Self { obstacle, memory: memory.ok(), proof, types }
     }
 }
 
@@ -89,6 +92,9 @@ fn print_text(app: &App, gguf: &Gguf, findings: &Findings, full: bool) -> Outcom
         None => "supported: yes".to_owned(),
         Some(obstacle) => format!("supported: no: {obstacle}"),
     })?;
+    if let Some(proof) = findings.proof {
+        app.out.line(format!("logits compared with: {}", proof.in_words()))?;
+    }
     if let Some(memory) = &findings.memory {
         app.out.line(format!(
             "memory for one sequence of {} tokens: {}, of which {} for keys and values",
@@ -138,6 +144,7 @@ fn print_json(app: &App, gguf: &Gguf, findings: &Findings, full: bool) -> Outcom
         "files": gguf.paths(),
         "supported": findings.obstacle.is_none(),
         "obstacle": findings.obstacle,
+        "compared_with": findings.proof.map(arch::Proof::in_words),
         "memory": findings.memory.as_ref().map(|memory| json!({
             "context": memory.context,
             "kv_bytes": memory.kv_bytes,

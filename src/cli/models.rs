@@ -94,6 +94,7 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
         ("name", text("general.name")),
         ("architecture", json!(architecture)),
         ("supported", json!(supported)),
+        ("compared_with", json!(arch::proof(architecture).map(arch::Proof::in_words))),
         ("runner", json!(supported.then_some(runner))),
         ("parameters", json!(parameters)),
         ("layers", number("block_count")),

@@ -453,9 +453,20 @@ impl Ops for CpuOps {
         heads: usize,
         norm: &Norm<Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
-        debug_assert_eq!(x.cols, heads * norm.weight.len());
-        norm::rms_norm_heads(x.view_mut(), &norm.weight, norm.spec.eps, &self.pool);
-        Ok(x)
+        let width = norm.weight.len();
+        debug_assert_eq!(x.cols, heads * width);
+        if norm.spec.kind == NormKind::Rms {
+            norm::rms_norm_heads(x.view_mut(), &norm.weight, norm.spec.eps, &self.pool);
+            return Ok(x);
+        }
+        // Heads lie side by side: each is a row of its own.
+        let rows = x.rows * heads;
+        let mut out = self.buffers.tensor(x.rows, x.cols);
+        let input = Rows { data: &x.data, rows, cols: width, stride: width };
+        let output = RowsMut { data: &mut out.data, rows, cols: width, stride: width };
+        let bias = norm.bias.as_deref();
+        norm::layer_norm(input, &norm.weight, bias, norm.spec.eps, output, &self.pool);
+        Ok(out)
     }
 
     fn rope(

@@ -199,6 +199,17 @@ impl<O: Ops> Loader<'_, O> {
             None => (Qkv::Heads(self.qkv(index, hidden, attn)?), attn.heads * attn.value_dim),
         };
         let (q_norm, k_norm) = self.qk_norms(index, attn, spec.norm)?;
+        let qk_columns = match attn.qk_norm {
+            QkNorm::EachHead => {
+                let mut columns = |part: &str, heads: usize| {
+                    let values = self.floats(&name(part), heads * attn.head_dim)?;
+                    self.ops.load_vector(values)
+                };
+                let q = columns("attn_q_norm.weight", attn.heads)?;
+                Some([q, columns("attn_k_norm.weight", attn.kv_heads)?])
+            }
+            QkNorm::None | QkNorm::PerHead | QkNorm::Plain | QkNorm::Full => None,
+        };
         let sinks = match attn.sinks {
             true => {
                 let values = self.floats(&name("attn_sinks.weight"), attn.heads)?;
@@ -215,6 +226,7 @@ impl<O: Ops> Loader<'_, O> {
             o: self.linear(&name("attn_output"), hidden, o_width)?,
             q_norm,
             k_norm,
+            qk_columns,
             v_norm: match attn.value_norm {
                 true => Some(self.ones(attn.value_dim, spec.norm)?),
                 false => None,
@@ -291,6 +303,11 @@ impl<O: Ops> Loader<'_, O> {
                 return Ok((ones()?, ones()?));
             }
             QkNorm::PerHead => (attn.head_dim, attn.head_dim),
+            // The weights are factors of the columns after it.
+            QkNorm::EachHead => {
+                let mut ones = || self.ones(attn.head_dim, norm).map(Some);
+                return Ok((ones()?, ones()?));
+            }
             QkNorm::Full => (attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim),
         };
         let q = self.norm(&format!("blk.{index}.attn_q_norm"), q, norm)?;

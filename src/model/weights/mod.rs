@@ -37,6 +37,8 @@ pub struct Layer<O: Ops> {
     pub o: O::Linear,
     pub q_norm: Option<Norm<O::Vector>>,
     pub k_norm: Option<Norm<O::Vector>>,
+    /// Factors of the columns of queries and keys after their norms, where each head has its own.
+    pub qk_columns: Option<[O::Vector; 2]>,
     pub v_norm: Option<Norm<O::Vector>>,
     pub sinks: Option<O::Vector>,
     pub attn_post: Option<Norm<O::Vector>>,
