@@ -51,12 +51,7 @@ struct Memory {
 impl Findings {
     fn of(gguf: &Gguf, context: usize) -> Self {
         let memory = Memory::of(gguf, context);
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata());
-        let obstacle = match (&memory, tokenizer) {
-            (Err(error), _) => Some(error.clone()),
-            (Ok(_), Err(error)) => Some(error.to_string()),
-            _ => None,
-        };
+        let obstacle = obstacle(gguf);
         let mut types: BTreeMap<&'static str, (usize, usize)> = BTreeMap::new();
         for tensor in gguf.tensors() {
             let (count, bytes) = types.entry(tensor.ty.name()).or_default();
@@ -68,13 +63,21 @@ impl Findings {
     }
 }
 
+/// Why the model cannot be loaded, by the check that loading does before it reads weights.
+pub(super) fn obstacle(gguf: &Gguf) -> Option<String> {
+    let model = load::check(gguf, &RunnerOptions::default()).map_err(|error| error.to_string());
+    let tokenizer =
+        || Tokenizer::from_gguf(gguf.metadata()).map(drop).map_err(|error| error.to_string());
+    model.and_then(|()| tokenizer()).err()
+}
+
 impl Memory {
     fn of(gguf: &Gguf, context: usize) -> Result<Self, String> {
-        let model = arch::describe(gguf).map_err(|error| error.to_string())?;
         let options = RunnerOptions { n_ctx: context, n_parallel: 1, ..RunnerOptions::default() };
         let bytes = load::estimate_bytes(gguf, &options).map_err(|error| error.to_string())?;
-        let context = context.min(model.context_len);
-        let kv_bytes = (model.kv_bytes_per_block() * context.div_ceil(BLOCK)) as u64;
+        let (trained, block_bytes) = load::kv_figures(gguf).map_err(|error| error.to_string())?;
+        let context = context.min(trained);
+        let kv_bytes = (block_bytes * context.div_ceil(BLOCK)) as u64;
         Ok(Self { context, kv_bytes, bytes })
     }
 }

@@ -26,6 +26,7 @@ mod qwen;
 mod unread;
 
 use keys::Keys;
+pub(super) use unread::check_against;
 
 use super::error::ModelError;
 use super::gguf::Gguf;

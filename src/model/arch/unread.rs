@@ -98,10 +98,13 @@ fn is_idle(key: &str, value: &Value) -> bool {
         }
         integer => integer.as_integer() == Some(0),
     };
-    // A weight's norm is on or off: both say something.
-    (says_nothing && key != "expert_weights_norm")
-        || HARMLESS.contains(&key)
-        || OTHER_PARTS.iter().any(|part| key.starts_with(part))
+    // Of a switch that is on by default, off says something.
+    let says_nothing = match key {
+        "expert_weights_norm" => false,
+        "attention.causal" => *value == Value::Bool(true),
+        _ => says_nothing,
+    };
+    says_nothing || HARMLESS.contains(&key) || OTHER_PARTS.iter().any(|part| key.starts_with(part))
 }
 
 /// Whether the model does what the value says; `None` for a key that says nothing of it.
