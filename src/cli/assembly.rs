@@ -103,7 +103,7 @@ pub(super) fn load_params(defaults: &EngineDefaults) -> Result<LoadParams> {
         n_keep: LoadParams::default().n_keep.min(defaults.n_ctx),
         n_parallel: defaults.n_parallel,
         n_batch: defaults.n_batch,
-        n_ubatch: defaults.n_ubatch,
+        n_ubatch: defaults.n_ubatch.min(defaults.n_batch),
         quantize: quantize(defaults.quantize.as_deref())?,
         ..LoadParams::default()
     })

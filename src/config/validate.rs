@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use kolosal_kernels::affinity;
 
-use super::{Config, ModelConfig};
+use super::{Config, EngineDefaults, ModelConfig};
 
 /// A key and what is wrong with its value.
 type Violation = (String, String);
@@ -16,7 +16,7 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("engine.n_ctx", u64::from(engine.n_ctx), 1..=1_000_000),
         ("engine.n_parallel", u64::from(engine.n_parallel), 1..=256),
         ("engine.n_batch", u64::from(engine.n_batch), 1..=8192),
-        ("engine.n_ubatch", u64::from(engine.n_ubatch), 1..=u64::from(engine.n_batch)),
+        ("engine.n_ubatch", u64::from(engine.n_ubatch), 1..=u64::from(most_rows(engine))),
         ("engine.threads", engine.threads as u64, 0..=1024),
         ("engine.max_waiting", engine.max_waiting as u64, 0..=1_000_000),
         ("engine.target_step_ms", u64::from(engine.target_step_ms), 0..=60_000),
@@ -60,6 +60,12 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     }
     config.models.iter().enumerate().try_for_each(|(index, model)| check_model(index, model))?;
     unique_ids(config)
+}
+
+/// A small `n_batch` does not have to say so for `n_ubatch` as well: what that has by default is brought
+/// down to it.
+fn most_rows(engine: &EngineDefaults) -> u32 {
+    engine.n_batch.max(EngineDefaults::default().n_ubatch)
 }
 
 fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
