@@ -13,6 +13,7 @@ mod gguf;
 mod grammar;
 mod http;
 mod hub;
+mod loads;
 mod parity;
 mod program;
 mod readme;
