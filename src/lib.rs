@@ -24,5 +24,4 @@ pub mod model;
 pub mod registry;
 pub mod server;
 pub mod shutdown;
-pub mod sink;
 pub mod trace;

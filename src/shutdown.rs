@@ -1,74 +1,53 @@
 //! SIGINT and SIGTERM: the first drains, the second ends the process at once. SIGHUP ends nothing.
-//!
-//! A thread of its own waits for them, so that they are heard whatever requests do to the runtime's.
 
-use std::process::exit;
-use std::sync::mpsc::sync_channel;
+use std::io;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::trace;
-
 /// Exit code of a process ended by the user, as shells report SIGINT.
 pub const EXIT_INTERRUPTED: u8 = 130;
+/// Exit code of a process whose shutdown did not come to its end.
+const EXIT_STUCK: i32 = 1;
 
-/// Cancelled by the first signal. A second one, for whoever does not want to wait, exits with 130, and
-/// a process that still runs `limit` after the first exits with 1.
+/// Cancelled by the first signal. A second one, for whoever does not want to wait, exits with 130; so
+/// does the process by itself, with 1, when it is still there `limit` after the first.
+///
+/// Signals have a thread and a runtime of their own: they are heard whatever holds up the others.
 ///
 /// # Errors
 /// The signal handlers cannot be installed.
-pub fn on_signal(limit: Duration) -> std::io::Result<CancellationToken> {
+pub fn on_signal(limit: Duration) -> io::Result<CancellationToken> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::install() })?;
     let token = CancellationToken::new();
     let drain = token.clone();
-    let (sender, installed) = sync_channel(1);
-    let thread = std::thread::Builder::new().name("signals".to_owned());
-    thread.spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let failed = match runtime {
-            Ok(runtime) => runtime.block_on(async {
-                match Signals::install() {
-                    Ok(signals) => {
-                        let _received = sender.send(Ok(()));
-                        signals.watch(&drain, limit).await
-                    }
-                    Err(error) => error,
-                }
-            }),
-            Err(error) => error,
-        };
-        let _received = sender.send(Err(failed));
-    })?;
-    installed.recv().map_err(std::io::Error::other)??;
-    Ok(token)
-}
-
-impl Signals {
-    /// Ends with the process.
-    async fn watch(mut self, drain: &CancellationToken, limit: Duration) -> std::io::Error {
-        let name = self.next().await;
+    let wait = async move {
+        let name = signals.next().await;
         drain.cancel();
         tracing::info!(signal = name, "draining; a second signal ends the process at once");
         let code = tokio::select! {
-            name = self.next() => {
+            name = signals.next() => {
                 tracing::warn!(signal = name, "ended without draining");
                 i32::from(EXIT_INTERRUPTED)
             }
             () = tokio::time::sleep(limit) => {
-                tracing::error!(limit_s = limit.as_secs(), "draining did not end");
-                1
+                tracing::error!("still draining after {} s; ended", limit.as_secs());
+                EXIT_STUCK
             }
         };
-        trace::flush();
-        exit(code)
-    }
+        crate::trace::flush();
+        std::process::exit(code);
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(wait))?;
+    Ok(token)
 }
 
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
@@ -78,7 +57,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
@@ -87,7 +66,8 @@ impl Signals {
             tokio::select! {
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.hangup.recv() => tracing::info!(signal = "SIGHUP", "ignored"),
+                // The terminal that started the server has gone; the server has not.
+                _ = self.hang_up.recv() => tracing::info!("SIGHUP: the server goes on"),
             }
         }
     }

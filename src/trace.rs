@@ -1,24 +1,28 @@
 //! Logging: one subscriber for the process, lines to stderr or a file, text or JSON.
 //!
-//! Lines are handed over whole to a thread that writes them, so that neither a slow reader nor one that
-//! has left is noticed by who logs. Prompts and answers are never logged; code that logs a request logs
-//! its id, its counts and its times.
+//! A thread of its own writes the lines, from a queue with an end: a reader that stalls or goes away,
+//! or a full disk, costs lines of the log and never a request. Prompts and answers are never logged;
+//! code that logs a request logs its id, its counts and its times.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{LogFormat, LoggingConfig};
-use crate::sink::{self, Sink};
 
 /// Silences the lines that `server` writes for each request.
 const ACCESS_LOG_OFF: &str = "kolosal_server::access=off";
+
+/// Lines that wait for the writing thread; more are lost.
+const QUEUED_LINES: usize = 16 << 10;
+
+/// Where lines of the process go, and the thread that writes them.
+static LOG: OnceLock<(NonBlocking, Mutex<Option<WorkerGuard>>)> = OnceLock::new();
 
 /// Logging that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +32,6 @@ pub enum TraceError {
     #[error("logging.file: {path}: {reason}")]
     File { path: String, reason: io::Error },
 }
-
-/// How long the end of the process waits for its last lines.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// The log's file, if it has one.
-static FILE: OnceLock<Sink> = OnceLock::new();
 
 /// Installs the process's subscriber. A second call changes nothing.
 ///
@@ -45,12 +43,11 @@ pub fn init(config: &LoggingConfig) -> Result<(), TraceError> {
         let off = Directive::from_str(ACCESS_LOG_OFF);
         filter = filter.add_directive(off.expect("the directive is well-formed: this is a bug"));
     }
+    let output = output(config)?;
     let to_terminal = config.file.is_none() && io::stderr().is_terminal();
     let color = to_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer(config)?)
-        .with_ansi(color);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(output).with_ansi(color);
     // The only error is a subscriber that exists already, as in tests.
     let _installed = match config.format {
         LogFormat::Text => subscriber.with_target(false).try_init(),
@@ -78,35 +75,43 @@ fn filter(level: &str) -> Result<EnvFilter, TraceError> {
         })
 }
 
-fn writer(config: &LoggingConfig) -> Result<BoxMakeWriter, TraceError> {
-    let sink = match &config.file {
-        None => sink::stderr().cloned(),
+fn output(config: &LoggingConfig) -> Result<NonBlocking, TraceError> {
+    if let Some((output, _)) = LOG.get() {
+        return Ok(output.clone());
+    }
+    let target: Box<dyn Write + Send> = match &config.file {
+        None => Box::new(io::stderr()),
         Some(path) => {
             let file = OpenOptions::new().create(true).append(true).open(path);
-            let sink = file.and_then(|file| Sink::start("file", file));
-            let sink = sink
-                .map_err(|reason| TraceError::File { path: path.display().to_string(), reason })?;
-            Some(FILE.get_or_init(|| sink).clone())
+            let path = path.display().to_string();
+            Box::new(file.map_err(|reason| TraceError::File { path, reason })?)
         }
     };
-    // A system without a thread left still gets its lines.
-    let Some(sink) = sink else { return Ok(BoxMakeWriter::new(io::stderr)) };
-    if config.format == LogFormat::Json {
-        sink.set_json();
-    }
-    Ok(BoxMakeWriter::new(move || sink.clone()))
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES);
+    let (output, guard) = builder.thread_name("log").finish(target);
+    let (output, _) = LOG.get_or_init(|| (output, Mutex::new(Some(guard))));
+    Ok(output.clone())
 }
 
-/// Waits for the last lines, but not for long: nobody may read them.
+/// Where lines of other kinds go, such as the progress of a download: to the log's thread if there is
+/// one, which waits for nobody.
+#[must_use]
+pub fn writer() -> Box<dyn Write + Send> {
+    match LOG.get() {
+        Some((output, _)) => Box::new(output.clone()),
+        None => Box::new(io::stderr()),
+    }
+}
+
+/// Writes what is queued, for as long as a second; nothing is logged afterwards. The last thing that
+/// a process does.
 pub fn flush() {
-    for sink in [sink::stderr(), FILE.get()].into_iter().flatten() {
-        sink.flush_within(LAST_WORDS);
+    let Some((output, guard)) = LOG.get() else { return };
+    let lost = output.error_counter().dropped_lines();
+    if lost > 0 {
+        tracing::warn!(lost, "lines of the log were lost: its reader is too slow");
     }
-}
-
-/// Has panics logged as everything else is: the standard hook waits for whoever reads standard error.
-pub fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    drop(guard.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 #[cfg(test)]

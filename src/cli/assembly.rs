@@ -1,11 +1,11 @@
 //! Puts the house together: hub, loader and registry as the configuration says.
 
-use std::io::{self, IsTerminal};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use futures_util::FutureExt;
 
 use super::progress::{Bars, Lines};
 use crate::chat::TextOptions;
@@ -16,7 +16,6 @@ use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
 use crate::model::Quantize;
 use crate::registry::load::{GgufLoader, Locate};
 use crate::registry::{EngineSpec, LoadParams, NativeBackend, RegistryConfig};
-use crate::sink;
 
 /// Who names the models that a hub fetches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +33,10 @@ pub(super) fn hub(config: &Config, caller: Caller) -> Result<Hub> {
     hub.offline |= section.offline;
     hub.allow_private_addresses = caller == Caller::Person;
     hub.allow_hosts.clone_from(&section.allow_hosts);
+    hub.pip = section.pip;
+    hub.file_bytes_max = section.max_model_bytes;
+    hub.max_downloads = section.max_downloads;
+    hub.max_download_queue = section.max_download_queue;
     if let Some(dir) = &section.models_dir {
         hub.models_dir.clone_from(dir);
     }
@@ -48,22 +51,22 @@ pub(super) fn hub(config: &Config, caller: Caller) -> Result<Hub> {
 
 /// Bars for a person at a terminal, lines for a log, nothing for `--quiet`.
 pub(super) fn progress(quiet: bool) -> Arc<dyn Progress> {
-    match (quiet, io::stderr().is_terminal(), sink::stderr()) {
-        (true, ..) => Arc::new(NoProgress),
-        (false, true, _) => Arc::new(Bars::new()),
-        (false, false, Some(stderr)) => Arc::new(Lines::new(stderr.clone())),
-        (false, false, None) => Arc::new(Lines::new(io::stderr())),
+    match (quiet, std::io::stderr().is_terminal()) {
+        (true, _) => Arc::new(NoProgress),
+        (false, true) => Arc::new(Bars::new()),
+        (false, false) => Arc::new(Lines::new(crate::trace::writer())),
     }
 }
 
-/// A loader that fetches what is not here. It blocks, and must be called within a runtime.
+/// A loader that fetches what is not here.
 pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>) -> GgufLoader {
     let locate: Locate = Box::new(move |text| {
-        let reference = Reference::parse(text)?;
-        match hub.resolve(&reference) {
-            Some(path) => Ok(path),
-            None => Ok(Handle::current().block_on(hub.fetch(&reference, progress.as_ref()))?),
+        let (hub, progress) = (Arc::clone(&hub), Arc::clone(&progress));
+        async move {
+            let reference = Reference::parse(&text)?;
+            Ok(hub.fetch(&reference, progress.as_ref()).await?)
         }
+        .boxed()
     });
     let engine = EngineConfig {
         max_waiting: config.engine.max_waiting,
@@ -91,6 +94,8 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
         idle_timeout: Duration::from_secs(config.registry.idle_timeout_s),
         memory_budget_bytes: config.registry.memory_budget_bytes,
         max_waiters: config.registry.max_load_waiters,
+        max_loads: config.registry.max_loads,
+        max_load_queue: config.registry.max_load_queue,
         ..RegistryConfig::default()
     }
 }
@@ -105,7 +110,7 @@ pub(super) fn load_params(defaults: &EngineDefaults) -> Result<LoadParams> {
         n_keep: LoadParams::default().n_keep.min(defaults.n_ctx),
         n_parallel: defaults.n_parallel,
         n_batch: defaults.n_batch,
-        n_ubatch: defaults.n_ubatch,
+        n_ubatch: defaults.n_ubatch.min(defaults.n_batch),
         quantize: quantize(defaults.quantize.as_deref())?,
         ..LoadParams::default()
     })

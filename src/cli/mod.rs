@@ -51,7 +51,9 @@ pub fn main() -> ExitCode {
     };
     let out = Output { json: cli.global.json, quiet: cli.global.quiet };
     let app = App { global: cli.global, out };
-    let code = match app.run(cli.command) {
+    let outcome = app.run(cli.command);
+    crate::trace::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::OutputClosed) {
@@ -59,9 +61,7 @@ pub fn main() -> ExitCode {
             }
             failure.exit_code()
         }
-    };
-    crate::trace::flush();
-    code
+    }
 }
 
 /// Parses arguments; what is no command is taken as arguments of `serve`, so that `kolosal -p 9000` and

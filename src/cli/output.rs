@@ -1,15 +1,10 @@
 //! What people and scripts read: data on standard output, everything else on standard error.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::failure::{Failure, Outcome};
-use crate::sink;
-
-/// How long a remark waits for its reader.
-const READER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How to print, from the global flags.
 #[derive(Clone, Copy, Debug)]
@@ -47,25 +42,15 @@ impl Output {
         }
     }
 
-    /// As [`Self::note`], for programs that have more to do than to wait for a reader.
-    pub(super) fn announce(self, text: &str) {
-        if !self.quiet {
-            sink::stderr_line(text);
-        }
-    }
-
     /// Rows in aligned columns, the first row being the heading.
     pub(super) fn table(self, rows: &[Vec<String>]) -> Outcome {
         table_lines(rows).into_iter().try_for_each(|line| self.line(line))
     }
 }
 
-/// A line on standard error, there before what is printed next unless nobody reads it.
+/// A line on standard error. A closed standard error is nobody's failure.
 pub(super) fn error_line(text: impl AsRef<str>) {
-    sink::stderr_line(text.as_ref());
-    if let Some(stderr) = sink::stderr() {
-        stderr.flush_within(READER_PATIENCE);
-    }
+    let _closed = writeln!(io::stderr().lock(), "{}", text.as_ref());
 }
 
 /// Whether a person types at standard input.

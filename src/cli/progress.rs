@@ -108,7 +108,7 @@ impl<W: Write + Send> Lines<W> {
 impl<W: Write> LineState<W> {
     fn line(&mut self, text: &str) {
         // Progress that nobody can see is no reason to stop a download.
-        let _ = self.out.write_all(format!("{text}\n").as_bytes());
+        let _ = writeln!(self.out, "{text}");
         self.last = Instant::now();
     }
 

@@ -60,8 +60,10 @@ pub struct Tokenizer {
     space_prefix: bool,
     /// The space goes before the whole text alone.
     prefixes_first_only: bool,
-    /// Text is brought to Unicode's composed form first.
-    composes: bool,
+    /// Of Unicode, to which text is brought first.
+    normal_form: Option<NormalForm>,
+    /// Words are written in lower case (the tokenizers between spaces).
+    lower_case: bool,
     /// What all tokens decode to, one after another; token `i` ends at `ends[i]`.
     bytes: Vec<u8>,
     ends: Vec<u32>,
@@ -85,6 +87,14 @@ struct Family {
     escapes_spaces: bool,
 }
 
+#[derive(Clone, Copy)]
+enum NormalForm {
+    /// NFC.
+    Composed,
+    /// NFKC.
+    Compatible,
+}
+
 impl Tokenizer {
     /// Builds the tokenizer that `tokenizer.ggml.*` describes.
     ///
@@ -105,7 +115,16 @@ impl Tokenizer {
             add_eos: flag("tokenizer.ggml.add_eos_token", add_eos)? && roles.eos.is_some(),
             space_prefix: flag("tokenizer.ggml.add_space_prefix", space_prefix)?,
             prefixes_first_only: flag("tokenizer.kolosal.space_prefix_first", false)?,
-            composes: flag("tokenizer.kolosal.nfc", false)?,
+            lower_case: meta.str("tokenizer.ggml.model")? == Some("whitespace")
+                && flag("tokenizer.ggml.normalizer.lowercase", false)?,
+            normal_form: match (
+                flag("tokenizer.kolosal.nfc", false)?,
+                flag("tokenizer.kolosal.nfkc", false)?,
+            ) {
+                (_, true) => Some(NormalForm::Compatible),
+                (true, false) => Some(NormalForm::Composed),
+                (false, false) => None,
+            },
             vocab,
             model,
             roles,
@@ -239,11 +258,17 @@ impl Tokenizer {
     }
 
     fn composed<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if !self.composes || text.is_ascii() {
+        if self.lower_case {
+            return Cow::Owned(text.chars().flat_map(char::to_lowercase).collect());
+        }
+        if self.normal_form.is_none() || text.is_ascii() {
             return Cow::Borrowed(text);
         }
         let mut text = NormalizedString::from(text);
-        text.nfc();
+        match self.normal_form {
+            Some(NormalForm::Compatible) => text.nfkc(),
+            _ => text.nfc(),
+        };
         Cow::Owned(text.get().to_owned())
     }
 
@@ -341,12 +366,12 @@ impl Tokenizer {
 }
 
 fn family(meta: &Metadata) -> Result<Family, TokenizerError> {
-    const KNOWN: &str = "gpt2 (byte-level BPE), gemma4 (BPE), llama (SentencePiece), bert \
+    const KNOWN: &str = "gpt2 (byte-level BPE), gemma4 and whitespace (BPE), llama (SentencePiece), bert \
                          (WordPiece), t5 (unigram)";
     let key = "tokenizer.ggml.model";
     let ids = |bos, eos, unk, sep| Roles { bos, eos, unk, sep, ..Roles::default() };
     match meta.str(key)?.ok_or(TokenizerError::Missing(key))? {
-        name @ ("gpt2" | "gemma4") => byte_pair(meta, name),
+        name @ ("gpt2" | "gemma4" | "whitespace") => byte_pair(meta, name),
         "llama" => Ok(Family {
             model: Model::Spm,
             vocab: Vocab::load(meta, Scores::Read)?,

@@ -230,7 +230,8 @@ impl OllamaApi {
             () = drain.expired() => return Err(Drain::error()),
         };
         let running = (generation, lease);
-        let answering = Answering { model, running, calls: Vec::new(), began, load_duration };
+        let answering =
+            Answering { model, running, calls: Vec::new(), num_shown: 0, began, load_duration };
         if is_stream {
             return Ok(Answered::Stream(Lines::new(answering.stream(), drain)));
         }
