@@ -14,6 +14,7 @@ use super::state::State;
 /// Pause between two lines of the log about the same thing.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
+#[derive(Debug)]
 pub(super) struct Table {
     limits: ConnectionLimits,
     open: Mutex<HashMap<u64, Arc<State>>>,
@@ -24,6 +25,7 @@ pub(super) struct Table {
 }
 
 /// A place in the table; given back when it is dropped.
+#[derive(Debug)]
 pub(super) struct Place {
     table: Arc<Table>,
     key: u64,
@@ -133,17 +135,17 @@ mod tests {
     fn the_longest_silent_connection_makes_room() {
         let limits = ConnectionLimits { max: 3, max_per_address: 2, ..ConnectionLimits::default() };
         let table = Arc::new(Table::new(limits));
-        let first = table.enter(address(1)).ok().expect("a place");
+        let first = table.enter(address(1)).expect("a place");
         std::thread::sleep(Duration::from_millis(5));
-        let second = table.enter(address(1)).ok().expect("a place");
+        let second = table.enter(address(1)).expect("a place");
         // A third of the same address takes the place of the first.
-        let third = table.enter(address(1)).ok().expect("a place");
+        let third = table.enter(address(1)).expect("a place");
         assert!(first.state.evicted.is_cancelled() && !second.state.evicted.is_cancelled());
         // Those in use stay.
         second.state.asked();
         third.state.asked();
         assert_eq!(table.enter(address(1)).err(), Some(Full::Address(2)));
-        let other = table.enter(address(2)).ok().expect("a place");
+        let other = table.enter(address(2)).expect("a place");
         other.state.asked();
         assert_eq!(table.enter(address(3)).err(), Some(Full::Server(3)));
         assert!(!table.spare_one());
