@@ -77,7 +77,8 @@ async fn serve(
     listener: TcpListener,
 ) -> Outcome {
     let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
-    let signal = shutdown::on_signal(drain_limit + LEAVING).map_err(Failure::failed)?;
+    let signal =
+        shutdown::on_signal(drain_limit + LEAVING, crate::trace::flush).map_err(Failure::failed)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Clients)?);
     let loader = assembly::loader(&config, Arc::clone(&hub), assembly::progress(app.out.quiet));
     let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
