@@ -1,5 +1,6 @@
 //! All open connections, and whose turn it is to go when there are too many.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,9 +106,10 @@ fn evict(open: &mut HashMap<u64, Arc<State>>, address: Option<IpAddr>) -> bool {
     let victim = open
         .iter()
         .filter(|(_, state)| is_candidate(state))
-        .filter_map(|(key, state)| Some((state.expendable_for()?, *key)))
+        // Of those silent for as long, the one that came first.
+        .filter_map(|(key, state)| Some((state.expendable_for()?, Reverse(*key))))
         .max();
-    let Some(state) = victim.and_then(|(_, key)| open.remove(&key)) else { return false };
+    let Some(state) = victim.and_then(|(_, key)| open.remove(&key.0)) else { return false };
     state.evicted.cancel();
     true
 }
