@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::chat::preparation::Preparations;
 use crate::chat::{TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
@@ -89,13 +90,14 @@ pub struct GgufLoader {
     backend: Box<dyn Backend>,
     engine: EngineConfig,
     text: TextOptions,
+    preparations: Arc<Preparations>,
 }
 
 impl GgufLoader {
     /// `engine` is the template of each engine's configuration; name and sizes come from its spec.
     #[must_use]
     pub fn new(locate: Locate, backend: Box<dyn Backend>, engine: EngineConfig) -> Self {
-        Self { locate, backend, engine, text: TextOptions::default() }
+        Self { locate, backend, engine, text: TextOptions::default(), preparations: Arc::default() }
     }
 
     /// What is configured of every engine's text side.
@@ -123,7 +125,7 @@ impl Loader for GgufLoader {
         let (path, gguf) = self.open(spec)?;
         // A bad vocabulary is found out before the weights are read.
         let text = TextModel::from_gguf(gguf.metadata())?;
-        let text = Arc::new(text.with_options(self.text));
+        let text = Arc::new(text.with_options(self.text).sharing(Arc::clone(&self.preparations)));
         let runner = self.backend.runner(&gguf, &spec.params)?;
         let mut info = describe(&gguf, path);
         info.context_len = runner.spec().context_len;
