@@ -1,21 +1,28 @@
 //! Logging: one subscriber for the process, lines to stderr or a file, text or JSON.
 //!
-//! Lines are written whole under a lock, so threads never tear each other's. Prompts and answers are
-//! never logged; code that logs a request logs its id, its counts and its times.
+//! A thread of its own writes the lines, from a queue with an end: a reader that stalls or goes away,
+//! or a full disk, costs lines of the log and never a request. Prompts and answers are never logged;
+//! code that logs a request logs its id, its counts and its times.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{LogFormat, LoggingConfig};
 
 /// Silences the lines that `server` writes for each request.
 const ACCESS_LOG_OFF: &str = "kolosal_server::access=off";
+
+/// Lines that wait for the writing thread; more are lost.
+const QUEUED_LINES: usize = 16 << 10;
+
+/// Where lines of the process go, and the thread that writes them.
+static LOG: OnceLock<(NonBlocking, Mutex<Option<WorkerGuard>>)> = OnceLock::new();
 
 /// Logging that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -36,12 +43,11 @@ pub fn init(config: &LoggingConfig) -> Result<(), TraceError> {
         let off = Directive::from_str(ACCESS_LOG_OFF);
         filter = filter.add_directive(off.expect("the directive is well-formed: this is a bug"));
     }
+    let output = output(config)?;
     let to_terminal = config.file.is_none() && io::stderr().is_terminal();
     let color = to_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer(config)?)
-        .with_ansi(color);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(output).with_ansi(color);
     // The only error is a subscriber that exists already, as in tests.
     let _installed = match config.format {
         LogFormat::Text => subscriber.with_target(false).try_init(),
@@ -69,12 +75,43 @@ fn filter(level: &str) -> Result<EnvFilter, TraceError> {
         })
 }
 
-fn writer(config: &LoggingConfig) -> Result<BoxMakeWriter, TraceError> {
-    let Some(path) = &config.file else { return Ok(BoxMakeWriter::new(io::stderr)) };
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let file =
-        file.map_err(|reason| TraceError::File { path: path.display().to_string(), reason })?;
-    Ok(BoxMakeWriter::new(Mutex::new(file)))
+fn output(config: &LoggingConfig) -> Result<NonBlocking, TraceError> {
+    if let Some((output, _)) = LOG.get() {
+        return Ok(output.clone());
+    }
+    let target: Box<dyn Write + Send> = match &config.file {
+        None => Box::new(io::stderr()),
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            let path = path.display().to_string();
+            Box::new(file.map_err(|reason| TraceError::File { path, reason })?)
+        }
+    };
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES);
+    let (output, guard) = builder.thread_name("log").finish(target);
+    let (output, _) = LOG.get_or_init(|| (output, Mutex::new(Some(guard))));
+    Ok(output.clone())
+}
+
+/// Where lines of other kinds go, such as the progress of a download: to the log's thread if there is
+/// one, which waits for nobody.
+#[must_use]
+pub fn writer() -> Box<dyn Write + Send> {
+    match LOG.get() {
+        Some((output, _)) => Box::new(output.clone()),
+        None => Box::new(io::stderr()),
+    }
+}
+
+/// Writes what is queued, for as long as a second; nothing is logged afterwards. The last thing that
+/// a process does.
+pub fn flush() {
+    let Some((output, guard)) = LOG.get() else { return };
+    let lost = output.error_counter().dropped_lines();
+    if lost > 0 {
+        tracing::warn!(lost, "lines of the log were lost: its reader is too slow");
+    }
+    drop(guard.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 #[cfg(test)]

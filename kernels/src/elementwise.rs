@@ -125,7 +125,7 @@ impl Kernel for Apply<'_> {
         let (y, y_rest) = self.y.as_chunks::<LANES>();
         let (x, x_rest) = self.x.as_chunks_mut::<LANES>();
         for (i, x) in x.iter_mut().enumerate() {
-            let y = y.get(i).map_or_else(|| s.zero(), |y| s.load(y));
+            let y = if let Some(y) = y.get(i) { s.load(y) } else { s.zero() };
             s.store(self.op.apply(s, s.load(x), y), x);
         }
         if !x_rest.is_empty() {

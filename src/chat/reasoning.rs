@@ -155,10 +155,10 @@ impl ReasoningSplitter {
         parts
     }
 
-    /// The rest, when no more text comes.
-    pub fn flush(&mut self) -> Vec<Part> {
+    /// The rest, when no more text comes; `is_cut`: although the model would go on.
+    pub fn flush(&mut self, is_cut: bool) -> Vec<Part> {
         let mut parts = Vec::new();
-        let rest = self.scanner.flush();
+        let rest = if is_cut { self.scanner.flush_cut() } else { self.scanner.flush() };
         self.text(&rest, &mut parts);
         if !self.in_reasoning && !self.at_start && !self.space.is_empty() {
             parts.push(Part::Content(std::mem::take(&mut self.space)));
@@ -189,7 +189,7 @@ mod tests {
     fn split(tags: ReasoningTags, opened: bool, chunks: &[&str]) -> (String, String) {
         let mut splitter = ReasoningSplitter::new(tags, opened);
         let mut parts: Vec<Part> = chunks.iter().flat_map(|chunk| splitter.push(chunk)).collect();
-        parts.extend(splitter.flush());
+        parts.extend(splitter.flush(false));
         let (mut reasoning, mut content) = (String::new(), String::new());
         for part in parts {
             match part {

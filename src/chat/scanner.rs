@@ -44,6 +44,12 @@ impl Scanner {
         std::mem::take(&mut self.held)
     }
 
+    /// The rest of a text that was cut: the beginning of a marker is none of the text.
+    pub(super) fn flush_cut(&mut self) -> String {
+        let rest = self.flush();
+        if self.markers.iter().any(|marker| tells(marker, &rest)) { String::new() } else { rest }
+    }
+
     /// The marker that starts first; the longest of those that start together.
     fn first(&self) -> Option<(usize, usize)> {
         let found = |(i, marker): (usize, &&str)| Some((self.held.find(*marker)?, i));
@@ -59,6 +65,13 @@ impl Scanner {
         };
         self.markers.iter().map(longest).max().unwrap_or(0)
     }
+}
+
+/// Whether a beginning of a marker is hardly anything else: more than a bracket, or most of a word.
+fn tells(marker: &str, beginning: &str) -> bool {
+    let in_brackets = marker.starts_with(['<', '[', '◁']);
+    let len = beginning.chars().count();
+    marker.starts_with(beginning) && (in_brackets && len > 1 || len * 2 > marker.chars().count())
 }
 
 fn push_text(pieces: &mut Vec<Piece>, text: String) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use futures_util::FutureExt;
 
 use super::progress::{Bars, Lines};
 use crate::chat::TextOptions;
@@ -33,6 +33,10 @@ pub(super) fn hub(config: &Config, caller: Caller) -> Result<Hub> {
     hub.offline |= section.offline;
     hub.allow_private_addresses = caller == Caller::Person;
     hub.allow_hosts.clone_from(&section.allow_hosts);
+    hub.pip = section.pip;
+    hub.file_bytes_max = section.max_model_bytes;
+    hub.max_downloads = section.max_downloads;
+    hub.max_download_queue = section.max_download_queue;
     if let Some(dir) = &section.models_dir {
         hub.models_dir.clone_from(dir);
     }
@@ -50,18 +54,19 @@ pub(super) fn progress(quiet: bool) -> Arc<dyn Progress> {
     match (quiet, std::io::stderr().is_terminal()) {
         (true, _) => Arc::new(NoProgress),
         (false, true) => Arc::new(Bars::new()),
-        (false, false) => Arc::new(Lines::new(std::io::stderr())),
+        (false, false) => Arc::new(Lines::new(crate::trace::writer())),
     }
 }
 
-/// A loader that fetches what is not here. It blocks, and must be called within a runtime.
+/// A loader that fetches what is not here.
 pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>) -> GgufLoader {
     let locate: Locate = Box::new(move |text| {
-        let reference = Reference::parse(text)?;
-        match hub.resolve(&reference) {
-            Some(path) => Ok(path),
-            None => Ok(Handle::current().block_on(hub.fetch(&reference, progress.as_ref()))?),
+        let (hub, progress) = (Arc::clone(&hub), Arc::clone(&progress));
+        async move {
+            let reference = Reference::parse(&text)?;
+            Ok(hub.fetch(&reference, progress.as_ref()).await?)
         }
+        .boxed()
     });
     let engine = EngineConfig {
         max_waiting: config.engine.max_waiting,
@@ -89,6 +94,8 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
         idle_timeout: Duration::from_secs(config.registry.idle_timeout_s),
         memory_budget_bytes: config.registry.memory_budget_bytes,
         max_waiters: config.registry.max_load_waiters,
+        max_loads: config.registry.max_loads,
+        max_load_queue: config.registry.max_load_queue,
         ..RegistryConfig::default()
     }
 }
@@ -103,7 +110,7 @@ pub(super) fn load_params(defaults: &EngineDefaults) -> Result<LoadParams> {
         n_keep: LoadParams::default().n_keep.min(defaults.n_ctx),
         n_parallel: defaults.n_parallel,
         n_batch: defaults.n_batch,
-        n_ubatch: defaults.n_ubatch,
+        n_ubatch: defaults.n_ubatch.min(defaults.n_batch),
         quantize: quantize(defaults.quantize.as_deref())?,
         ..LoadParams::default()
     })

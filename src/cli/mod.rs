@@ -51,7 +51,9 @@ pub fn main() -> ExitCode {
     };
     let out = Output { json: cli.global.json, quiet: cli.global.quiet };
     let app = App { global: cli.global, out };
-    match app.run(cli.command) {
+    let outcome = app.run(cli.command);
+    crate::trace::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::OutputClosed) {

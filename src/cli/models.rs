@@ -84,7 +84,8 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
     let text = |key: &str| json!(metadata.str(key).ok().flatten());
     let number = |key: &str| json!(metadata.u32(&format!("{architecture}.{key}")).ok().flatten());
     let parameters: u64 = gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum();
-    let supported = arch::names().any(|known| known == architecture);
+    let obstacle = super::inspect::obstacle(gguf);
+    let supported = obstacle.is_none();
     let runner = match arch::is_through_transformers(architecture) {
         true => "candle-transformers, one sequence at a time",
         false => "kolosal",
@@ -94,6 +95,8 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
         ("name", text("general.name")),
         ("architecture", json!(architecture)),
         ("supported", json!(supported)),
+        ("obstacle", json!(obstacle)),
+        ("compared_with", json!(arch::proof(architecture).map(arch::Proof::in_words))),
         ("runner", json!(supported.then_some(runner))),
         ("parameters", json!(parameters)),
         ("layers", number("block_count")),

@@ -1,8 +1,11 @@
 //! `kolosal serve`: engines over HTTP until a signal says otherwise.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::StreamExt;
 
 use super::App;
 use super::args::ServeArgs;
@@ -11,12 +14,18 @@ use super::failure::{Failure, Outcome};
 use crate::config::{Config, LogFormat, ModelConfig, Secret};
 use crate::hub::{DEFAULT_MODEL, Hub, Reference};
 use crate::registry::{EngineSpec, Registry};
-use crate::server::{self, ApiKeys, AppState, BodyLimits, Cors, Options, ResponseLimits};
+use crate::server::{
+    self, ApiKeys, AppState, BodyLimits, ConnectionLimits, Cors, Options, ResponseLimits,
+};
 use crate::shutdown;
+
+/// Time after the drain for engines to leave.
+const LEAVING: Duration = Duration::from_secs(10);
 
 pub(super) fn run(app: &App, args: &ServeArgs) -> Outcome {
     let config = app.configure(args)?;
     let engines = engines(&config)?;
+    server::raise_descriptor_limit();
     let listener = bind(&config)?;
     kolosal_kernels::memory::keep_few_heaps();
     let runtime = App::runtime(config.server.worker_threads)?;
@@ -67,7 +76,8 @@ async fn serve(
     engines: Vec<(EngineSpec, bool)>,
     listener: TcpListener,
 ) -> Outcome {
-    let signal = shutdown::on_signal().map_err(Failure::failed)?;
+    let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
+    let signal = shutdown::on_signal(drain_limit + LEAVING).map_err(Failure::failed)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Clients)?);
     let loader = assembly::loader(&config, Arc::clone(&hub), assembly::progress(app.out.quiet));
     let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
@@ -75,16 +85,14 @@ async fn serve(
     let announce = |text: String| announce(app, &config, &text);
     announce(format!("Kolosal Server {}", env!("CARGO_PKG_VERSION")));
     announce(format!("listening on http://{address} (API at /v1, documentation at /docs)"));
+    let mut wanted = Vec::new();
     for (spec, load_now) in engines {
         announce(format!("engine {}: {}", spec.id, spec.reference));
-        let id = spec.id.clone();
+        wanted.extend(load_now.then(|| spec.id.clone()));
         registry.add(spec, false).await?;
-        if load_now {
-            tokio::spawn(load(Arc::clone(&registry), id));
-        }
     }
+    tokio::spawn(load_all(Arc::clone(&registry), wanted, config.registry.max_loads));
     let state = AppState::new(Arc::clone(&registry), options(&config, hub)?);
-    let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
     let http = server::App::new(Arc::new(state));
     server::run(listener, http, signal.cancelled(), drain_limit).await.map_err(Failure::failed)?;
@@ -96,7 +104,10 @@ async fn serve(
 /// Says something to the person who started the server, or to the log where that is for programs.
 fn announce(app: &App, config: &Config, text: &str) {
     if config.logging.format == LogFormat::Text && config.logging.file.is_none() {
-        app.out.note(text);
+        if !app.out.quiet {
+            // Not to standard error itself: whoever reads it may have stopped.
+            let _ = writeln!(crate::trace::writer(), "{text}");
+        }
     } else {
         tracing::info!("{text}");
     }
@@ -108,6 +119,15 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
         body: BodyLimits {
             max_bytes: config.limits.max_body_bytes,
             read_timeout: Duration::from_secs(config.limits.body_timeout_s),
+            max_bytes_in_flight: config.limits.max_body_bytes_in_flight,
+        },
+        connections: ConnectionLimits {
+            max: config.connections.max,
+            max_per_address: config.connections.max_per_address,
+            header_timeout: Duration::from_secs(config.connections.header_timeout_s),
+            idle_timeout: Duration::from_secs(config.connections.idle_timeout_s),
+            send_timeout: Duration::from_secs(config.connections.send_timeout_s),
+            max_streams: config.connections.max_streams,
         },
         keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
         cors: Cors::new(config.cors.allowed_origins.clone()),
@@ -119,6 +139,12 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
         },
         hub: Some(hub),
     })
+}
+
+/// Loads engines in the background, `at_once` of them, so that they do not fill the queue for loads.
+async fn load_all(registry: Arc<Registry>, ids: Vec<String>, at_once: usize) {
+    let ids = futures_util::stream::iter(ids);
+    ids.for_each_concurrent(at_once, |id| load(Arc::clone(&registry), id)).await;
 }
 
 /// Loads an engine in the background. A failure is logged, shown in the engine's status and told to

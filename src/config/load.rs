@@ -89,6 +89,15 @@ mod tests {
     }
 
     #[test]
+    fn a_small_batch_brings_its_chunks_down_with_it() {
+        let config = load_text("c.toml", "[engine]\nn_batch = 64\n").unwrap().build().unwrap();
+        assert_eq!(config.engine.n_batch, 64);
+        let both = load_text("c.toml", "[engine]\nn_batch = 64\nn_ubatch = 1024\n").unwrap();
+        let error = both.build().unwrap_err().to_string();
+        assert!(error.contains("engine.n_ubatch") && error.contains("512"), "{error}");
+    }
+
+    #[test]
     fn broken_files_say_where() {
         let error = load_text("c.toml", "[server]\nport = \n").unwrap_err().to_string();
         assert!(error.contains("c.toml") && error.contains("line 2"), "{error}");

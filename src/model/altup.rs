@@ -6,7 +6,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::decoder::LayerStep;
 use super::error::ModelError;
-use super::ops::{Norm, Ops};
+use super::ops::{Load, Norm, Ops};
 use super::spec::{ActSpec, AltUpSpec, ModelSpec, NormSpec};
 use super::weights::{Ffn, Loader};
 
@@ -14,7 +14,7 @@ use super::weights::{Ffn, Loader};
 const SQUARE_MIN: f64 = 1e-5;
 
 /// Weights beside those of the layers.
-pub struct AltUp<O: Ops> {
+pub struct AltUp<O: Load> {
     spec: AltUpSpec,
     /// (vocabulary, layers · width): what each layer reads of a token.
     inputs: O::Table,
@@ -29,7 +29,7 @@ pub struct AltUp<O: Ops> {
 }
 
 /// Weights of one layer.
-struct AltUpLayer<O: Ops> {
+struct AltUpLayer<O: Load> {
     router_norm: Norm<O::Vector>,
     router: O::Linear,
     /// (streams², streams), row-major.
@@ -237,7 +237,7 @@ fn as_large<O: Ops>(
     ops.add_rows(zeros, &all, &factors, x)
 }
 
-impl<O: Ops> Loader<'_, O> {
+impl<O: Load> Loader<'_, O> {
     pub(super) fn altup(
         &mut self,
         model: &ModelSpec,

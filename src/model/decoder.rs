@@ -299,10 +299,16 @@ impl<O: Ops> LayerStep<'_, O> {
             (Some(q_norm), Some(k_norm)) if spec.qk_norm == QkNorm::Full => {
                 Ok((ops.norm(&q, q_norm)?, ops.norm(&k, k_norm)?))
             }
-            (Some(q_norm), Some(k_norm)) => Ok((
-                ops.head_norm(q, spec.heads, q_norm)?,
-                ops.head_norm(k, spec.kv_heads, k_norm)?,
-            )),
+            (Some(q_norm), Some(k_norm)) => {
+                let q = ops.head_norm(q, spec.heads, q_norm)?;
+                let k = ops.head_norm(k, spec.kv_heads, k_norm)?;
+                match &self.layer.qk_columns {
+                    Some([of_q, of_k]) => {
+                        Ok((ops.scale_columns(q, of_q)?, ops.scale_columns(k, of_k)?))
+                    }
+                    None => Ok((q, k)),
+                }
+            }
             _ => Ok((q, k)),
         }
     }

@@ -7,12 +7,12 @@
 use kolosal_kernels::quant::{self, GgmlType};
 
 use super::error::ModelError;
-use super::ops::{Norm, Ops, WeightSource};
+use super::ops::{Load, Norm, Ops, WeightSource};
 use super::spec::{LatentSpec, NormSpec};
 use super::weights::Loader;
 
 /// Weights of one layer.
-pub struct Latent<O: Ops> {
+pub struct Latent<O: Load> {
     pub spec: LatentSpec,
     pub heads: usize,
     pub queries: Queries<O>,
@@ -25,7 +25,7 @@ pub struct Latent<O: Ops> {
     pub v_b: Vec<O::Linear>,
 }
 
-pub enum Queries<O: Ops> {
+pub enum Queries<O: Load> {
     Full(O::Linear),
     LowRank { a: O::Linear, norm: Norm<O::Vector>, b: O::Linear },
 }
@@ -91,7 +91,7 @@ pub(super) fn values<O: Ops>(
     ops.join(&values.iter().collect::<Vec<_>>(), 1)
 }
 
-impl<O: Ops> Loader<'_, O> {
+impl<O: Load> Loader<'_, O> {
     /// Files of before May 2025 hold what makes keys and values in one tensor, the right way round for
     /// values; later ones hold two, both as they are needed.
     pub(super) fn latent(
@@ -142,6 +142,9 @@ impl<O: Ops> Loader<'_, O> {
     ) -> Result<(Vec<O::Linear>, Vec<O::Linear>), ModelError> {
         let n = heads * (still + value);
         let source = self.source(name, &[n, rank])?;
+        if !O::READS {
+            return Ok((Vec::new(), Vec::new()));
+        }
         let row = source.bytes.len() / n;
         let (mut k_b, mut v_b) = (Vec::new(), Vec::new());
         for head in source.bytes.chunks_exact((still + value) * row) {
@@ -155,7 +158,8 @@ impl<O: Ops> Loader<'_, O> {
                 .flat_map(|column| key_rows[column..].iter().step_by(rank))
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
-            let keys = WeightSource { name, ty: GgmlType::F32, n: rank, k: still, bytes: &turned };
+            let keys =
+                WeightSource { ty: GgmlType::F32, n: rank, k: still, bytes: &turned, ..source };
             k_b.push(self.ops.load_linear(&keys, None)?);
             let values = WeightSource { n: value, k: rank, bytes: values, ..source };
             v_b.push(self.ops.load_linear(&values, None)?);

@@ -17,7 +17,7 @@ use super::safetensors;
 use super::spec::{HeadSpec, ModelSpec};
 use super::threads;
 use super::transformers::{self, TransformersRunner};
-use super::weights::Files;
+use super::weights::{self, Files};
 
 /// How a model is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,15 +130,39 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
     }
 }
 
+/// Whether [`load_runner`] could: metadata understood, every tensor there, of the right shape and of a type
+/// that can be computed with, and none left over. No weights are read.
+///
+/// # Errors
+/// As [`load_runner`], but for what only bytes, memory or devices tell.
+pub fn check(gguf: &Gguf, options: &RunnerOptions) -> Result<(), ModelError> {
+    if arch::is_through_transformers(gguf.metadata().architecture()?) {
+        return transformers::check(gguf, options);
+    }
+    let model = arch::describe(gguf)?;
+    check_weights(&model, gguf, options)
+}
+
+fn check_weights(
+    model: &ModelSpec,
+    gguf: &Gguf,
+    options: &RunnerOptions,
+) -> Result<(), ModelError> {
+    let files = Files { gguf, quantize: options.quantize };
+    weights::check(model, files, capacity(model, options).context_len)
+}
+
 /// Bytes that [`load_runner`] will need: weights, KV pool and activations.
 ///
 /// # Errors
-/// As [`load_runner`], as far as metadata tells.
+/// As [`check`].
 pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, ModelError> {
     if arch::is_through_transformers(gguf.metadata().architecture()?) {
+        transformers::check(gguf, options)?;
         return transformers::estimate_bytes(gguf, options);
     }
     let model = arch::describe(gguf)?;
+    check_weights(&model, gguf, options)?;
     let capacity = capacity(&model, options);
     let kv = model.kv_bytes_per_block() as u64 * capacity.num_blocks as u64;
     let widest = model.hidden.max(model.layers.iter().map(widest_row).max().unwrap_or(0));
@@ -150,6 +174,18 @@ pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, Model
         Some(target) => target.bytes_of(gguf),
     };
     Ok(weights + weights / 16 + kv + activations)
+}
+
+/// Positions that a model was trained for, and bytes of keys and values in one block.
+///
+/// # Errors
+/// As [`check`], as far as metadata tells.
+pub fn kv_figures(gguf: &Gguf) -> Result<(usize, usize), ModelError> {
+    if arch::is_through_transformers(gguf.metadata().architecture()?) {
+        return transformers::kv_figures(gguf);
+    }
+    let model = arch::describe(gguf)?;
+    Ok((model.context_len, model.kv_bytes_per_block()))
 }
 
 fn widest_row(layer: &super::spec::LayerSpec) -> usize {

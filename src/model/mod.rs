@@ -23,6 +23,6 @@ pub mod weights;
 
 pub use batch::{BLOCK, Batch, Span};
 pub use error::ModelError;
-pub use load::{DeviceChoice, RunnerOptions, estimate_bytes, load_runner, open};
+pub use load::{DeviceChoice, RunnerOptions, check, estimate_bytes, load_runner, open};
 pub use quantize::Quantize;
 pub use runner::{Logits, Pooling, Purpose, Runner, RunnerError, RunnerSpec};

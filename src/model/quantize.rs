@@ -181,7 +181,8 @@ mod tests {
         let values: Vec<f32> = (0..5 * 256).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         for (n, k) in [(5, 256), (20, 64)] {
-            let source = WeightSource { name: "a", ty: GgmlType::F32, n, k, bytes: &bytes };
+            let source =
+                WeightSource { name: "a", ty: GgmlType::F32, n, k, bytes: &bytes, scale: 1.0 };
             for (name, target) in NAMES {
                 assert_eq!(name.parse(), Ok(target));
                 let mut expected = Vec::new();

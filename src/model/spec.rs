@@ -219,6 +219,8 @@ pub enum QkNorm {
     None,
     /// Over each head (qwen3, gemma3): weights of `head_dim`.
     PerHead,
+    /// Over each head, with weights of its own (stablelm 2 12B, command-r plus): `heads · head_dim`.
+    EachHead,
     /// Over each head, without weights (llama4).
     Plain,
     /// Over the whole projection (olmo2): weights of `heads · head_dim`.

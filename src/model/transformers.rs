@@ -6,6 +6,7 @@
 //! that goes on where the model is costs a step; any other is read again from its beginning. The
 //! engine runs one sequence at a time for it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_lfm2::ModelWeights;
 use kolosal_kernels::memory::Floats;
 
+use super::arch;
 use super::batch::{BLOCK, Batch, Span};
 use super::error::ModelError;
 use super::gguf::Gguf;
@@ -59,6 +61,8 @@ struct Sizes {
     vocab_size: usize,
     kv_bytes_per_block: usize,
     embedding_bytes: usize,
+    /// Of each layer.
+    has_attention: Vec<bool>,
 }
 
 impl TransformersRunner {
@@ -67,16 +71,9 @@ impl TransformersRunner {
         options: &RunnerOptions,
         device: Device,
     ) -> Result<Self, ModelError> {
-        if let Some(target) = options.quantize {
-            let problem =
-                format!("quantize {target}: models of this architecture are run as they are");
-            return Err(ModelError::Limit(problem));
-        }
+        check(gguf, options)?;
         let sizes = sizes(gguf)?;
-        let [path] = gguf.paths() else {
-            let problem = "split files of this architecture are not supported";
-            return Err(ModelError::Limit(problem.to_owned()));
-        };
+        let [path] = gguf.paths() else { return Err(split()) };
         let context_len = options.n_ctx.clamp(1, sizes.context);
         let spec = RunnerSpec {
             vocab_size: sizes.vocab_size,
@@ -190,6 +187,66 @@ pub(super) fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64
     Ok(gguf.file_bytes() * 2 + sizes.embedding_bytes as u64 + kv)
 }
 
+/// Keys that the model reads, or that say nothing it does not do.
+const KNOWN_KEYS: [&str; 11] = [
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "rope.freq_base",
+    "rope.dimension_count",
+    "shortconv.l_cache",
+    "pooling_type",
+];
+/// Tensors of every layer, of those with attention, and of those with a short history.
+const LAYER: [&str; 5] = ["attn_norm", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up"];
+const ATTENTION: [&str; 6] =
+    ["attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm"];
+const HISTORY: [&str; 3] = ["shortconv.in_proj", "shortconv.out_proj", "shortconv.conv"];
+
+/// Whether [`TransformersRunner::load`] could, as far as metadata and names tell.
+pub(super) fn check(gguf: &Gguf, options: &RunnerOptions) -> Result<(), ModelError> {
+    if let Some(target) = options.quantize {
+        let problem = format!("quantize {target}: models of this architecture are run as they are");
+        return Err(ModelError::Limit(problem));
+    }
+    if gguf.paths().len() > 1 {
+        return Err(split());
+    }
+    arch::check_against(gguf.metadata(), "lfm2", &KNOWN_KEYS)?;
+    let sizes = sizes(gguf)?;
+    let mut needed = HashSet::from(["token_embd.weight".to_owned()]);
+    for (index, has_attention) in sizes.has_attention.iter().enumerate() {
+        let mixer: &[&str] = if *has_attention { &ATTENTION } else { &HISTORY };
+        let parts = LAYER.iter().chain(mixer);
+        needed.extend(parts.map(|part| format!("blk.{index}.{part}.weight")));
+    }
+    if let Some(missing) = needed.iter().filter(|name| gguf.tensor(name).is_none()).min() {
+        return Err(ModelError::MissingTensor(missing.clone()));
+    }
+    let outer = ["token_embd_norm.weight", "output_norm.weight", "output.weight"];
+    let names = gguf.tensors().iter().map(|tensor| tensor.name.as_str());
+    let unused: Vec<&str> =
+        names.filter(|name| !needed.contains(*name) && !outer.contains(name)).take(4).collect();
+    if unused.is_empty() {
+        return Ok(());
+    }
+    let names = unused.join(", ");
+    Err(ModelError::UnusedTensors { architecture: "lfm2".to_owned(), names })
+}
+
+/// See [`super::load::kv_figures`].
+pub(super) fn kv_figures(gguf: &Gguf) -> Result<(usize, usize), ModelError> {
+    sizes(gguf).map(|sizes| (sizes.context, sizes.kv_bytes_per_block))
+}
+
+fn split() -> ModelError {
+    ModelError::Limit("split files of this architecture are not supported".to_owned())
+}
+
 /// Only the first piece may be longer than a token: later ones would not see the short histories.
 fn piece_len(at: usize, len: usize) -> usize {
     if at > 0 {
@@ -238,16 +295,18 @@ fn sizes(gguf: &Gguf) -> Result<Sizes, ModelError> {
             expected: vec![vocabulary, hidden],
         });
     }
-    let total: usize = match kv_heads.as_slice() {
-        [all] => *all as usize * layers,
-        each => each.iter().map(|count| *count as usize).sum(),
+    let kv_heads = match kv_heads.as_slice() {
+        [all] => vec![*all; layers],
+        each => each.to_vec(),
     };
+    let total: usize = kv_heads.iter().map(|count| *count as usize).sum();
     Ok(Sizes {
         context,
         vocab_size: vocabulary,
         // Keys and values in f32.
         kv_bytes_per_block: total * (hidden / heads) * 2 * 4 * BLOCK,
         embedding_bytes: vocabulary * hidden * 4,
+        has_attention: kv_heads.iter().map(|count| *count > 0).collect(),
     })
 }
 

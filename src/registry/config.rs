@@ -16,6 +16,11 @@ pub struct RegistryConfig {
     pub max_loaded: Option<usize>,
     /// Requests that may wait for one engine to load.
     pub max_waiters: usize,
+    /// Engines whose weights are read at the same time.
+    pub max_loads: usize,
+    /// Loads that may wait for their turn or for memory; more are refused with 503. Downloads are
+    /// bounded by the hub and do not count.
+    pub max_load_queue: usize,
     /// What a request for an engine that is not loaded does.
     pub wait_for_load: Wait,
     /// How long a load waits for busy engines to make room before it gives up.
@@ -41,6 +46,8 @@ impl Default for RegistryConfig {
             memory_budget_bytes: None,
             max_loaded: None,
             max_waiters: 256,
+            max_loads: 4,
+            max_load_queue: 64,
             wait_for_load: Wait::UntilLoaded,
             room_wait: Duration::from_secs(30),
             min_residency: Duration::from_secs(10),

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
+use crate::engine::stats::Meters;
 use crate::error::{Error, Kind, Result};
 
 use super::config::{KeepAlive, RegistryConfig, Wait};
 use super::lease::Lease;
 use super::load::Loaded;
 use super::spec::EngineSpec;
+use super::status::Totals;
 
 /// Longest pause between two tries to load a model that failed.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -40,6 +43,15 @@ pub(super) struct Entry {
     pub(super) provisional: bool,
     /// The load goes on even if nobody waits for it.
     pub(super) background: bool,
+    /// Ends the load of this `load_id`.
+    pub(super) cancelled: CancellationToken,
+    /// The weights are being read. Such a load goes on without anybody waiting: its end is near, and
+    /// whoever lost patience finds the engine ready when it asks again.
+    pub(super) reading: bool,
+    /// Counters of the present load, or of the last.
+    meters: Option<Arc<Meters>>,
+    /// What was counted in the loads before.
+    past: Totals,
     pub(super) room: Room,
     pub(super) loads: u64,
     pub(super) failures: u32,
@@ -86,6 +98,7 @@ pub(super) enum Action {
     Load {
         id: String,
         load_id: u64,
+        cancelled: CancellationToken,
     },
     /// Wait until the engine is out of use, or `grace` is over, then free it.
     Drain {
@@ -130,6 +143,10 @@ impl Entry {
             keep_alive: None,
             provisional: false,
             background: false,
+            cancelled: CancellationToken::new(),
+            reading: false,
+            meters: None,
+            past: Totals::default(),
             room: Room::default(),
             loads: 0,
             failures: 0,
@@ -204,12 +221,27 @@ impl Entry {
         self.load_began = now;
         self.leases = 0;
         self.background = false;
-        Action::Load { id: self.spec.id.clone(), load_id }
+        self.reading = false;
+        self.room = Room::default();
+        self.cancelled = CancellationToken::new();
+        Action::Load { id: self.spec.id.clone(), load_id, cancelled: self.cancelled.clone() }
+    }
+
+    /// Whether anyone still waits for the load, or it is meant for those who come later.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.background || self.waiters.iter().any(|waiter| !waiter.is_closed())
+    }
+
+    /// What was counted since the engine was registered.
+    pub(super) fn totals(&self) -> Totals {
+        self.meters.as_ref().map_or(self.past, |meters| self.past.plus(&meters.snapshot()))
     }
 
     /// A load succeeded: everyone who waits gets the engine, in order.
     pub(super) fn become_ready(&mut self, loaded: Loaded, now: Instant) -> Vec<(Waiter, Grant)> {
         let loaded = Arc::new(loaded);
+        self.past = self.totals();
+        self.meters = Some(loaded.engine.meters());
         self.phase = Phase::Ready(Arc::clone(&loaded));
         self.provisional = false;
         self.failures = 0;

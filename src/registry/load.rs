@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
 use crate::chat::preparation::Preparations;
 use crate::chat::{TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
@@ -50,24 +53,35 @@ pub struct ModelInfo {
     pub warnings: Vec<String>,
 }
 
-/// Loads engines. Both methods block and are called where they may.
+/// Loads engines. Finding the files is a task, so that a download holds no thread and ends when nobody
+/// waits for it; the steps after it block and are called where they may.
 pub trait Loader: Send + Sync {
-    /// Bytes that the engine will take: weights, KV pool and activations. Brings the files here if
-    /// they are not.
+    /// The first file of the model. Brings the files here if they are not; dropping the future stops
+    /// that.
     ///
     /// # Errors
-    /// The model cannot be found, fetched or read.
-    fn estimate(&self, spec: &EngineSpec) -> Result<u64>;
+    /// The model cannot be found or fetched.
+    fn locate<'a>(&'a self, spec: &'a EngineSpec) -> BoxFuture<'a, Result<PathBuf>> {
+        Box::pin(async { Ok(PathBuf::from(&spec.reference)) })
+    }
 
-    /// Loads the model and starts its engine.
+    /// Bytes that the engine will take: weights, KV pool and activations.
+    ///
+    /// # Errors
+    /// The model cannot be read.
+    fn estimate(&self, spec: &EngineSpec, path: &Path) -> Result<u64>;
+
+    /// Loads the model and starts its engine, unless it is cancelled on the way.
     ///
     /// # Errors
     /// As [`Self::estimate`], or the model cannot be loaded.
-    fn load(&self, spec: &EngineSpec) -> Result<Loaded>;
+    fn load(&self, spec: &EngineSpec, path: &Path, cancelled: &CancellationToken)
+    -> Result<Loaded>;
 }
 
-/// Finds the file that a reference names, and fetches it if it is not here. Blocks.
-pub type Locate = Box<dyn Fn(&str) -> Result<PathBuf> + Send + Sync>;
+/// Finds the file that a reference names, and fetches it if it is not here. Dropping the future stops
+/// that.
+pub type Locate = Box<dyn Fn(String) -> BoxFuture<'static, Result<PathBuf>> + Send + Sync>;
 
 /// Turns an open file into a runner; both methods block.
 pub trait Backend: Send + Sync {
@@ -106,28 +120,37 @@ impl GgufLoader {
         self.text = text;
         self
     }
+}
 
-    fn open(&self, spec: &EngineSpec) -> Result<(PathBuf, Gguf)> {
-        let path = (self.locate)(&spec.reference)?;
-        let access = if spec.params.use_mmap { Access::Map } else { Access::Read };
-        let gguf = model::open(&path, access).map_err(|error| open_error(&path, &error))?;
-        Ok((path, gguf))
-    }
+fn open(spec: &EngineSpec, path: &Path) -> Result<Gguf> {
+    let access = if spec.params.use_mmap { Access::Map } else { Access::Read };
+    model::open(path, access).map_err(|error| open_error(path, &error))
 }
 
 impl Loader for GgufLoader {
-    fn estimate(&self, spec: &EngineSpec) -> Result<u64> {
-        let (_, gguf) = self.open(spec)?;
+    fn locate<'a>(&'a self, spec: &'a EngineSpec) -> BoxFuture<'a, Result<PathBuf>> {
+        (self.locate)(spec.reference.clone())
+    }
+
+    fn estimate(&self, spec: &EngineSpec, path: &Path) -> Result<u64> {
+        let gguf = open(spec, path)?;
         self.backend.estimate(&gguf, &spec.params)
     }
 
-    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
-        let (path, gguf) = self.open(spec)?;
+    fn load(
+        &self,
+        spec: &EngineSpec,
+        path: &Path,
+        cancelled: &CancellationToken,
+    ) -> Result<Loaded> {
+        let gguf = open(spec, path)?;
         // A bad vocabulary is found out before the weights are read.
         let text = TextModel::from_gguf(gguf.metadata())?;
         let text = Arc::new(text.with_options(self.text).sharing(Arc::clone(&self.preparations)));
+        still_wanted(spec, cancelled)?;
         let runner = self.backend.runner(&gguf, &spec.params)?;
-        let mut info = describe(&gguf, path);
+        still_wanted(spec, cancelled)?;
+        let mut info = describe(&gguf, path.to_owned());
         info.context_len = runner.spec().context_len;
         runner.spec().device.clone_into(&mut info.device);
         info.one_at_a_time = runner.spec().one_at_a_time;
@@ -151,6 +174,15 @@ impl Loader for GgufLoader {
         }
         Ok(Loaded { engine, text, info })
     }
+}
+
+fn still_wanted(spec: &EngineSpec, cancelled: &CancellationToken) -> Result<()> {
+    if cancelled.is_cancelled() { Err(abandoned(&spec.id)) } else { Ok(()) }
+}
+
+/// The end of a load that nobody wants any more.
+pub(super) fn abandoned(id: &str) -> Error {
+    Error::unavailable(format!("the load of engine '{id}' was given up"), 1)
 }
 
 fn open_error(path: &Path, error: &GgufError) -> Error {

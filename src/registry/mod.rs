@@ -19,6 +19,7 @@ mod status;
 mod table;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -28,14 +29,18 @@ pub use config::{KeepAlive, RegistryConfig, Wait};
 pub use lease::Lease;
 pub use load::{Backend, GgufLoader, Loaded, Loader, Locate, ModelInfo};
 pub use spec::{EngineSpec, LoadParams};
-pub use status::{State, Status};
+pub use status::{State, Status, Totals};
 
 use crate::error::Result;
+use crate::hub::Slots;
 
 use admit::Budget;
 use entry::{Entry, Leave, Phase};
 use shared::Shared;
 use table::Table;
+
+/// What a shutdown waits beyond the time that running jobs get.
+const SHUTDOWN_SLACK: Duration = Duration::from_secs(5);
 
 /// Names to engines and their states.
 pub struct Registry {
@@ -52,7 +57,8 @@ impl Registry {
             bytes: config.memory_budget_bytes.unwrap_or_else(detected),
             engines: config.max_loaded.unwrap_or(usize::MAX),
         };
-        let shared = Arc::new(Shared::new(Table::new(config, budget), loader));
+        let slots = Slots::new(config.max_loads, config.max_load_queue);
+        let shared = Arc::new(Shared::new(Table::new(config, budget), loader, slots));
         Arc::new(Self { shared, sweeper: std::sync::OnceLock::new() })
     }
 
@@ -144,16 +150,22 @@ impl Registry {
         self.shared.sweep();
     }
 
-    /// Refuses new requests, drains all engines, and returns when their memory is free.
+    /// Refuses new requests, ends loads, drains all engines, and returns when their memory is free or
+    /// [`SHUTDOWN_SLACK`] has passed beyond [`RegistryConfig::drain_grace`]: reading weights cannot be
+    /// stopped on the way.
     pub async fn shutdown(&self) {
-        let leaving: Vec<_> = {
+        let (leaving, limit): (Vec<_>, _) = {
             let mut table = self.shared.lock();
             table.closing = true;
             let ids: Vec<String> = table.entries.keys().cloned().collect();
-            ids.iter().filter_map(|id| table.ask_to_leave(id, Leave::Unload).ok()).collect()
+            let leaving = ids.iter().filter_map(|id| table.ask_to_leave(id, Leave::Unload).ok());
+            (leaving.collect(), table.config.drain_grace + SHUTDOWN_SLACK)
         };
         let all = leaving.into_iter().map(|leaving| self.shared.finish_leaving(leaving));
-        futures_util::future::join_all(all).await;
+        let all = futures_util::future::join_all(all);
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!("engines were still loading or busy after {limit:?}; left as they are");
+        }
         if let Some(sweeper) = self.sweeper.get() {
             sweeper.abort();
         }
@@ -202,6 +214,7 @@ fn status(table: &Table, entry: &Entry) -> Status {
         idle_for,
         expires_in,
         info: loaded.map(|loaded| loaded.info.clone()),
+        totals: entry.totals(),
         stats: loaded.map(|loaded| loaded.engine.stats()),
     }
 }

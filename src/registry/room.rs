@@ -85,9 +85,7 @@ impl Table {
 
     /// Whether anyone still wants the load.
     pub(super) fn is_wanted(&mut self, id: &str, load_id: u64) -> bool {
-        self.entry_of(id, load_id).is_some_and(|entry| {
-            entry.background || entry.waiters.iter().any(|waiter| !waiter.is_closed())
-        })
+        self.entry_of(id, load_id).is_some_and(|entry| entry.is_wanted())
     }
 
     fn check_possible(&self, id: &str, need: u64) -> Result<()> {

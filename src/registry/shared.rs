@@ -4,16 +4,19 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use kolosal_kernels::memory::release_unused;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::error::{Error, Result};
+use crate::hub::Slots;
 
 use super::config::{KeepAlive, Wait};
 use super::entry::{Action, Grant, Queued, Victim};
 use super::lease::Lease;
-use super::load::{Loaded, Loader};
+use super::load::{Loaded, Loader, abandoned};
 use super::room::Admission;
 use super::table::{Effects, Leaving, Reply, Table};
 
@@ -26,6 +29,8 @@ const SWEEP_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::
 pub(super) struct Shared {
     table: Mutex<Table>,
     loader: Arc<dyn Loader>,
+    /// Loads whose files are here.
+    slots: Slots,
     /// A lease was given back, or memory was freed.
     changed: Notify,
     /// The sweeper is to look now.
@@ -33,8 +38,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(table: Table, loader: Arc<dyn Loader>) -> Self {
-        Self { table: Mutex::new(table), loader, changed: Notify::new(), sweep_now: Notify::new() }
+    pub(super) fn new(table: Table, loader: Arc<dyn Loader>, slots: Slots) -> Self {
+        let (changed, sweep_now) = (Notify::new(), Notify::new());
+        Self { table: Mutex::new(table), loader, slots, changed, sweep_now }
     }
 
     /// The table is consistent between any two statements that can panic, so that a poisoned lock
@@ -63,9 +69,10 @@ impl Shared {
                 self.perform(action);
                 match queued {
                     Queued::Refused(error) => Err(error),
-                    Queued::Waits(receiver) => receiver.await.unwrap_or_else(|_| {
-                        Err(Error::internal(format!("the load of engine '{id}' was abandoned")))
-                    }),
+                    Queued::Waits(receiver) => {
+                        let mut waiting = Waiting { shared: self, id, receiver };
+                        (&mut waiting.receiver).await.unwrap_or_else(|_| Err(abandoned(id)))
+                    }
                 }
             }
         }
@@ -102,7 +109,9 @@ impl Shared {
         for action in actions {
             let shared = Arc::clone(self);
             match action {
-                Action::Load { id, load_id } => tokio::spawn(shared.load(id, load_id)),
+                Action::Load { id, load_id, cancelled } => {
+                    tokio::spawn(shared.load(id, load_id, cancelled))
+                }
                 Action::Drain { victim, grace } => tokio::spawn(shared.drain(victim, grace)),
             };
         }
@@ -120,8 +129,8 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    async fn load(self: Arc<Self>, id: String, load_id: u64) {
-        let outcome = self.try_load(&id, load_id).await;
+    async fn load(self: Arc<Self>, id: String, load_id: u64, cancelled: CancellationToken) {
+        let outcome = self.try_load(&id, load_id, &cancelled).await;
         match &outcome {
             Ok(_) => info!(engine = id, "engine loaded"),
             Err(error) => warn!(engine = id, %error, "engine not loaded"),
@@ -133,13 +142,41 @@ impl Shared {
         self.deliver(effects);
     }
 
-    async fn try_load(self: &Arc<Self>, id: &str, load_id: u64) -> Result<Loaded> {
+    /// Steps that wait end when the load is given up; those that block a thread hold a turn until they
+    /// have ended, so that there are never more of them than turns.
+    async fn try_load(
+        self: &Arc<Self>,
+        id: &str,
+        load_id: u64,
+        cancelled: &CancellationToken,
+    ) -> Result<Loaded> {
         let spec = Arc::clone(&self.lock().entry(id)?.spec);
-        let (loader, estimated) = (Arc::clone(&self.loader), Arc::clone(&spec));
-        let need = blocking(move || loader.estimate(&estimated)).await?;
-        self.make_room(id, load_id, need).await?;
-        let loader = Arc::clone(&self.loader);
-        blocking(move || loader.load(&spec)).await
+        let path = until_cancelled(self.loader.locate(&spec), id, cancelled).await?;
+        let place = self.slots.enter().ok_or_else(|| self.too_many_loads(id))?;
+        let turn = until_cancelled(place.turn().map(Ok), id, cancelled).await?;
+        let (loader, estimated, at) = (Arc::clone(&self.loader), Arc::clone(&spec), path.clone());
+        let need = blocking(move || {
+            let _turn = turn;
+            loader.estimate(&estimated, &at)
+        })
+        .await?;
+        until_cancelled(self.make_room(id, load_id, need), id, cancelled).await?;
+        let turn = until_cancelled(place.turn().map(Ok), id, cancelled).await?;
+        self.lock().begin_reading(id, load_id)?;
+        let (loader, cancelled) = (Arc::clone(&self.loader), cancelled.clone());
+        blocking(move || {
+            let _turn = turn;
+            loader.load(&spec, &path, &cancelled)
+        })
+        .await
+    }
+
+    fn too_many_loads(&self, id: &str) -> Error {
+        let text = format!(
+            "engine '{id}' cannot be loaded now: {} loads are under way or wait, the limit              (registry.max_loads and registry.max_load_queue)",
+            self.slots.limit()
+        );
+        Error::unavailable(text, 10).with_code("too_many_loads")
     }
 
     /// Waits for room of `need` bytes and evicts for it.
@@ -170,7 +207,8 @@ impl Shared {
             if let Admission::Granted(victims) = admission {
                 for victim in victims {
                     info!(engine = victim.id, by = id, "engine evicted");
-                    self.free(victim).await;
+                    // A task of its own: what was begun here is ended even if the load is given up.
+                    let _ = tokio::spawn(Arc::clone(self).free(victim)).await;
                 }
                 return Ok(());
             }
@@ -195,7 +233,7 @@ impl Shared {
     }
 
     /// Ends what still runs, frees the memory, then says so.
-    async fn free(self: &Arc<Self>, victim: Victim) {
+    async fn free(self: Arc<Self>, victim: Victim) {
         let Victim { id, load_id, loaded } = victim;
         let freed = blocking(move || {
             loaded.engine.shutdown();
@@ -232,6 +270,34 @@ impl Shared {
             let pause = timeout.map_or(longest, |timeout| (timeout / 4).clamp(shortest, longest));
             let _ = tokio::time::timeout(pause, shared.sweep_now.notified()).await;
         }
+    }
+}
+
+/// A request in line. Dropped with the request of a client that has left, it ends the load that
+/// nobody else waits for.
+struct Waiting<'a> {
+    shared: &'a Arc<Shared>,
+    id: &'a str,
+    receiver: oneshot::Receiver<Result<Lease>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        self.shared.lock().leave_line(self.id);
+    }
+}
+
+/// Drops `step` when the load of `id` is given up.
+async fn until_cancelled<T>(
+    step: impl Future<Output = Result<T>>,
+    id: &str,
+    cancelled: &CancellationToken,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = cancelled.cancelled() => Err(abandoned(id)),
+        done = step => done,
     }
 }
 

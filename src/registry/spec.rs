@@ -3,11 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::config::check_engine_id;
 use crate::error::{Error, Kind, Result};
 use crate::model::Quantize;
-
-/// Longest engine id in bytes.
-const MAX_ID_BYTES: usize = 256;
 
 /// One registered engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,17 +39,8 @@ impl EngineSpec {
     /// # Errors
     /// [`Kind::Invalid`] naming the field, the limit and the value.
     pub fn validate(&self) -> Result<()> {
-        if self.id.is_empty() {
-            return Err(Error::invalid("engine_id", "engine_id is empty"));
-        }
-        if self.id.len() > MAX_ID_BYTES {
-            let text = format!("engine_id has {} bytes, limit {MAX_ID_BYTES}", self.id.len());
-            return Err(Error::invalid("engine_id", text));
-        }
-        if self.id.chars().any(char::is_control) || self.id.trim() != self.id {
-            let text = "engine_id has control characters or space at an end";
-            return Err(Error::invalid("engine_id", text));
-        }
+        check_engine_id(&self.id)
+            .map_err(|problem| Error::invalid("engine_id", format!("engine_id {problem}")))?;
         if self.reference.trim().is_empty() {
             return Err(Error::invalid("model_path", "model_path is empty"));
         }

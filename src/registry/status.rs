@@ -44,6 +44,31 @@ impl fmt::Display for State {
     }
 }
 
+/// What an engine has done since it was registered, in all its loads together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub jobs_submitted: u64,
+    pub jobs_failed: u64,
+    pub prompt_tokens: u64,
+    /// Prompt tokens that were found in the prefix cache.
+    pub prefix_hit_tokens: u64,
+    pub generated_tokens: u64,
+}
+
+impl Totals {
+    /// With what a load has counted.
+    #[must_use]
+    pub fn plus(self, load: &EngineStats) -> Self {
+        Self {
+            jobs_submitted: self.jobs_submitted + load.jobs_submitted,
+            jobs_failed: self.jobs_failed + load.jobs_failed,
+            prompt_tokens: self.prompt_tokens + load.prompt_tokens,
+            prefix_hit_tokens: self.prefix_hit_tokens + load.prefix_hit_tokens,
+            generated_tokens: self.generated_tokens + load.generated_tokens,
+        }
+    }
+}
+
 /// One engine at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -65,7 +90,9 @@ pub struct Status {
     pub expires_in: Option<Duration>,
     /// About the model, while it is loaded.
     pub info: Option<ModelInfo>,
-    /// The engine's own counters, while it is loaded.
+    /// What it has done, whether it is loaded or not.
+    pub totals: Totals,
+    /// The engine's own counters, which begin with its load; while it is loaded.
     pub stats: Option<EngineStats>,
 }
 

@@ -24,7 +24,7 @@ use crate::error::{Error, Kind, Result};
 use super::admit::Budget;
 use super::config::{KeepAlive, RegistryConfig, Wait};
 use super::entry::{Action, Entry, Grant, Leave, Phase, Queued, Room, Waiter};
-use super::load::Loaded;
+use super::load::{Loaded, abandoned};
 use super::spec::EngineSpec;
 
 pub(super) struct Table {
@@ -157,6 +157,7 @@ impl Table {
         self.room_queue.retain(|queued| *queued != load_id);
         let mut effects = Effects::default();
         let (backoff, grace) = (self.config.retry_backoff, self.config.drain_grace);
+        let next_load_id = self.new_load_id();
         let Some(entry) = self.entry_of(id, load_id) else { return effects };
         let Phase::Loading { leave } = &mut entry.phase else { return effects };
         entry.room.covered = 0;
@@ -172,6 +173,10 @@ impl Table {
                 entry.room = Room::default();
                 self.end(id, &leave);
             }
+            // It was given up, and meanwhile somebody came who wants it after all.
+            (Err(_), None) if entry.cancelled.is_cancelled() && entry.is_wanted() => {
+                effects.actions.push(entry.start_loading(next_load_id, now));
+            }
             (Err(error), None) => {
                 effects.refusals = entry.refuse_waiters(&error);
                 entry.become_failed(error, backoff, now);
@@ -181,6 +186,29 @@ impl Table {
             }
         }
         effects
+    }
+
+    /// Someone who waited has left. Ends a load that nobody waits for, unless it is near its end.
+    pub(super) fn leave_line(&mut self, id: &str) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let is_loading = matches!(entry.phase, Phase::Loading { .. });
+        if is_loading && !entry.reading && !entry.is_wanted() {
+            entry.cancelled.cancel();
+        }
+    }
+
+    /// A load has its turn to read the weights: from here on it goes to its end.
+    ///
+    /// # Errors
+    /// It was given up.
+    pub(super) fn begin_reading(&mut self, id: &str, load_id: u64) -> Result<()> {
+        match self.entry_of(id, load_id) {
+            Some(entry) if !entry.cancelled.is_cancelled() => {
+                entry.reading = true;
+                Ok(())
+            }
+            _ => Err(abandoned(id)),
+        }
     }
 
     /// The memory of an engine is free again.
@@ -245,6 +273,7 @@ impl Table {
                 return Err(Error::new(Kind::Conflict, text).with_code("engine_loading"));
             }
             Phase::Loading { leave: wish } => {
+                entry.cancelled.cancel();
                 if *wish != Some(Leave::Remove) {
                     *wish = Some(leave);
                 }

@@ -3,11 +3,11 @@
 //! Reading through serde gives errors that name the field, a body limit that works for chunked
 //! bodies, and indifference to the content type: `curl -d` sends a form type with JSON in it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use poem::{
-    IntoResponse, Request, RequestBody, Response, Result, error::ReadBodyError, http::StatusCode,
-};
+use futures_util::StreamExt;
+use poem::{Body, IntoResponse, Request, RequestBody, Response, Result, http::StatusCode};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
     payload::Payload,
@@ -16,6 +16,7 @@ use poem_openapi::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::connection::{BodyBudget, State};
 use super::error::Failure;
 use crate::error::{Error, Kind};
 
@@ -25,11 +26,17 @@ pub struct BodyLimits {
     pub max_bytes: usize,
     /// A body that has not arrived by then is refused: 408.
     pub read_timeout: Duration,
+    /// Bytes of all bodies that are being read at the same time; beyond them 503.
+    pub max_bytes_in_flight: usize,
 }
 
 impl Default for BodyLimits {
     fn default() -> Self {
-        Self { max_bytes: 16 << 20, read_timeout: Duration::from_mins(1) }
+        Self {
+            max_bytes: 16 << 20,
+            read_timeout: Duration::from_mins(1),
+            max_bytes_in_flight: 256 << 20,
+        }
     }
 }
 
@@ -121,11 +128,22 @@ async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>>
             return Err(too_large().into());
         }
     }
-    let read = body.take()?.into_bytes_limit(limits.max_bytes);
+    let _receiving = request.extensions().get::<Arc<State>>().map(|state| state.receive());
+    let budget = request.data::<BodyBudget>().cloned();
+    let budget = budget.unwrap_or_else(|| BodyBudget::new(limits.max_bytes_in_flight));
+    let read = collect(body.take()?, limits.max_bytes, &budget);
     match tokio::time::timeout(limits.read_timeout, read).await {
-        Ok(Ok(bytes)) => Ok(bytes.into()),
-        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_large().into()),
-        Ok(Err(error)) => {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(Unread::TooLarge)) => Err(too_large().into()),
+        Ok(Err(Unread::NoRoom)) => {
+            let message = format!(
+                "the request bodies that are being read have reached {} bytes together",
+                budget.limit()
+            );
+            let error = Error::unavailable(message, 1).with_code("too_many_body_bytes");
+            Err(Failure::from(error).into())
+        }
+        Ok(Err(Unread::Failed(error))) => {
             let message = format!("the request body could not be read: {error}");
             Err(Failure::from(Error::new(Kind::Invalid, message)).into())
         }
@@ -136,6 +154,32 @@ async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>>
             Err(failure.with_status(StatusCode::REQUEST_TIMEOUT).into())
         }
     }
+}
+
+/// Why a body is not here.
+enum Unread {
+    TooLarge,
+    NoRoom,
+    Failed(std::io::Error),
+}
+
+/// Takes memory as bytes come and not as they are promised; the budget counts them until the whole
+/// body is here.
+async fn collect(body: Body, max: usize, budget: &BodyBudget) -> Result<Vec<u8>, Unread> {
+    let mut held = budget.hold();
+    let mut bytes = Vec::new();
+    let mut stream = body.into_bytes_stream();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(Unread::Failed)?;
+        if bytes.len() + piece.len() > max {
+            return Err(Unread::TooLarge);
+        }
+        if !held.grow(piece.len()) {
+            return Err(Unread::NoRoom);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
 }
 
 /// Reads a JSON object; an error names the field.

@@ -101,6 +101,7 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         request.set_data(access);
         request.set_data(self.state.options.keys.caller(&request));
         request.set_data(self.state.options.body);
+        request.set_data(self.state.bodies.clone());
         self.inner.call(request).await
     }
 }

@@ -6,6 +6,7 @@
 mod anthropic;
 mod auth;
 mod body;
+mod connection;
 mod cors;
 mod docs;
 mod drain;
@@ -14,7 +15,6 @@ mod examples;
 mod front;
 mod lease;
 mod lines;
-mod listener;
 mod native;
 mod observe;
 mod ollama;
@@ -36,11 +36,12 @@ use std::{
 
 pub use auth::ApiKeys;
 pub use body::BodyLimits;
+pub use connection::{ConnectionLimits, raise_descriptor_limit};
 pub use cors::Cors;
 pub use drain::Drain;
 pub use error::{Dialect, ErrorBody, ErrorObject, Failure};
 pub use openai::ResponseLimits;
-use poem::{Endpoint, IntoEndpoint, Response, Route, Server, get};
+use poem::{Endpoint, IntoEndpoint, Response, Route, get};
 pub use spec::openapi_json;
 use tokio::net::TcpListener;
 
@@ -54,6 +55,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct Options {
     pub body: BodyLimits,
+    pub connections: ConnectionLimits,
     pub keys: ApiKeys,
     pub cors: Cors,
     /// What `POST /engines` gives an engine that does not say otherwise.
@@ -70,6 +72,7 @@ pub struct AppState {
     pub options: Options,
     pub drain: Drain,
     pub(crate) responses: Arc<openai::ResponseStore>,
+    pub(crate) bodies: connection::BodyBudget,
     started: Instant,
     started_unix_s: u64,
 }
@@ -80,6 +83,7 @@ impl AppState {
         let responses = Arc::new(openai::ResponseStore::new(options.responses));
         Self {
             registry,
+            bodies: connection::BodyBudget::new(options.body.max_bytes_in_flight),
             options,
             responses,
             drain: Drain::default(),
@@ -180,7 +184,6 @@ pub async fn run(
             drain.expire();
         });
     };
-    Server::new_with_acceptor(listener::NoDelay::new(listener)?)
-        .run_with_graceful_shutdown(app.build(), signal, Some(drain_limit))
-        .await
+    let limits = app.state.options.connections;
+    connection::serve(listener, app.build(), limits, signal, drain_limit).await
 }

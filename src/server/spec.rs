@@ -6,11 +6,13 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::{Arc, LazyLock},
 };
 
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     AppState, Options,
@@ -129,11 +131,11 @@ pub fn openapi_json() -> &'static str {
 struct NoLoader;
 
 impl Loader for NoLoader {
-    fn estimate(&self, _: &EngineSpec) -> Result<u64> {
+    fn estimate(&self, _: &EngineSpec, _: &Path) -> Result<u64> {
         Err(Error::internal("nothing can be loaded here"))
     }
 
-    fn load(&self, _: &EngineSpec) -> Result<Loaded> {
+    fn load(&self, _: &EngineSpec, _: &Path, _: &CancellationToken) -> Result<Loaded> {
         Err(Error::internal("nothing can be loaded here"))
     }
 }

@@ -3,6 +3,7 @@
 mod anthropic;
 mod bad_input;
 mod compatibility;
+mod cut;
 mod document;
 mod embeddings;
 mod front;
@@ -20,5 +21,6 @@ mod schemas;
 mod script;
 mod socket;
 mod structured;
+mod templates;
 mod tokens;
 mod tools;

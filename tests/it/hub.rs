@@ -1,7 +1,8 @@
 //! The hub against a local web server that misbehaves.
 #![allow(clippy::unwrap_used)]
 
-mod package;
+pub(crate) mod package;
+mod part;
 mod reference;
 pub(crate) mod server;
 

@@ -13,6 +13,8 @@ mod gguf;
 mod grammar;
 mod http;
 mod hub;
+mod layouts;
+mod loads;
 mod parity;
 mod program;
 mod readme;

@@ -1,7 +1,7 @@
 //! Back ends against each other, and results against batch, chunk and thread count.
 
 use kolosal_kernels::quant::GgmlType;
-use kolosal_server::model::gguf::{Gguf, Value};
+use kolosal_server::model::gguf::{Array, Gguf, Value, Writer};
 use kolosal_server::model::{
     BLOCK, Batch, DeviceChoice, Runner, RunnerOptions, Span, arch, load_runner,
 };
@@ -150,7 +150,15 @@ fn variants() -> Vec<Tiny> {
                     ]),
                     ..tiny
                 },
-                "gemma" | "gemma2" | "gemma3" => Tiny {
+                "gemma" => Tiny {
+                    tied: true,
+                    extra: extra(&[
+                        ("attention.key_length", Value::U32(32)),
+                        ("attention.value_length", Value::U32(32)),
+                    ]),
+                    ..tiny
+                },
+                "gemma2" | "gemma3" => Tiny {
                     tied: true,
                     layers: 7,
                     extra: extra(&[
@@ -368,5 +376,109 @@ fn every_architecture_has_a_fixture() {
     for known in arch::ARCHITECTURES {
         let is_known = |gguf: &Gguf| gguf.metadata().architecture().unwrap() == known.name;
         assert!(fixtures.iter().any(|(_, gguf, ..)| is_known(gguf)), "{}", known.name);
+    }
+}
+
+/// The rows of each head from pairs (0, 1), (2, 3) to pairs (i, i + turned / 2), as converters lay them out
+/// for rotary embeddings with sections.
+fn to_halves(bytes: &[u8], heads: usize, turned: usize) -> Vec<u8> {
+    let head_bytes = bytes.len() / heads;
+    let row = head_bytes / 16;
+    let mut out = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact(head_bytes) {
+        let rows: Vec<&[u8]> = head.chunks_exact(row).collect();
+        let order = (0..turned).step_by(2).chain((1..turned).step_by(2)).chain(turned..16);
+        order.for_each(|index| out.extend_from_slice(rows[index]));
+    }
+    out
+}
+
+/// GLM-4.1V's text part as public converters write it: sections, and rows in the other order.
+#[test]
+fn sections_of_positions_change_the_pairs_of_glm4() {
+    let (plain, tokens, expected) = fixture("glm4");
+    let mut writer = Writer::new();
+    for (key, value) in plain.metadata().iter() {
+        writer.set(key, value.clone());
+    }
+    writer.set("glm4.rope.dimension_sections", Value::Array(Array::I32(vec![2, 1, 1, 0])));
+    for tensor in plain.tensors() {
+        let bytes = plain.data(tensor);
+        let bytes = match tensor.name.as_str() {
+            name if name.contains(".attn_q.") => to_halves(bytes, 4, 8),
+            name if name.contains(".attn_k.") => to_halves(bytes, 2, 8),
+            _ => bytes.to_vec(),
+        };
+        writer.tensor(&tensor.name, &tensor.shape, tensor.ty, bytes).unwrap();
+    }
+    let gguf = Gguf::from_bytes(writer.to_bytes()).unwrap();
+    for device in [DeviceChoice::Cpu, DeviceChoice::CandleCpu] {
+        let logits = whole(&mut *runner(&gguf, device, 2), &tokens);
+        let distance = rms_distance(&logits, &expected);
+        assert!(distance < 1e-3, "{distance}");
+    }
+}
+
+/// What a file with one more key comes to.
+fn described(arch: &'static str, key: &'static str, value: Value) -> Result<(), String> {
+    let base = variants().into_iter().find(|tiny| tiny.arch == arch).unwrap();
+    let extra = [base.extra.clone(), vec![(key, value)]].concat();
+    let gguf = Tiny { extra, ..base }.head();
+    arch::describe(&gguf).map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn keys_that_nothing_reads_are_refused_if_they_could_have_an_effect() {
+    let sections = |fourth| Value::Array(Array::I32(vec![2, 1, 1, fourth]));
+    for (arch, key, value) in [
+        ("llama", "some.new_key", Value::U32(3)),
+        ("llama", "some.new_key", Value::Bool(true)),
+        ("llama", "rope.dimension_sections", sections(0)),
+        ("qwen2", "rope.dimension_sections", sections(1)),
+        ("qwen2", "attention.sliding_window", Value::U32(64)),
+        ("qwen3moe", "expert_weights_norm", Value::Bool(false)),
+        ("qwen3moe", "expert_weights_scale", Value::F32(2.0)),
+        ("qwen3moe", "expert_gating_func", Value::U32(2)),
+        ("llama", "logit_scale", Value::F32(0.5)),
+        ("gemma3", "attention.key_length_swa", Value::U32(8)),
+        ("llama", "rope.scaling.alpha", Value::F32(1000.0)),
+        ("llama", "hidden_activation", Value::from("gelu")),
+    ] {
+        let error = described(arch, key, value.clone()).unwrap_err();
+        assert!(error.contains(&format!("{arch}.{key}")), "{arch} {key} {value:?}: {error}");
+    }
+    for (arch, key, value) in [
+        ("llama", "some.new_key", Value::U32(0)),
+        ("llama", "rope.scaling.finetuned", Value::Bool(true)),
+        ("llama", "rope.scaling.original_context_length", Value::U32(64)),
+        ("llama", "vocab_size", Value::U32(259)),
+        ("llama", "logit_scale", Value::F32(1.0)),
+        ("qwen2", "rope.dimension_sections", sections(0)),
+        ("qwen2", "attention.sliding_window", Value::U32(512)),
+        ("qwen3moe", "expert_weights_norm", Value::Bool(true)),
+        ("qwen3moe", "expert_gating_func", Value::U32(1)),
+        ("gpt2", "rope.dimension_count", Value::U32(8)),
+        ("gemma3", "vision.block_count", Value::U32(27)),
+        ("stablelm", "use_parallel_residual", Value::Bool(true)),
+    ] {
+        assert_eq!(described(arch, key, value.clone()), Ok(()), "{arch} {key} {value:?}");
+    }
+}
+
+/// Keys that have an effect in any family have it.
+#[test]
+fn scales_bases_and_switches_are_heeded_in_every_family() {
+    let tokens = prompt(90, 9);
+    for (arch, key, value) in [
+        ("qwen2", "attention.scale", Value::F32(0.7)),
+        ("gemma2", "rope.freq_base_swa", Value::F32(50.0)),
+        ("granite", "rope.scaling.finetuned", Value::Bool(false)),
+    ] {
+        let base = variants().into_iter().find(|tiny| tiny.arch == arch).unwrap();
+        let extra = [base.extra.clone(), vec![(key, value)]].concat();
+        let changed = Tiny { extra, ..base.clone() }.gguf();
+        let logits = |gguf: &Gguf| whole(&mut *runner(gguf, DeviceChoice::Cpu, 2), &tokens);
+        let distance = distance(&logits(&base.gguf()), &logits(&changed));
+        assert!(distance > 1e-2, "{arch} {key}: {distance}");
     }
 }

@@ -73,8 +73,13 @@ pub struct Serving {
 impl Serving {
     /// Starts `kolosal serve --port 0 ARGS` and waits until it listens.
     pub fn start(home: &Path, args: &[&str]) -> Self {
+        Self::start_with(home, args, &[])
+    }
+
+    /// As [`Self::start`], with variables of the environment.
+    pub fn start_with(home: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = kolosal(home);
-        command.args(["serve", "--port", "0"]).args(args);
+        command.args(["serve", "--port", "0"]).args(args).envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -101,6 +106,13 @@ impl Serving {
                 Err(error) => panic!("no {text:?} in the log ({error}): {seen:#?}"),
             }
         }
+    }
+
+    /// Sends SIGKILL.
+    #[cfg(unix)]
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Sends SIGTERM and returns the exit code.

@@ -30,10 +30,12 @@ fn the_tables_of_the_readme_are_up_to_date() {
 }
 
 fn architectures() -> String {
-    let mut table = "\n| `general.architecture` | models |\n|---|---|\n".to_owned();
+    let mut table =
+        "\n| `general.architecture` | models | logits compared with |\n|---|---|---|\n".to_owned();
     let ours = arch::all().map(|known| (known.name, known.models));
     for (name, models) in ours.chain(arch::THROUGH_TRANSFORMERS.iter().copied()) {
-        let _infallible = writeln!(table, "| `{name}` | {models} |");
+        let proof = arch::proof(name).unwrap().in_words();
+        let _infallible = writeln!(table, "| `{name}` | {models} | {proof} |");
     }
     table.push('\n');
     table

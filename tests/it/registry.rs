@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to the lint.
 
+mod given_up;
 mod life;
 mod loader;
 mod params;
@@ -9,6 +10,7 @@ mod race;
 mod room;
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -20,6 +22,9 @@ use kolosal_server::registry::{
     Clock, EngineSpec, KeepAlive, LoadParams, Loaded, Loader, ModelInfo, Registry, RegistryConfig,
     State, Wait,
 };
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use crate::generation::tiny_text_model;
 
@@ -63,6 +68,9 @@ struct FakeLoader {
     panicking: AtomicBool,
     closed: Mutex<HashSet<String>>,
     opened: Condvar,
+    /// Engines whose files are far away: fetching them never ends.
+    far_away: Mutex<HashSet<String>>,
+    fetches: Arc<AtomicUsize>,
     loads: AtomicUsize,
     alive: Arc<AtomicUsize>,
     broken: Arc<AtomicBool>,
@@ -87,12 +95,32 @@ impl FakeLoader {
     }
 }
 
+/// A fetch that is under way until it is dropped.
+struct Fetching(Arc<AtomicUsize>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Loader for FakeLoader {
-    fn estimate(&self, spec: &EngineSpec) -> Result<u64> {
+    fn locate<'a>(&'a self, spec: &'a EngineSpec) -> BoxFuture<'a, Result<PathBuf>> {
+        Box::pin(async {
+            if self.far_away.lock().unwrap().contains(&spec.id) {
+                self.fetches.fetch_add(1, Ordering::SeqCst);
+                let _fetching = Fetching(Arc::clone(&self.fetches));
+                std::future::pending::<()>().await;
+            }
+            Ok(PathBuf::new())
+        })
+    }
+
+    fn estimate(&self, spec: &EngineSpec, _: &Path) -> Result<u64> {
         Ok(self.bytes.lock().unwrap().get(&spec.id).copied().unwrap_or(1))
     }
 
-    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
+    fn load(&self, spec: &EngineSpec, _: &Path, _: &CancellationToken) -> Result<Loaded> {
         self.loads.fetch_add(1, Ordering::SeqCst);
         let closed = self.closed.lock().unwrap();
         drop(self.opened.wait_while(closed, |closed| closed.contains(&spec.id)).unwrap());

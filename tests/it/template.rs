@@ -17,7 +17,7 @@ fn unescaped(html: &str) -> String {
     entities.iter().fold(html.to_owned(), |text, (entity, c)| text.replace(entity, c))
 }
 
-fn fixtures() -> Vec<(String, Value)> {
+pub(crate) fn fixtures() -> Vec<(String, Value)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/templates");
     let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "json"));

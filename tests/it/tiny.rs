@@ -189,7 +189,7 @@ impl Maker {
                 self.norm(&name("q_norm"), attn.head_dim, false);
                 self.norm(&name("k_norm"), attn.head_dim, false);
             }
-            QkNorm::Full => {
+            QkNorm::EachHead | QkNorm::Full => {
                 self.norm(&name("q_norm"), q, false);
                 self.norm(&name("k_norm"), k, false);
             }

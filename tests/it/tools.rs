@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kolosal_server::chat::{AnswerPart, ToolFormat, ToolParser};
+use kolosal_server::chat::{AnswerPart, Ending, ToolFormat, ToolParser};
 use serde_json::{Value, json};
 
 /// Templates that write no calls, or refuse the conversation.
@@ -39,7 +39,7 @@ fn calls_of_real_templates_are_read_back() {
         };
         let mut parser = ToolParser::new(format, case["tools"].clone());
         let mut calls = Vec::new();
-        for part in parser.push(answer).into_iter().chain(parser.flush()) {
+        for part in parser.push(answer).into_iter().chain(parser.flush(Ending::Whole)) {
             if let AnswerPart::Call(delta) = part {
                 delta.add_to(&mut calls);
             }

@@ -32,9 +32,17 @@ macro_rules! op {
     };
 }
 
-#[inline(always)]
-fn zip(a: Quad, b: Quad, f: impl Fn(uint8x16_t, uint8x16_t) -> uint8x16_t) -> Quad {
-    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+/// An expression of one quarter of each of the named vectors, for all four quarters. A macro, since
+/// a closure may be left a function that is called.
+macro_rules! quarters {
+    ($($x:ident),+ => $e:expr) => {
+        [
+            { let ($($x,)+) = ($($x[0],)+); $e },
+            { let ($($x,)+) = ($($x[1],)+); $e },
+            { let ($($x,)+) = ($($x[2],)+); $e },
+            { let ($($x,)+) = ($($x[3],)+); $e },
+        ]
+    };
 }
 
 /// `sum + codes · values` in four lanes, both signed.
@@ -77,10 +85,11 @@ unsafe fn smmla(sum: uint8x16_t, codes: uint8x16_t, values: uint8x16_t) -> uint8
 
 /// Lanes of four bytes of `a` and `b` through an instruction of theirs.
 macro_rules! mix {
-    ($f:ident, $a:expr, $b:expr) => {
-        zip($a, $b, |a, b| {
-            op!(vreinterpretq_u8_u32($f(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b))))
-        })
+    ($f:ident, $a:ident, $b:ident) => {
+        quarters!($a, $b => op!(vreinterpretq_u8_u32($f(
+            vreinterpretq_u32_u8($a),
+            vreinterpretq_u32_u8($b)
+        ))))
     };
 }
 
@@ -123,17 +132,17 @@ impl<const I8MM: bool> Dot for Neon<I8MM> {
 
     #[inline(always)]
     fn and(self, a: Quad, b: Quad) -> Quad {
-        zip(a, b, |a, b| op!(vandq_u8(a, b)))
+        quarters!(a, b => op!(vandq_u8(a, b)))
     }
 
     #[inline(always)]
     fn or(self, a: Quad, b: Quad) -> Quad {
-        zip(a, b, |a, b| op!(vorrq_u8(a, b)))
+        quarters!(a, b => op!(vorrq_u8(a, b)))
     }
 
     #[inline(always)]
     fn add_bytes(self, a: Quad, b: Quad) -> Quad {
-        zip(a, b, |a, b| op!(vaddq_u8(a, b)))
+        quarters!(a, b => op!(vaddq_u8(a, b)))
     }
 
     #[inline(always)]
@@ -148,20 +157,22 @@ impl<const I8MM: bool> Dot for Neon<I8MM> {
 
     #[inline(always)]
     fn shift(self, a: Quad, n: i32) -> Quad {
-        a.map(|a| op!(vshlq_u8(a, vdupq_n_s8(n as i8))))
+        quarters!(a => op!(vshlq_u8(a, vdupq_n_s8(n as i8))))
     }
 
     #[inline(always)]
     fn lookup(self, table: Quad, index: Quad) -> Quad {
-        zip(table, index, |table, index| op!(vqtbl1q_u8(table, index)))
+        quarters!(table, index => op!(vqtbl1q_u8(table, index)))
     }
 
     #[inline(always)]
     fn start(self, negated_sum: Quad, offset: i32) -> Quad {
         // `dot` takes 128 off full-range codes by flipping their sign bit.
         let offset = if offset == 128 { 0 } else { offset };
-        negated_sum
-            .map(|sum| op!(vreinterpretq_u8_s32(vmulq_n_s32(vreinterpretq_s32_u8(sum), offset))))
+        quarters!(negated_sum => op!(vreinterpretq_u8_s32(vmulq_n_s32(
+            vreinterpretq_s32_u8(negated_sum),
+            offset
+        ))))
     }
 
     #[inline(always)]
@@ -177,10 +188,12 @@ impl<const I8MM: bool> Dot for Neon<I8MM> {
     /// Two rows a vector: the first two of each four, then the last two.
     #[inline(always)]
     fn interleave<const FULL: bool>(self, a: Quad, b: Quad) -> [Quad; 2] {
-        let signed = |x: Quad| {
-            if FULL { x.map(|x| op!(veorq_u8(x, vdupq_n_u8(128)))) } else { x }
+        let (a, b) = if FULL {
+            let bit = op!(vdupq_n_u8(128));
+            (quarters!(a => op!(veorq_u8(a, bit))), quarters!(b => op!(veorq_u8(b, bit))))
+        } else {
+            (a, b)
         };
-        let (a, b) = (signed(a), signed(b));
         [mix!(vzip1q_u32, a, b), mix!(vzip2q_u32, a, b)]
     }
 
@@ -192,13 +205,17 @@ impl<const I8MM: bool> Dot for Neon<I8MM> {
         values: [*const u8; 2],
     ) -> [Quad; 2] {
         let values = op!(vcombine_u8(vld1_u8(values[0]), vld1_u8(values[1])));
-        let multiply = |sums, codes| zip(sums, codes, |sum, code| op!(smmla(sum, code, values)));
-        [multiply(sums[0], codes[0]), multiply(sums[1], codes[1])]
+        let ([first, second], [upper, lower]) = (sums, codes);
+        [
+            quarters!(first, upper => op!(smmla(first, upper, values))),
+            quarters!(second, lower => op!(smmla(second, lower, values))),
+        ]
     }
 
     #[inline(always)]
     fn columns(self, sums: [Quad; 2]) -> [Quad; 2] {
-        [mix!(vuzp1q_u32, sums[0], sums[1]), mix!(vuzp2q_u32, sums[0], sums[1])]
+        let [a, b] = sums;
+        [mix!(vuzp1q_u32, a, b), mix!(vuzp2q_u32, a, b)]
     }
 
     #[inline(always)]

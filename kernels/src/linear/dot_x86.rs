@@ -281,7 +281,10 @@ impl<const VNNI: bool> Dot for Pairs<VNNI> {
 
     #[inline(always)]
     fn shift(self, a: Pair, n: i32) -> Pair {
-        a.map(|a| shift!(_mm256_slli_epi16, _mm256_srli_epi16, a, n))
+        [
+            shift!(_mm256_slli_epi16, _mm256_srli_epi16, a[0], n),
+            shift!(_mm256_slli_epi16, _mm256_srli_epi16, a[1], n),
+        ]
     }
 
     #[inline(always)]
@@ -291,8 +294,11 @@ impl<const VNNI: bool> Dot for Pairs<VNNI> {
 
     #[inline(always)]
     fn start(self, negated_sum: Pair, offset: i32) -> Pair {
-        negated_sum
-            .map(|sum| times_offset!(_mm256_slli_epi32, sum, offset, op!(_mm256_setzero_si256())))
+        let zero = op!(_mm256_setzero_si256());
+        [
+            times_offset!(_mm256_slli_epi32, negated_sum[0], offset, zero),
+            times_offset!(_mm256_slli_epi32, negated_sum[1], offset, zero),
+        ]
     }
 
     #[inline(always)]
@@ -342,11 +348,12 @@ impl<const VNNI: bool> Dot for Pairs<VNNI> {
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u8) -> [__m256; 2] {
         op!({
-            let wide = |p: *const u8| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            };
-            [wide(p), wide(p.add(16))]
+            let lower = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let upper = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(lower)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(upper)),
+            ]
         })
     }
 

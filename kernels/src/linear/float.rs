@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use super::dot::Dot;
 use super::format::F;
-use super::kernel::{Fetch, Tile, store};
+use super::kernel::{Tile, store};
 use super::packed::PANEL;
 use super::tiers::{Work, dispatch};
 use crate::detect::Tier;
@@ -119,13 +119,15 @@ impl<T: FloatFormat, const C: usize, const P: usize> Work for Multiply<'_, T, C,
         unsafe {
             let mut w = t.weights;
             let mut x = t.floats.add(4 * t.first);
-            let mut fetches: [Fetch; P] = std::array::from_fn(|p| Fetch {
-                next: t.fetch.next.wrapping_add(p * panel_bytes),
-                ..t.fetch
-            });
+            let mut fetches = [t.fetch; P];
+            for (p, fetch) in fetches.iter_mut().enumerate() {
+                fetch.next = fetch.next.wrapping_add(p * panel_bytes);
+            }
             for i in 0..t.num_steps {
                 if i % (64 / T::BYTES) == 0 {
-                    fetches.iter_mut().for_each(Fetch::some);
+                    for fetch in &mut fetches {
+                        fetch.some();
+                    }
                 }
                 for (p, sums) in sums.iter_mut().enumerate() {
                     let weights = T::load(d, w.add(p * panel_bytes));

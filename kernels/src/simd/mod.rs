@@ -79,13 +79,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// [`Self::reduce_add`] of four, where no order of additions rounds.
     #[inline(always)]
     fn reduce_add4(self, x: [Self::F; 4]) -> [f32; 4] {
-        x.map(|x| self.reduce_add(x))
+        [self.reduce_add(x[0]), self.reduce_add(x[1]), self.reduce_add(x[2]), self.reduce_add(x[3])]
     }
 
     /// [`Self::reduce_max`] of four. A lane that is not a number may or may not win.
     #[inline(always)]
     fn reduce_max4(self, x: [Self::F; 4]) -> [f32; 4] {
-        x.map(|x| self.reduce_max(x))
+        [self.reduce_max(x[0]), self.reduce_max(x[1]), self.reduce_max(x[2]), self.reduce_max(x[3])]
     }
 
     #[inline(always)]

@@ -106,3 +106,47 @@ fn every_half_is_widened_exactly_and_comes_back() {
         }
     }
 }
+
+/// What makes a function of its own out of code that holds intrinsics: README.md tells why it must not.
+fn strays(text: &str, is_only_intrinsics: bool) -> Vec<&str> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
+    let is_stray = |line: &&str| {
+        let line = line.trim_start();
+        let makes_arrays = ["from_fn(", "array::map"].iter().any(|call| line.contains(call));
+        let holds = ["| s.", "| d.", "| op!", "| math::"].iter().any(|body| line.contains(body));
+        let closes = [".map(", "(|", "= |", "move |", ", |"].iter().any(|form| line.contains(form));
+        !line.starts_with("//") && (makes_arrays || holds || (is_only_intrinsics && closes))
+    };
+    code.lines().filter(is_stray).collect()
+}
+
+#[test]
+fn no_closure_holds_intrinsics() {
+    let intrinsics = [
+        ("simd/x86.rs", include_str!("x86.rs")),
+        ("simd/neon.rs", include_str!("neon.rs")),
+        ("linear/dot_x86.rs", include_str!("../linear/dot_x86.rs")),
+        ("linear/dot_neon.rs", include_str!("../linear/dot_neon.rs")),
+    ];
+    let generic = [
+        ("simd/mod.rs", include_str!("mod.rs")),
+        ("linear/dot.rs", include_str!("../linear/dot.rs")),
+        ("linear/format.rs", include_str!("../linear/format.rs")),
+        ("linear/kernel.rs", include_str!("../linear/kernel.rs")),
+        ("linear/float.rs", include_str!("../linear/float.rs")),
+        ("linear/quantise.rs", include_str!("../linear/quantise.rs")),
+        ("attention/tile.rs", include_str!("../attention/tile.rs")),
+        ("activation.rs", include_str!("../activation.rs")),
+        ("elementwise.rs", include_str!("../elementwise.rs")),
+        ("math.rs", include_str!("../math.rs")),
+        ("norm.rs", include_str!("../norm.rs")),
+        ("rope.rs", include_str!("../rope.rs")),
+    ];
+    for (files, is_only_intrinsics) in [(&intrinsics[..], true), (&generic[..], false)] {
+        for (file, text) in files {
+            assert_eq!(strays(text, is_only_intrinsics), Vec::<&str>::new(), "{file}");
+        }
+    }
+    assert_eq!(strays("a.map(|a| op!(shift(a)))", true).len(), 1);
+    assert_eq!(strays("    y.map_or_else(|| s.zero(), |y| s.load(y))", false).len(), 1);
+}

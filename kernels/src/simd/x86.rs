@@ -185,8 +185,9 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn lanes(self, first: usize, last: usize) -> __mmask16 {
-        let below = |n: usize| ((1u32 << n.min(LANES)) - 1) as u16;
-        below(last) & !below(first)
+        let below_first = (1u32 << first.min(LANES)) - 1;
+        let below_last = (1u32 << last.min(LANES)) - 1;
+        (below_last & !below_first) as u16
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::chat::{CallDelta, Detokenizer, StopMatcher, TextModel, Tokenizer};
+use crate::chat::{CallDelta, Detokenizer, Ending, StopMatcher, TextModel, Tokenizer};
 use crate::engine::TokenLogprobs;
 
 use super::reader::{Reader, Split};
@@ -194,9 +194,9 @@ impl Choice {
         }
     }
 
-    /// Whether the answer is calls of tools.
-    pub(super) fn has_calls(&self) -> bool {
-        self.reader.has_calls()
+    /// Whether the answer is calls of tools, the last of which is not cut.
+    pub(super) fn has_whole_calls(&self) -> bool {
+        self.reader.has_calls() && !self.reader.is_amid_call()
     }
 
     /// Takes a generated token.
@@ -221,13 +221,13 @@ impl Choice {
     }
 
     /// The tokens are at their end: sends what was held back. A character that was cut is left out.
-    pub(super) fn finish(&mut self) -> Progress {
-        let rest = self.reader.split_rest();
+    pub(super) fn finish(&mut self, ending: Ending) -> Progress {
+        let rest = self.reader.split_rest(ending != Ending::Whole);
         let mut progress = self.search(rest);
         if progress.stopped.is_none() {
             let content = self.matcher.flush();
             let held = Split { reasoning: String::new(), content };
-            let last = self.send(held, true);
+            let last = self.send(held, Some(ending));
             progress.delta = join(progress.delta, last);
         }
         progress
@@ -239,7 +239,7 @@ impl Choice {
         let content_len = self.sent + self.matcher.held_len() + content.len();
         self.diverted = self.decoded.saturating_sub(self.reader.held_len() + content_len);
         if self.num_tokens <= self.min_tokens {
-            let delta = self.send(Split { reasoning, content }, false);
+            let delta = self.send(Split { reasoning, content }, None);
             return Progress { delta, stopped: self.over() };
         }
         let step = self.matcher.push(&content);
@@ -250,11 +250,11 @@ impl Choice {
             content.push_str(stop);
         }
         let Some(stop) = step.matched else {
-            let delta = self.send(Split { reasoning, content }, false);
+            let delta = self.send(Split { reasoning, content }, None);
             return Progress { delta, stopped: self.over() };
         };
-        let delta = self.send(Split { reasoning, content }, false);
-        let (text, calls) = self.reader.parse(String::new(), true);
+        let delta = self.send(Split { reasoning, content }, None);
+        let (text, calls) = self.reader.parse(String::new(), Some(Ending::Stopped));
         let last = Delta { index: self.index, text, calls, ..Delta::default() };
         // Their text is part of the stop string or behind it.
         self.pending.clear();
@@ -266,14 +266,16 @@ impl Choice {
         self.reader.is_over().then_some(Stopped::Here)
     }
 
-    /// Sends text with the tokens that begin in it, or with `all` that are left.
-    fn send(&mut self, split: Split, all: bool) -> Option<Delta> {
+    /// Sends text with the tokens that begin in it; the `last` with all that are left.
+    fn send(&mut self, split: Split, last: Option<Ending>) -> Option<Delta> {
         self.sent += split.content.len();
-        let (text, calls) = self.reader.parse(split.content, all);
+        let (text, calls) = self.reader.parse(split.content, last);
         let reasoning = split.reasoning;
         let mut delta = Delta { index: self.index, text, reasoning, calls, ..Delta::default() };
         let end = self.sent + self.diverted;
-        while let Some(token) = self.pending.pop_front_if(|token| all || token.start < end) {
+        while let Some(token) =
+            self.pending.pop_front_if(|token| last.is_some() || token.start < end)
+        {
             delta.tokens.push(token.id);
             delta.logprobs.extend(token.logprobs);
         }

@@ -1,6 +1,6 @@
 //! What an answer is made of: reasoning, text for the reader, and calls of tools.
 
-use crate::chat::{AnswerPart, CallDelta, Part, ReasoningSplitter, TextModel, ToolParser};
+use crate::chat::{AnswerPart, CallDelta, Ending, Part, ReasoningSplitter, TextModel, ToolParser};
 
 use super::request::{GenerationRequest, PromptInput};
 
@@ -51,16 +51,21 @@ impl Reader {
     }
 
     /// The rest of what was split.
-    pub(super) fn split_rest(&mut self) -> Split {
-        self.splitter.as_mut().map_or_else(Split::default, |splitter| gather(splitter.flush()))
+    pub(super) fn split_rest(&mut self, is_cut: bool) -> Split {
+        let flush = |splitter: &mut ReasoningSplitter| gather(splitter.flush(is_cut));
+        self.splitter.as_mut().map_or_else(Split::default, flush)
     }
 
     /// Text and calls of a piece of content; with `last`, of all that there is.
-    pub(super) fn parse(&mut self, content: String, last: bool) -> (String, Vec<CallDelta>) {
+    pub(super) fn parse(
+        &mut self,
+        content: String,
+        last: Option<Ending>,
+    ) -> (String, Vec<CallDelta>) {
         let Some(parser) = &mut self.parser else { return (content, Vec::new()) };
         let mut parts = parser.push(&content);
-        if last {
-            parts.extend(parser.flush());
+        if let Some(ending) = last {
+            parts.extend(parser.flush(ending));
         }
         let (mut text, mut calls) = (String::new(), Vec::new());
         for part in parts {
@@ -75,6 +80,11 @@ impl Reader {
 
     pub(super) fn has_calls(&self) -> bool {
         self.parser.as_ref().is_some_and(ToolParser::has_calls)
+    }
+
+    /// Whether the answer ended within a call.
+    pub(super) fn is_amid_call(&self) -> bool {
+        self.parser.as_ref().is_some_and(ToolParser::is_amid_call)
     }
 
     /// Whether nothing more is wanted.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::chat::Ending;
 use crate::engine::{
     Event, FinishReason as EngineReason, Job, Outcome, Request, Timings, TokenLogprobs, Usage,
 };
@@ -100,7 +101,7 @@ impl Running {
         if let Some(stopped) = stopped {
             outputs.push(self.stopped(stopped));
         } else if self.is_late() {
-            outputs.extend(self.choice.finish().delta.map(Output::Delta));
+            outputs.extend(self.choice.finish(Ending::Cut).delta.map(Output::Delta));
             outputs.push(self.stopped(Stopped::Late));
         }
         outputs
@@ -141,7 +142,7 @@ impl Running {
     }
 
     fn stop_reason(&self) -> FinishReason {
-        if self.choice.has_calls() { FinishReason::ToolCalls } else { FinishReason::Stop }
+        if self.choice.has_whole_calls() { FinishReason::ToolCalls } else { FinishReason::Stop }
     }
 
     fn finished(&mut self, outcome: &Outcome) -> Vec<Output> {
@@ -149,7 +150,11 @@ impl Running {
         self.usage.cached_tokens = outcome.usage.cached_tokens;
         self.usage.drafts = outcome.usage.drafts;
         self.timings = Some(outcome.timings);
-        let Progress { delta, stopped } = self.choice.finish();
+        let ending = match outcome.reason {
+            EngineReason::Length => Ending::Cut,
+            EngineReason::Stop | EngineReason::Cancelled => Ending::Whole,
+        };
+        let Progress { delta, stopped } = self.choice.finish(ending);
         outputs.extend(delta.map(Output::Delta));
         if let Some(stopped) = stopped {
             outputs.push(self.stopped(stopped));

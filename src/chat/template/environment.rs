@@ -6,7 +6,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 
 use super::time::strftime;
-use super::{bounds, json};
+use super::{bounds, indent, json};
 
 /// Work that one render may do. Rendering a conversation takes a few hundred units a message; a unit
 /// also pays for 64 bytes, so this bounds memory too.
@@ -51,6 +51,7 @@ fn compile(source: &str) -> Result<Environment<'static>, Error> {
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", strftime_now);
     env.add_filter("tojson", json::to_json);
+    env.add_filter("indent", indent::indent);
     env.add_filter("from_json", json::from_json);
     env.add_test("iterable", is_iterable);
     env.add_filter(bounds::FILTER, bounds::bounded);

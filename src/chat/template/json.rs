@@ -6,6 +6,7 @@ use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 use super::protect;
+use super::written::Written;
 
 /// Deepest nesting that is written; Python gives up a little later.
 const MAX_DEPTH: usize = 200;
@@ -57,10 +58,35 @@ pub(super) fn to_json(
     Ok(out)
 }
 
+/// `json.dumps(value, ensure_ascii=False)`.
+pub(super) fn dumps(value: &serde_json::Value) -> String {
+    let style = Style {
+        ascii: false,
+        indent: None,
+        item_separator: ", ".to_owned(),
+        key_separator: ": ".to_owned(),
+        sort_keys: false,
+    };
+    let mut out = String::new();
+    match write_value(&mut out, &Value::from(Serde(value)), &style, 0) {
+        Ok(()) => out,
+        // It nests deeper than Python writes.
+        Err(_) => value.to_string(),
+    }
+}
+
 fn indent_width(indent: &Value) -> Result<usize, Error> {
     match usize::try_from(indent.clone()) {
         Ok(width) if width <= 64 => Ok(width),
         _ => Err(invalid("indent must be a number up to 64")),
+    }
+}
+
+impl Style {
+    /// `json.dumps(value)`.
+    fn is_default(&self) -> bool {
+        let separators = (self.item_separator.as_str(), self.key_separator.as_str());
+        !self.ascii && !self.sort_keys && self.indent.is_none() && separators == (", ", ": ")
     }
 }
 
@@ -78,6 +104,10 @@ fn invalid(message: impl Into<String>) -> Error {
 fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(invalid(format!("more than {MAX_DEPTH} levels cannot be written as JSON")));
+    }
+    if let Some(text) = Written::text(value).filter(|_| style.is_default()) {
+        out.push_str(text);
+        return Ok(());
     }
     match value.kind() {
         ValueKind::None => out.push_str("null"),

@@ -3,15 +3,17 @@
 //! Templates are written for the conventions of Hugging Face: arguments of tool calls are objects,
 //! contents are strings or lists of parts as the author liked. Clients follow OpenAI: arguments are
 //! JSON text, contents are either. What a template understands is found out by rendering small
-//! conversations when the model is loaded ([`Forms::probe`]).
+//! conversations when the model is loaded (`probe`).
 
 use serde_json::{Map, Value, json};
+
+use super::json as written_json;
 
 /// What a template wants to be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Forms {
     pub(super) arguments: Arguments,
-    pub(super) content: Content,
+    pub(super) contents: Contents,
     pub(super) tools: Tools,
 }
 
@@ -21,7 +23,9 @@ pub(super) enum Tools {
     /// The template writes them.
     Template,
     /// The template does not know tools; they are described in the system message.
-    Described,
+    InSystem,
+    /// Nor does it know a system message; they are described in the user's first.
+    InUser,
 }
 
 /// Arguments of tool calls.
@@ -42,17 +46,42 @@ pub(super) enum Content {
     Any,
 }
 
-const KEY: &str = "needle_key";
-const NEEDLE: &str = "needle_value";
+/// Contents by who speaks: a template may read a user's parts and not its own model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Contents {
+    pub(super) system: Content,
+    pub(super) user: Content,
+    pub(super) assistant: Content,
+    pub(super) tool: Content,
+}
+
+impl Contents {
+    fn of(self, message: &Map<String, Value>) -> Content {
+        match message.get("role").and_then(Value::as_str) {
+            Some("system" | "developer") => self.system,
+            Some("assistant") => self.assistant,
+            Some("tool") => self.tool,
+            _ => self.user,
+        }
+    }
+}
 
 impl Forms {
-    /// Finds out what a template takes; `render` renders messages and tools.
-    pub(super) fn probe(render: &dyn Fn(Vec<Value>, Option<Value>) -> Option<String>) -> Self {
-        Self {
-            arguments: probe_arguments(render),
-            content: probe_content(render),
-            tools: probe_tools(render),
-        }
+    /// Everything as clients send it.
+    pub(super) const AS_THEY_ARE: Self = Self {
+        arguments: Arguments::Object,
+        contents: Contents {
+            system: Content::Any,
+            user: Content::Any,
+            assistant: Content::Any,
+            tool: Content::Any,
+        },
+        tools: Tools::Template,
+    };
+
+    /// Whether the template looks into the arguments of calls.
+    pub(super) fn reads_arguments(self) -> bool {
+        self.arguments == Arguments::Object
     }
 
     /// Brings `messages` into these forms.
@@ -66,41 +95,70 @@ impl Forms {
                     }
                 }
             }
-            if let Some(content) = message.get_mut("content") {
-                self.apply_content(content);
+            let content = self.contents.of(message);
+            if let Some(value) = message.get_mut("content") {
+                apply_content(content, value);
             }
         }
     }
 
     fn apply_arguments(self, arguments: &mut Value) {
         match (self.arguments, &*arguments) {
-            (Arguments::Object, Value::String(text)) if text.trim().is_empty() => {
-                *arguments = Value::Object(Map::new());
-            }
-            (Arguments::Object, Value::String(text)) => {
-                // A model may have written something that is no object; it stays as it was.
-                if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {
-                    *arguments = object;
-                }
+            (_, Value::String(text)) if text.trim().is_empty() => {
+                *arguments = Value::String("{}".to_owned());
             }
             (Arguments::Text, Value::Object(_) | Value::Array(_)) => {
-                *arguments = Value::String(arguments.to_string());
+                *arguments = Value::String(written_json::dumps(arguments));
             }
             _ => {}
         }
     }
 
-    fn apply_content(self, content: &mut Value) {
-        match (self.content, &*content) {
-            (Content::Text, Value::Array(parts)) => {
-                let texts: Vec<&str> = parts.iter().filter_map(part_text).collect();
-                *content = Value::String(texts.join("\n"));
-            }
-            (Content::Parts, Value::String(text)) => {
-                *content = json!([{"type": "text", "text": text}]);
-            }
-            _ => {}
+    /// Describes `tools` where the template does not, in the words that models of several families
+    /// know.
+    pub(super) fn describe(self, messages: &mut Vec<Value>, tools: &Value) {
+        let tools = tools.as_array().map(Vec::as_slice).unwrap_or_default();
+        if tools.is_empty() || self.tools == Tools::Template {
+            return;
         }
+        let description = description(tools);
+        let (role, behind) = match self.tools {
+            Tools::InUser => ("user", false),
+            Tools::InSystem | Tools::Template => ("system", true),
+        };
+        let first = messages.iter_mut().find(|message| message["role"] == role);
+        match first.and_then(|message| message.get_mut("content")) {
+            Some(content) => add(content, &description, behind),
+            None => messages.insert(0, json!({"role": role, "content": description})),
+        }
+    }
+}
+
+/// Adds a paragraph before or behind a content.
+fn add(content: &mut Value, text: &str, behind: bool) {
+    match content {
+        Value::Array(parts) => {
+            let at = if behind { parts.len() } else { 0 };
+            parts.insert(at, json!({"type": "text", "text": text}));
+        }
+        content => {
+            let old = content.as_str().unwrap_or_default();
+            let (first, second) = if behind { (old, text) } else { (text, old) };
+            *content = format!("{first}\n\n{second}").into();
+        }
+    }
+}
+
+fn apply_content(form: Content, content: &mut Value) {
+    match (form, &*content) {
+        (Content::Text, Value::Array(parts)) => {
+            let texts: Vec<&str> = parts.iter().filter_map(part_text).collect();
+            *content = Value::String(texts.join("\n"));
+        }
+        (Content::Parts, Value::String(text)) => {
+            *content = json!([{"type": "text", "text": text}]);
+        }
+        _ => {}
     }
 }
 
@@ -109,82 +167,15 @@ fn part_text(part: &Value) -> Option<&str> {
     part.as_str().or_else(|| part.get("text").and_then(Value::as_str))
 }
 
-/// Objects, unless only text comes out as JSON.
-fn probe_arguments(render: &dyn Fn(Vec<Value>, Option<Value>) -> Option<String>) -> Arguments {
-    let tool = json!({"type": "function", "function": {
-        "name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}});
-    // Some templates take the one or the other path for a missing and for an empty content.
-    let successes = |arguments: &Value| {
-        let works = |content: &&Value| {
-            let call = json!({"id": "abcdef123", "type": "function",
-                "function": {"name": "f", "arguments": arguments}});
-            let result = json!({"role": "tool", "tool_call_id": "abcdef123", "name": "f",
-                "content": "r"});
-            let messages = vec![
-                json!({"role": "user", "content": "u"}),
-                json!({"role": "assistant", "content": content, "tool_calls": [call]}),
-                result,
-            ];
-            let text = render(messages, Some(json!([tool]))).unwrap_or_default();
-            text.contains(NEEDLE) && !text.contains(&format!("{{'{KEY}'"))
-        };
-        [Value::Null, json!("")].iter().filter(works).count()
-    };
-    let object = json!({KEY: NEEDLE});
-    let text = Value::String(format!("{{\"{KEY}\": \"{NEEDLE}\"}}"));
-    if successes(&object) >= successes(&text) { Arguments::Object } else { Arguments::Text }
-}
-
-/// A list that comes out as a list's representation was not understood.
-fn probe_content(render: &dyn Fn(Vec<Value>, Option<Value>) -> Option<String>) -> Content {
-    let works = |content: Value| {
-        let text = render(vec![json!({"role": "user", "content": content})], None);
-        text.is_some_and(|text| text.contains(NEEDLE) && !text.contains("'text'"))
-    };
-    let parts = works(json!([{"type": "text", "text": NEEDLE}]));
-    match (works(json!(NEEDLE)), parts) {
-        (true, true) => Content::Any,
-        (false, true) => Content::Parts,
-        (_, false) => Content::Text,
-    }
-}
-
-fn probe_tools(render: &dyn Fn(Vec<Value>, Option<Value>) -> Option<String>) -> Tools {
-    let tool = json!({"type": "function", "function": {"name": NEEDLE, "description": "d",
-        "parameters": {"type": "object", "properties": {}}}});
-    let conversation = |with_system: bool| {
-        let system = with_system.then(|| json!({"role": "system", "content": "s"}));
-        system.into_iter().chain([json!({"role": "user", "content": "u"})]).collect()
-    };
-    let silent = |with_system: bool| {
-        let text = render(conversation(with_system), Some(json!([tool])));
-        text.is_some_and(|text| !text.contains(NEEDLE))
-    };
-    // A template that fails has a reason of its own.
-    if silent(true) || silent(false) { Tools::Described } else { Tools::Template }
-}
-
-/// Describes `tools` in the system message, in the words that models of several families know.
-pub(super) fn describe_tools(messages: &mut Vec<Value>, tools: &Value) {
-    let tools = tools.as_array().map(Vec::as_slice).unwrap_or_default();
-    if tools.is_empty() {
-        return;
-    }
+fn description(tools: &[Value]) -> String {
     let lines: Vec<String> = tools.iter().map(Value::to_string).collect();
-    let description = format!(
+    format!(
         "You may call one or more functions to assist with the user query.\n\nThe functions are \
          described within <tools></tools> tags:\n<tools>\n{}\n</tools>\n\nFor each function \
          call, return a JSON object with its name and arguments within <tool_call></tool_call> \
          tags:\n<tool_call>\n{{\"name\": <function-name>, \"arguments\": <object>}}\n</tool_call>",
         lines.join("\n")
-    );
-    match messages.first_mut().filter(|message| message["role"] == "system") {
-        Some(system) => {
-            let text = system["content"].as_str().unwrap_or_default();
-            system["content"] = json!(format!("{text}\n\n{description}"));
-        }
-        None => messages.insert(0, json!({"role": "system", "content": description})),
-    }
+    )
 }
 
 /// Second try for templates that fail where clients leave things out: no content is empty content.

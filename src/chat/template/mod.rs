@@ -7,10 +7,13 @@
 mod bounds;
 mod environment;
 mod fallback;
+mod indent;
 mod json;
 mod messages;
+mod probe;
 mod protect;
 mod time;
+mod written;
 
 pub(crate) use time::strftime;
 
@@ -21,11 +24,12 @@ use minijinja::value::{Serde, Value as JinjaValue};
 use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
 
-use super::Tokenizer;
+use super::{Tokenizer, partial};
 use crate::error::Error;
 use crate::model::gguf::Metadata;
 use environment::{NAME, NOW, Raised};
-use messages::{Arguments, Content, Forms, Tools};
+use messages::Forms;
+use written::Written;
 
 /// Longest template; the longest published ones have 20 KB.
 const MAX_SOURCE_LEN: usize = 128 << 10;
@@ -218,15 +222,14 @@ impl Compiled {
         let env = environment::environment(source)
             .map_err(|e| format!("the chat template does not compile: {}", describe(&e)))?;
         let source = source.to_owned();
-        let forms =
-            Forms { arguments: Arguments::Object, content: Content::Any, tools: Tools::Template };
-        let mut compiled = Self { env, source, forms };
+        let mut compiled = Self { env, source, forms: Forms::AS_THEY_ARE };
         compiled.forms = Forms::probe(&|messages, tools| {
             let input =
                 ChatInput { messages, tools, add_generation_prompt: true, ..Default::default() };
             let places = |_: &str| Vec::new();
             let context = Context { input: &input, tokens, special_places: &places, now_s: 0 };
-            compiled.execute(&context, &input.messages).ok()
+            let messages = input.messages.iter().map(jinja).collect();
+            compiled.execute(&context, messages).ok()
         });
         environment::refuel(&mut compiled.env);
         Ok(compiled)
@@ -237,19 +240,20 @@ impl Compiled {
         let input = context.input;
         let mut messages: Vec<Value> = input.messages.iter().map(|m| marked(m, context)).collect();
         self.forms.apply(&mut messages);
-        if let (Tools::Described, Some(tools)) = (self.forms.tools, &input.tools) {
-            messages::describe_tools(&mut messages, &marked(tools, context));
+        if let Some(tools) = &input.tools {
+            self.forms.describe(&mut messages, &marked(tools, context));
         }
         if input.continue_final_message && !messages::mark_last(&mut messages, protect::CONTINUE) {
             let problem = "the last message has no text to go on with";
             return Err(Error::invalid("messages", problem));
         }
-        let text = match self.execute(context, &messages) {
+        let shown = |messages: &[Value]| messages.iter().map(|m| self.shown(m, context)).collect();
+        let text = match self.execute(context, shown(&messages)) {
             Err(first) if !is_refusal(&first) => {
                 messages::fill_gaps(&mut messages);
                 let filled = filled(context);
                 let context = Context { input: &filled, ..*context };
-                self.execute(&context, &messages).map_err(|_| first)
+                self.execute(&context, shown(&messages)).map_err(|_| first)
             }
             other => other,
         };
@@ -261,10 +265,29 @@ impl Compiled {
         protect::cut(&text).map(str::to_owned).ok_or_else(|| Error::invalid("messages", problem))
     }
 
+    /// A message as the template sees it.
+    fn shown(&self, message: &Value, context: &Context<'_>) -> JinjaValue {
+        let Some(calls) = message.get("tool_calls").and_then(Value::as_array) else {
+            return jinja(message);
+        };
+        let call = |call: &Value| {
+            let text = call.pointer("/function/arguments").and_then(Value::as_str);
+            let Some(text) = text.filter(|_| self.forms.reads_arguments()) else {
+                return jinja(call);
+            };
+            // Signs are set anew, as escapes may hide special tokens from those in the text.
+            let object = Value::Object(partial::object(&protect::unmark(text).0));
+            let arguments = Written::value(jinja(&marked(&object, context)), text.to_owned());
+            let function = replaced(&call["function"], "arguments", arguments);
+            replaced(call, "function", function)
+        };
+        replaced(message, "tool_calls", calls.iter().map(call).collect())
+    }
+
     fn execute(
         &self,
         context: &Context<'_>,
-        messages: &[Value],
+        messages: JinjaValue,
     ) -> Result<String, minijinja::Error> {
         let input = context.input;
         let mut variables: Vec<(String, JinjaValue)> = Vec::new();
@@ -279,7 +302,7 @@ impl Compiled {
         }
         let tools = input.tools.as_ref().map(|tools| jinja(&marked(tools, context)));
         set("tools", tools.unwrap_or_else(|| JinjaValue::from(())));
-        set("messages", messages.iter().map(jinja).collect());
+        set("messages", messages);
         let generate = input.add_generation_prompt && !input.continue_final_message;
         set("add_generation_prompt", JinjaValue::from(generate));
         set(NOW, JinjaValue::from(context.now_s));
@@ -340,6 +363,15 @@ fn marked(value: &Value, context: &Context<'_>) -> Value {
         }
         other => other.clone(),
     }
+}
+
+/// An object with another value for one of its keys.
+fn replaced(object: &Value, key: &str, value: JinjaValue) -> JinjaValue {
+    let entries = object.as_object().into_iter().flatten();
+    let shown = |(name, old): (&String, &Value)| {
+        (name.clone(), if name == key { value.clone() } else { jinja(old) })
+    };
+    JinjaValue::from_pairs(entries.map(shown).collect::<Vec<_>>())
 }
 
 fn jinja(value: &Value) -> JinjaValue {

@@ -6,7 +6,7 @@ use tokenizers::NormalizedString;
 
 use super::special::{Fragment, Recognise};
 use super::until::Sink;
-use super::{Model, Patience, Special, Stopped, Tokenizer, Until};
+use super::{Model, NormalForm, Patience, Special, Stopped, Tokenizer, Until};
 
 /// Bytes of text that are read beyond what is wanted, as a word is only known by its end.
 const MARGIN: usize = 64 << 10;
@@ -135,11 +135,17 @@ impl Tokenizer {
     }
 
     fn composed<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if !self.composes || text.is_ascii() {
+        if self.lower_case {
+            return Cow::Owned(text.chars().flat_map(char::to_lowercase).collect());
+        }
+        if self.normal_form.is_none() || text.is_ascii() {
             return Cow::Borrowed(text);
         }
         let mut text = NormalizedString::from(text);
-        text.nfc();
+        match self.normal_form {
+            Some(NormalForm::Compatible) => text.nfkc(),
+            _ => text.nfc(),
+        };
         Cow::Owned(text.get().to_owned())
     }
 }

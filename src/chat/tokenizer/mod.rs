@@ -70,8 +70,10 @@ pub struct Tokenizer {
     space_prefix: bool,
     /// The space goes before the whole text alone.
     prefixes_first_only: bool,
-    /// Text is brought to Unicode's composed form first.
-    composes: bool,
+    /// Of Unicode, to which text is brought first.
+    normal_form: Option<NormalForm>,
+    /// Words are written in lower case (the tokenizers between spaces).
+    lower_case: bool,
     /// What all tokens decode to, one after another; token `i` ends at `ends[i]`.
     bytes: Vec<u8>,
     ends: Vec<u32>,
@@ -97,6 +99,14 @@ struct Family {
     escapes_spaces: bool,
 }
 
+#[derive(Clone, Copy)]
+enum NormalForm {
+    /// NFC.
+    Composed,
+    /// NFKC.
+    Compatible,
+}
+
 impl Tokenizer {
     /// Builds the tokenizer that `tokenizer.ggml.*` describes.
     ///
@@ -117,7 +127,16 @@ impl Tokenizer {
             add_eos: flag("tokenizer.ggml.add_eos_token", add_eos)? && roles.eos.is_some(),
             space_prefix: flag("tokenizer.ggml.add_space_prefix", space_prefix)?,
             prefixes_first_only: flag("tokenizer.kolosal.space_prefix_first", false)?,
-            composes: flag("tokenizer.kolosal.nfc", false)?,
+            lower_case: meta.str("tokenizer.ggml.model")? == Some("whitespace")
+                && flag("tokenizer.ggml.normalizer.lowercase", false)?,
+            normal_form: match (
+                flag("tokenizer.kolosal.nfc", false)?,
+                flag("tokenizer.kolosal.nfkc", false)?,
+            ) {
+                (_, true) => Some(NormalForm::Compatible),
+                (true, false) => Some(NormalForm::Composed),
+                (false, false) => None,
+            },
             vocab,
             model,
             roles,
@@ -133,8 +152,8 @@ impl Tokenizer {
     /// What [`Self::longest`] is. WordPiece and unigram drop characters and bring any number under one
     /// unknown token; special tokens may swallow white space.
     fn longest(&self) -> Option<usize> {
-        /// Decomposed letters have up to four times the bytes of what they are composed to.
-        const COMPOSED: usize = 4;
+        /// No form of a letter has more than four times the bytes of what it is made to.
+        const NORMALISED: usize = 4;
         let covers_all = match &self.model {
             Model::Bpe(bpe) => self.roles.unk.is_some() || bpe.covers_all(&self.vocab),
             Model::Spm(_) => self.roles.unk.is_some(),
@@ -148,7 +167,8 @@ impl Tokenizer {
             bytes => bytes,
         };
         let longest = self.vocab.ids().map(bytes).max()?.max(char::MAX_LEN_UTF8);
-        Some(if self.composes { COMPOSED * longest } else { longest })
+        let is_changed = self.normal_form.is_some() || self.lower_case;
+        Some(if is_changed { NORMALISED * longest } else { longest })
     }
 
     fn fill_bytes(&mut self, escapes_spaces: bool) {
@@ -309,12 +329,12 @@ impl Tokenizer {
 }
 
 fn family(meta: &Metadata) -> Result<Family, TokenizerError> {
-    const KNOWN: &str = "gpt2 (byte-level BPE), gemma4 (BPE), llama (SentencePiece), bert \
+    const KNOWN: &str = "gpt2 (byte-level BPE), gemma4 and whitespace (BPE), llama (SentencePiece), bert \
                          (WordPiece), t5 (unigram)";
     let key = "tokenizer.ggml.model";
     let ids = |bos, eos, unk, sep| Roles { bos, eos, unk, sep, ..Roles::default() };
     match meta.str(key)?.ok_or(TokenizerError::Missing(key))? {
-        name @ ("gpt2" | "gemma4") => byte_pair(meta, name),
+        name @ ("gpt2" | "gemma4" | "whitespace") => byte_pair(meta, name),
         "llama" => {
             let vocab = Vocab::load(meta, Scores::Read)?;
             Ok(Family {

@@ -112,6 +112,7 @@ const LLAMA3: &[PassSpec] = &[PassSpec::Words(LLAMA3_WORDS)];
 const QWEN2: &[PassSpec] = &[PassSpec::Words(QWEN2_WORDS)];
 const GPT4O: &[PassSpec] = &[PassSpec::Words(GPT4O_WORDS)];
 const SINGLE_DIGITS: &[PassSpec] = &[PassSpec::Regex(r"\p{N}"), PassSpec::Words(GPT2_WORDS)];
+const THREES: &[PassSpec] = &[PassSpec::Regex(r"\p{N}{1,3}"), PassSpec::Words(GPT2_WORDS)];
 const QWEN35: &[PassSpec] = &[PassSpec::Words(Words {
     letters: Letters::WithMarks,
     punct: Punct::RestWithoutMarks,
@@ -330,6 +331,7 @@ const TABLE: &[(&[&str], PreType)] = &[
     (&["sarvam-moe"], PreType::of(LINES).escaped()),
     // Of `tokenizer.json` files: SentencePiece models as ranked merges, whole or word by word, and
     // patterns without the rule that whole pieces come first.
+    (&["gpt-2-threes"], PreType::of(THREES)),
     (&["metaspace"], PreType::of(&[]).escaped()),
     (&["metaspace-words"], PreType::of(MARKED_WORDS).escaped()),
     (&["llama3-merged"], PreType::of(LLAMA3)),

@@ -16,7 +16,6 @@ pub(super) const MARK: Set = 1 << 6;
 pub(super) const NUMBER: Set = 1 << 7;
 pub(super) const PUNCTUATION: Set = 1 << 8;
 pub(super) const SYMBOL: Set = 1 << 9;
-pub(super) const CONTROL: Set = 1 << 11;
 
 pub(super) const LETTER: Set = UPPER | LOWER | TITLE | MODIFIER | OTHER_LETTER;
 
@@ -49,13 +48,6 @@ pub(super) fn is(c: char, set: Set) -> bool {
     (1 << category(c)) & set != 0
 }
 
-/// The ideographs that BERT splits one by one.
-pub(super) fn is_ideograph(c: char) -> bool {
-    matches!(c as u32,
-        0x4E00..=0x9FFF | 0x3400..=0x4DBF | 0x20000..=0x2A6DF | 0x2A700..=0x2B73F
-        | 0x2B740..=0x2B81F | 0x2B920..=0x2CEAF | 0xF900..=0xFAFF | 0x2F800..=0x2FA1F)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,13 +66,12 @@ mod tests {
             ('_', PUNCTUATION),
             ('$', SYMBOL),
             ('🦙', SYMBOL),
-            ('\u{200d}', CONTROL),
             ('\u{e0100}', MARK),
             ('\u{10ffff}', 1),
         ];
         for (c, set) in cases {
             assert!(is(c, set), "{c:?}");
         }
-        assert!(!is('a', NUMBER | PUNCTUATION | SYMBOL | MARK | CONTROL));
+        assert!(!is('a', NUMBER | PUNCTUATION | SYMBOL | MARK));
     }
 }

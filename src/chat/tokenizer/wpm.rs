@@ -3,13 +3,12 @@
 //! GGUF writes the vocabulary the SentencePiece way: a token that starts a word starts with U+2581,
 //! one that continues a word is bare.
 
-use std::borrow::Cow;
-
-use tokenizers::NormalizedString;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::{NormalizedString, Normalizer};
 
 use super::TokenizerError;
 use super::prefix::PrefixIndex;
-use super::unicode::{self, CONTROL, MARK, PUNCTUATION, SYMBOL};
+use super::unicode::{self, PUNCTUATION, SYMBOL};
 use super::until::{Sink, Stopped};
 use super::vocab::Vocab;
 use crate::model::gguf::Metadata;
@@ -71,39 +70,32 @@ impl Wpm {
         for c in self.normalised(text).chars() {
             if c.is_whitespace() {
                 self.push_word(vocab, unk, &mut word, out)?;
-                continue;
-            }
-            if c == '\0' || c == char::REPLACEMENT_CHARACTER || unicode::is(c, CONTROL) {
-                continue;
-            }
-            if self.strip_accents && unicode::is(c, MARK) {
-                continue;
-            }
-            let alone = unicode::is(c, PUNCTUATION)
-                || (c.is_ascii() && unicode::is(c, SYMBOL))
-                || unicode::is_ideograph(c);
-            if alone {
+            } else if unicode::is(c, PUNCTUATION) || (c.is_ascii() && unicode::is(c, SYMBOL)) {
                 self.push_word(vocab, unk, &mut word, out)?;
-            }
-            if self.lower_case {
-                word.extend(c.to_lowercase());
+                word.push(c);
+                self.push_word(vocab, unk, &mut word, out)?;
             } else {
                 word.push(c);
-            }
-            if alone {
-                self.push_word(vocab, unk, &mut word, out)?;
             }
         }
         self.push_word(vocab, unk, &mut word, out)
     }
 
-    fn normalised<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if !self.strip_accents || text.is_ascii() {
-            return Cow::Borrowed(text);
+    /// As BERT's own normalizer has it: control characters left out, spaces around ideographs, and in
+    /// models that ignore accents no marks that take no room. Vowel signs that do (category Mc) stay.
+    fn normalised(&self, text: &str) -> String {
+        if text.is_ascii() {
+            let is_kept = |c: &char| !c.is_ascii_control() || matches!(c, '\t' | '\n' | '\r');
+            let kept = text.chars().filter(is_kept);
+            return kept
+                .map(|c| if self.lower_case { c.to_ascii_lowercase() } else { c })
+                .collect();
         }
+        let rules = BertNormalizer::new(true, true, Some(self.strip_accents), self.lower_case);
         let mut text = NormalizedString::from(text);
-        text.nfd();
-        Cow::Owned(text.get().to_owned())
+        // It has no way to fail.
+        rules.normalize(&mut text).ok();
+        text.get().to_owned()
     }
 
     /// Appends the tokens of `word` and clears it; a word with a part that is no token is unknown.

@@ -35,7 +35,7 @@ enum Next {
 
 /// Follows one object or list, character by character.
 #[derive(Debug)]
-pub(super) struct JsonValue {
+pub(in crate::chat) struct JsonValue {
     /// True for an object.
     open: Vec<bool>,
     next: Next,
@@ -44,15 +44,15 @@ pub(super) struct JsonValue {
 
 /// It is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotJson;
+pub(in crate::chat) struct NotJson;
 
 impl JsonValue {
-    pub(super) fn new() -> Self {
+    pub(in crate::chat) fn new() -> Self {
         Self { open: Vec::new(), next: Next::Value, word: String::new() }
     }
 
     /// Takes a character; whether the value is complete with it.
-    pub(super) fn push(&mut self, c: char) -> Result<bool, NotJson> {
+    pub(in crate::chat) fn push(&mut self, c: char) -> Result<bool, NotJson> {
         self.next = match self.next {
             Next::Text { is_key } => match c {
                 '"' if is_key => Next::Colon,
@@ -88,6 +88,16 @@ impl JsonValue {
             next => self.mark(next, c)?,
         };
         Ok(self.next == Next::Done)
+    }
+
+    /// Whether all that has come is complete: the ends of what is open make it whole.
+    pub(in crate::chat) fn may_close(&self) -> bool {
+        matches!(self.next, Next::ValueOrEnd | Next::KeyOrEnd | Next::CommaOrEnd | Next::Done)
+    }
+
+    /// The ends of what is open.
+    pub(in crate::chat) fn closers(&self) -> String {
+        self.open.iter().rev().map(|is_object| if *is_object { '}' } else { ']' }).collect()
     }
 
     /// Takes what is no text and no blank.
@@ -133,7 +143,7 @@ impl JsonValue {
     }
 
     /// Whether what comes next is within a string.
-    pub(super) fn in_text(&self) -> bool {
+    pub(in crate::chat) fn in_text(&self) -> bool {
         matches!(self.next, Next::Text { .. } | Next::Escape { .. } | Next::Hex { .. })
     }
 }

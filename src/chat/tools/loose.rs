@@ -67,6 +67,23 @@ impl LooseReader {
         self.extent.quote.is_some()
     }
 
+    /// The answer breaks off: sends what came of a text.
+    pub(super) fn cut(&self, sink: &mut Sink) {
+        let State::Value { key } = &self.state else { return };
+        let Some(quote) = self.extent.quote.filter(|_| self.extent.depth == 0) else { return };
+        let text = self.text.trim_start().strip_prefix(quote).unwrap_or_default();
+        // An escape that is cut, or part of the mark at the end, is no character.
+        let ends =
+            (0..=10).filter_map(|n| text.len().checked_sub(n)).filter_map(|end| text.get(..end));
+        let read = |text| match Literal::value(&format!("{quote}{text}{quote}")) {
+            Ok(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let Some(text) = ends.into_iter().find_map(read) else { return };
+        let separator = if self.num_arguments == 0 { "{" } else { ", " };
+        sink.arguments(&format!("{separator}\"{}\": \"{}", escaped(key), escaped(&text)));
+    }
+
     fn take(&mut self, c: char, tools: &Definitions, sink: &mut Sink) -> Result<(), Malformed> {
         let (open, close, equals) = match self.notation {
             Loose::Python => ('(', ')', '='),

@@ -15,8 +15,10 @@ use serde_json::Value;
 
 pub use format::ToolFormat;
 
+use super::partial;
 use super::scanner::{Piece, Scanner};
 use format::{Body, Marks, QWEN_XML};
+pub(super) use json::JsonValue;
 use json::NotJson;
 use loose::LooseReader;
 use objects::{Headed, Objects};
@@ -35,6 +37,13 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
+impl ToolCall {
+    /// The arguments; of a call that broke off, what came of them.
+    pub fn object(&self) -> serde_json::Map<String, Value> {
+        partial::object(&self.arguments)
+    }
+}
+
 /// A piece of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallDelta {
@@ -44,7 +53,7 @@ pub struct CallDelta {
     pub start: Option<CallStart>,
     /// Pieces put together are the arguments as JSON text.
     pub arguments: String,
-    /// In the last piece.
+    /// In the last piece; a call that broke off has none.
     pub ends: bool,
 }
 
@@ -66,6 +75,17 @@ impl CallDelta {
         call.arguments.push_str(&self.arguments);
         self.ends.then_some(&*call)
     }
+}
+
+/// How an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The model ended it.
+    Whole,
+    /// A stop string did, which may stand where a call could end.
+    Stopped,
+    /// The model would go on.
+    Cut,
 }
 
 /// A stretch of a model's answer.
@@ -97,6 +117,22 @@ impl Definitions {
 
     fn has(&self, name: &str) -> bool {
         self.function(name).is_some()
+    }
+
+    /// Whether a text without marks may be the beginning of a call.
+    fn begins_call(&self, text: &str) -> bool {
+        let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let tools = self.0.as_array().map(Vec::as_slice).unwrap_or_default();
+        let names = tools.iter().filter_map(|t| t.get("function").unwrap_or(t)["name"].as_str());
+        names.into_iter().any(|name| {
+            let forms = [
+                format!("{{\"name\":\"{name}\""),
+                format!("{{\"type\":\"function\",\"name\":\"{name}\""),
+                format!("[{{\"name\":\"{name}\""),
+                format!("[{name}("),
+            ];
+            forms.iter().any(|form| form.starts_with(&text) || text.starts_with(form))
+        })
     }
 
     /// Whether an argument is a text by its schema.
@@ -186,12 +222,28 @@ impl ToolParser {
         std::mem::take(&mut self.sink.parts)
     }
 
-    /// The rest, when no more text comes.
-    pub fn flush(&mut self) -> Vec<AnswerPart> {
-        let rest = self.scanner.flush();
+    /// The rest, when no more text comes. Of an answer that broke off, what began a call is no text,
+    /// and a call that began has no end.
+    pub fn flush(&mut self, ending: Ending) -> Vec<AnswerPart> {
+        let is_whole = ending == Ending::Whole;
+        let rest = if is_whole { self.scanner.flush() } else { self.scanner.flush_cut() };
         self.text(&rest);
-        self.close("");
+        let is_cut = match ending {
+            Ending::Whole => false,
+            Ending::Stopped => self.open.as_ref().is_some_and(|open| open.is_amid(&self.sink)),
+            Ending::Cut => true,
+        };
+        if is_cut {
+            self.cut();
+        } else {
+            self.close("");
+        }
         std::mem::take(&mut self.sink.parts)
+    }
+
+    /// Whether a call has begun that did not end.
+    pub fn is_amid_call(&self) -> bool {
+        self.sink.is_open()
     }
 
     /// Whether a call has begun.
@@ -283,6 +335,22 @@ impl ToolParser {
         }
     }
 
+    /// The answer breaks off.
+    fn cut(&mut self) {
+        let Some(mut open) = self.open.take() else { return };
+        if self.sink.num_started > open.num_calls_before {
+            open.reader.cut(&self.tools, &mut self.sink);
+            return;
+        }
+        let is_call = match open.reader {
+            Reader::Broken => false,
+            _ => !open.is_bare || self.tools.begins_call(&open.raw),
+        };
+        if !is_call {
+            self.sink.text(&open.raw);
+        }
+    }
+
     /// What looked like a call is text.
     fn give_up(&mut self, mark: &str) {
         let Some(open) = self.open.take() else { return };
@@ -293,6 +361,14 @@ impl ToolParser {
 }
 
 impl Open {
+    /// Whether something of a call is missing here.
+    fn is_amid(&self, sink: &Sink) -> bool {
+        if sink.num_started == self.num_calls_before {
+            return !matches!(self.reader, Reader::Broken);
+        }
+        sink.is_open() && self.reader.is_amid_argument()
+    }
+
     fn in_text(&self) -> bool {
         match &self.reader {
             Reader::Objects(reader) => reader.in_text(),
@@ -353,6 +429,24 @@ impl Reader {
             (Body::Loose(notation), _) => Some(Self::Loose(LooseReader::new(notation, known_only))),
             (Body::Headed(name), _) => Some(Self::Headed(Headed::new(name))),
             (Body::Pairs(marks), _) => Some(Self::Pairs(PairReader::new(marks))),
+        }
+    }
+
+    /// Whether an argument is missing its end.
+    fn is_amid_argument(&self) -> bool {
+        match self {
+            Self::Pairs(reader) => reader.is_amid_argument(),
+            Self::Undecided(_) | Self::Objects(_) | Self::Headed(_) | Self::Loose(_) => true,
+            Self::Broken => false,
+        }
+    }
+
+    /// The answer breaks off: sends what was held back of an argument.
+    fn cut(&mut self, tools: &Definitions, sink: &mut Sink) {
+        match self {
+            Self::Pairs(reader) => reader.cut(tools, sink),
+            Self::Loose(reader) => reader.cut(sink),
+            Self::Undecided(_) | Self::Objects(_) | Self::Headed(_) | Self::Broken => {}
         }
     }
 

@@ -59,6 +59,23 @@ impl PairReader {
         Ok(())
     }
 
+    pub(super) fn is_amid_argument(&self) -> bool {
+        !matches!(self.state, State::Call | State::Pairs)
+    }
+
+    /// The answer breaks off: sends what came of a value that was to be judged as a whole.
+    pub(super) fn cut(&mut self, tools: &Definitions, sink: &mut Sink) {
+        let State::Whole { key, text } = &self.state else { return };
+        let text = if self.marks.on_lines { text.strip_prefix('\n').unwrap_or(text) } else { text };
+        let is_json = text.starts_with(['{', '[', '"', '-'])
+            || text.starts_with(|c: char| c.is_ascii_digit());
+        if is_json && !tools.is_text(&self.name, key) {
+            sink.arguments(text);
+        } else if !text.is_empty() {
+            sink.arguments(&format!("\"{}", escaped(text)));
+        }
+    }
+
     /// The mark that ends the calls has come.
     pub(super) fn close(&mut self, sink: &mut Sink) -> Result<(), Malformed> {
         match self.state {

@@ -17,7 +17,7 @@ fn parse(format: ToolFormat, answer: &str) -> (String, Vec<String>) {
         let chunks = chars.chunks(size).map(String::from_iter);
         let mut parts: Vec<AnswerPart> =
             chunks.flat_map(|chunk: String| parser.push(&chunk)).collect();
-        parts.extend(parser.flush());
+        parts.extend(parser.flush(Ending::Whole));
         let (mut text, mut calls, mut num_complete) = (String::new(), Vec::new(), 0);
         for part in parts {
             match part {
@@ -331,7 +331,7 @@ fn arguments_come_while_they_are_written() {
         }
         assert!(pieces[1] > 90 && pieces[2] > 90, "{format:?}: {pieces:?}");
         assert!(
-            !parser.flush().iter().any(|part| matches!(part, AnswerPart::Text(_))),
+            !parser.flush(Ending::Whole).iter().any(|part| matches!(part, AnswerPart::Text(_))),
             "{format:?}"
         );
         assert_eq!(parser.num_complete(), 1, "{format:?}");

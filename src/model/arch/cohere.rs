@@ -1,4 +1,5 @@
-//! Command R: one layer norm without bias for both parts, scaled logits; from R7B on positions in
+//! Command R: one layer norm without bias for both parts, scaled logits, in R+ norms on
+//! query and key heads; from R7B on positions in
 //! windows alone.
 
 use super::keys::Keys;
@@ -9,8 +10,10 @@ pub(super) fn command_r(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.layer_norm()?, rope)?;
     spec.logit_scale = keys.f32("logit_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0);
+    let qk_norm = keys.norms_of_each_head();
     for layer in &mut spec.layers {
         layer.norms = Norms::PARALLEL;
+        layer.attn.qk_norm = qk_norm;
     }
     Ok(spec)
 }

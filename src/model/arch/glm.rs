@@ -5,8 +5,11 @@ use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ModelSpec, MoeScore, Norms, QkNorm, RopeStyle};
 
+/// The text part of models that see (4.1V, 4.6V) has sections in its rotary embedding, and with them the
+/// pairs of GPT-NeoX.
 pub(super) fn glm4(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
+    let style = if keys.has_sections()? { RopeStyle::Neox } else { RopeStyle::Norm };
+    let rope = keys.rope(style, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.rms()?, rope)?;
     for layer in &mut spec.layers {
         layer.norms = Norms::PRE_POST;
@@ -21,6 +24,8 @@ pub(super) fn chatglm(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 }
 
 pub(super) fn glm4moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    // Sections or not, the pairs are the same.
+    keys.has_sections()?;
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.rms()?, rope)?;
     let has_norms = keys.has("blk.0.attn_q_norm.weight");

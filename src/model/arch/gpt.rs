@@ -36,11 +36,15 @@ pub(super) fn starcoder2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec)
 }
 
+/// The 12B of version 2 has norms on query and key heads and both parts side by side.
 pub(super) fn stablelm(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.layer_norm()?, rope)?;
-    if !keys.has("blk.0.ffn_norm.weight") {
-        for layer in &mut spec.layers {
+    let is_parallel = !keys.has("blk.0.ffn_norm.weight");
+    let qk_norm = keys.norms_of_each_head();
+    for layer in &mut spec.layers {
+        layer.attn.qk_norm = qk_norm;
+        if is_parallel {
             layer.norms = Norms::PARALLEL;
         }
     }

@@ -1,4 +1,4 @@
-//! Granite 3: llama with four scales; as a mixture of experts too.
+//! Granite 3 and the dense 4: llama with four scales, some without positions; as a mixture of experts too.
 
 use super::keys::Keys;
 use crate::model::error::ModelError;
@@ -12,9 +12,11 @@ pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     spec.residual_scale = nonzero(keys.f32("residual_scale")?).unwrap_or(1.0);
     // The file holds the divisor.
     spec.logit_scale = 1.0 / nonzero(keys.f32("logit_scale")?).unwrap_or(1.0);
-    let scale = nonzero(keys.f32("attention.scale")?);
-    for layer in &mut spec.layers {
-        layer.attn.scale = scale.unwrap_or(layer.attn.scale);
+    // In this family the key says whether there are positions at all.
+    let key = keys.key("rope.scaling.finetuned");
+    if keys.metadata.bool(&key)? == Some(false) {
+        spec.ropes.clear();
+        spec.layers.iter_mut().for_each(|layer| layer.attn.rope = None);
     }
     Ok(spec)
 }

@@ -1,5 +1,8 @@
 //! The keys and tensors that most architectures share, read into parts of a [`ModelSpec`].
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+
 use crate::model::error::ModelError;
 use crate::model::gguf::{Gguf, Metadata, Value};
 use crate::model::runner::Pooling;
@@ -13,11 +16,59 @@ pub(super) struct Keys<'a> {
     pub(super) gguf: &'a Gguf,
     pub(super) metadata: &'a Metadata,
     pub(super) name: &'a str,
+    /// Keys that a description asked for: the others are checked when it is done.
+    asked: RefCell<HashSet<String>>,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn new(gguf: &'a Gguf, name: &'a str) -> Self {
+        Self { gguf, metadata: gguf.metadata(), name, asked: RefCell::default() }
+    }
 }
 
 impl Keys<'_> {
+    /// The whole key, which counts as read from here on.
     pub(super) fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.name)
+        let whole = format!("{}.{key}", self.name);
+        if self.metadata.get(&whole).is_some() {
+            self.asked.borrow_mut().insert(key.to_owned());
+        }
+        whole
+    }
+
+    /// A key that is known and left out on purpose.
+    pub(super) fn leave_out(&self, key: &str) {
+        self.key(key);
+    }
+
+    /// Keys under the prefix, without it, that nothing asked for.
+    pub(super) fn unread(&self) -> Vec<(&str, &Value)> {
+        let asked = self.asked.borrow();
+        let own = self.metadata.iter().filter_map(|(key, value)| {
+            let key = key.strip_prefix(self.name)?.strip_prefix('.')?;
+            Some((key, value))
+        });
+        own.filter(|(key, _)| !asked.contains(*key)).collect()
+    }
+
+    /// Sections of a rotary embedding for positions in several directions (M-RoPE). A text's positions
+    /// are alike in all of them but the fourth, which stays at 0: no pair may belong to it.
+    pub(super) fn has_sections(&self) -> Result<bool, ModelError> {
+        let key = self.key("rope.dimension_sections");
+        let sections = self.metadata.u32s(&key)?.unwrap_or_default();
+        if sections.get(3).is_some_and(|pairs| *pairs > 0) {
+            let problem = format!("{sections:?}: a fourth section is not supported");
+            return Err(ModelError::BadKey { key, problem });
+        }
+        Ok(sections.iter().take(2).filter(|pairs| **pairs > 0).count() == 2)
+    }
+
+    /// Layer norms on queries and keys with weights for each head, where the file has them.
+    pub(super) fn norms_of_each_head(&self) -> QkNorm {
+        match self.has("blk.0.attn_q_norm.weight") {
+            true => QkNorm::EachHead,
+            false => QkNorm::None,
+        }
     }
 
     /// The file has this tensor.
@@ -119,13 +170,21 @@ impl Keys<'_> {
 
     /// Rotary embedding by the standard keys; `dim` is the default for `rope.dimension_count`.
     pub(super) fn rope(&self, style: RopeStyle, dim: usize) -> Result<RopeSpec, ModelError> {
+        let scaling = self.rope_scaling()?;
+        let mut magnitude = self.f32("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        if let RopeScaling::Yarn(yarn) = &scaling
+            && let Some(given) = self.f32("rope.scaling.yarn_attn_factor")?
+        {
+            // The file's factor stands in place of the one that comes of how far YaRN stretches.
+            magnitude *= given / (1.0 + 0.1 * yarn.factor.max(1.0).ln());
+        }
         Ok(RopeSpec {
             style,
             dim: self.opt_usize("rope.dimension_count")?.unwrap_or(dim),
             base: self.f32("rope.freq_base")?.unwrap_or(10_000.0),
-            scaling: self.rope_scaling()?,
+            scaling,
             factors: self.rope_factors()?,
-            magnitude: self.f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
+            magnitude,
         })
     }
 

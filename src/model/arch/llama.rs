@@ -12,12 +12,8 @@ const SMOLLM3_NOPE_STEP: usize = 4;
 pub(super) fn llama(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.rms()?, rope)?;
-    let scale = keys.f32("attention.scale")?.filter(|scale| *scale > 0.0);
     let is_moe = keys.opt_usize("expert_count")?.is_some_and(|experts| experts > 0);
     for layer in &mut spec.layers {
-        if let Some(scale) = scale {
-            layer.attn.scale = scale;
-        }
         if let (FfnSpec::Gated { width, .. }, true) = (&layer.ffn, is_moe) {
             layer.ffn = FfnSpec::Moe(keys.moe(*width)?);
         }

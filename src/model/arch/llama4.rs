@@ -5,7 +5,7 @@ use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, MoeScore, QkNorm, RopeStyle, Temperature};
 
-/// Layers a layer without positions is one of.
+/// Layers a layer without positions is one of, when the file does not say.
 const NOPE_STEP: usize = 4;
 /// Layers with positions attend within chunks of this many tokens.
 const CHUNK: usize = 8192;
@@ -20,8 +20,9 @@ pub(super) fn llama4(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let has_chunks = chunk > 0;
     let is_maverick = keys.opt_usize("expert_count")? == Some(MAVERICK_EXPERTS);
     let step = keys.usize("interleave_moe_layer_step")?;
+    let is_local = keys.windows(spec.layers.len(), NOPE_STEP)?;
     for (index, layer) in spec.layers.iter_mut().enumerate() {
-        if has_chunks && (index + 1) % NOPE_STEP == 0 {
+        if has_chunks && !is_local[index] {
             layer.attn.rope = None;
             layer.attn.temperature = Some(TEMPERATURE);
         } else {

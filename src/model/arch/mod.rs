@@ -23,13 +23,15 @@ mod mistral;
 mod olmo;
 mod phi;
 mod qwen;
+mod unread;
 
 use keys::Keys;
+pub(super) use unread::check_against;
 
 use super::error::ModelError;
 use super::gguf::Gguf;
 use super::runner::Pooling;
-use super::spec::{AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormKind, QkNorm};
+use super::spec::{AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, RopeSpec};
 
 /// A family that the decoder can run.
 pub struct Architecture {
@@ -37,7 +39,33 @@ pub struct Architecture {
     pub name: &'static str,
     /// Models that use it.
     pub models: &'static str,
+    /// What its logits have been compared with.
+    pub proof: Proof,
     describe: fn(&Keys<'_>) -> Result<ModelSpec, ModelError>,
+}
+
+/// What tiny models of a family have been compared with, value by value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// transformers' own class of the family.
+    Own,
+    /// transformers' class of a relative, which computes the same as far as the family's papers and other
+    /// programs tell: unproven.
+    Relative,
+    /// A class written for the comparison, as transformers has none: unproven.
+    Ours,
+}
+
+impl Proof {
+    /// For tables: whom the family has been compared with.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Own => "transformers",
+            Self::Relative => "unproven: compared with transformers' class of a relative",
+            Self::Ours => "unproven: compared with a class of our own",
+        }
+    }
 }
 
 /// All of them.
@@ -45,81 +73,324 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "llama",
         models: "Llama 1–3, SmolLM, Mistral, Mixtral, TinyLlama, InternLM 3 and relatives",
+        proof: Proof::Own,
         describe: llama::llama,
     },
-    Architecture { name: "llama4", models: "Llama 4 (text)", describe: llama4::llama4 },
-    Architecture { name: "mistral3", models: "Ministral 3", describe: mistral::mistral3 },
-    Architecture { name: "smollm3", models: "SmolLM 3", describe: llama::smollm3 },
-    Architecture { name: "internlm2", models: "InternLM 2", describe: llama::llama },
-    Architecture { name: "baichuan", models: "Baichuan 7B and 13B", describe: llama::baichuan },
-    Architecture { name: "xverse", models: "XVERSE", describe: llama::llama },
-    Architecture { name: "plamo", models: "PLaMo 1", describe: llama::plamo },
-    Architecture { name: "arcee", models: "Arcee AFM", describe: dense::arcee },
-    Architecture { name: "apertus", models: "Apertus", describe: dense::apertus },
-    Architecture { name: "seed_oss", models: "Seed-OSS", describe: dense::seed_oss },
-    Architecture { name: "minicpm", models: "MiniCPM 1 and 2", describe: minicpm::minicpm },
-    Architecture { name: "minicpm3", models: "MiniCPM 3", describe: minicpm::minicpm3 },
-    Architecture { name: "qwen", models: "Qwen 1", describe: qwen::qwen },
-    Architecture { name: "qwen2", models: "Qwen 1.5, 2 and 2.5", describe: qwen::qwen2 },
-    Architecture { name: "qwen2moe", models: "Qwen 1.5 MoE, Qwen 2 MoE", describe: qwen::qwen2moe },
-    Architecture { name: "qwen2vl", models: "Qwen 2 and 2.5 VL (text)", describe: qwen::qwen2 },
-    Architecture { name: "qwen3", models: "Qwen 3", describe: qwen::qwen3 },
-    Architecture { name: "qwen3moe", models: "Qwen 3 MoE", describe: qwen::qwen3moe },
-    Architecture { name: "qwen3vl", models: "Qwen 3 VL (text)", describe: qwen::qwen3 },
-    Architecture { name: "qwen3vlmoe", models: "Qwen 3 VL MoE (text)", describe: qwen::qwen3moe },
-    Architecture { name: "gemma", models: "Gemma 1", describe: gemma::gemma },
-    Architecture { name: "gemma2", models: "Gemma 2", describe: gemma::gemma2 },
-    Architecture { name: "gemma3", models: "Gemma 3 (text)", describe: gemma::gemma3 },
-    Architecture { name: "gemma3n", models: "Gemma 3n (text)", describe: gemma::gemma3n },
-    Architecture { name: "phi2", models: "Phi 1, 1.5 and 2", describe: phi::phi2 },
-    Architecture { name: "phi3", models: "Phi 3, 3.5 and 4", describe: phi::phi3 },
-    Architecture { name: "phimoe", models: "Phi 3.5 MoE", describe: phi::phimoe },
-    Architecture { name: "olmo", models: "OLMo 1", describe: olmo::olmo },
-    Architecture { name: "olmo2", models: "OLMo 2 and 3", describe: olmo::olmo2 },
-    Architecture { name: "olmoe", models: "OLMoE", describe: olmo::olmoe },
-    Architecture { name: "granite", models: "Granite 3", describe: granite::granite },
-    Architecture { name: "granitemoe", models: "Granite 3 MoE", describe: granite::granitemoe },
-    Architecture { name: "chatglm", models: "ChatGLM 3, GLM-4, GLM-Edge", describe: glm::chatglm },
-    Architecture { name: "glm4", models: "GLM-4 (0414)", describe: glm::glm4 },
-    Architecture { name: "glm4moe", models: "GLM-4.5, 4.6 and 4.7", describe: glm::glm4moe },
-    Architecture { name: "command-r", models: "Command R", describe: cohere::command_r },
-    Architecture { name: "cohere2", models: "Command R7B, Command A", describe: cohere::cohere2 },
-    Architecture { name: "deepseek", models: "DeepSeek MoE 16B", describe: deepseek::deepseek },
+    Architecture {
+        name: "llama4",
+        models: "Llama 4 (text)",
+        proof: Proof::Own,
+        describe: llama4::llama4,
+    },
+    Architecture {
+        name: "mistral3",
+        models: "Ministral 3",
+        proof: Proof::Own,
+        describe: mistral::mistral3,
+    },
+    Architecture {
+        name: "smollm3",
+        models: "SmolLM 3",
+        proof: Proof::Own,
+        describe: llama::smollm3,
+    },
+    Architecture {
+        name: "internlm2",
+        models: "InternLM 2",
+        proof: Proof::Relative,
+        describe: llama::llama,
+    },
+    Architecture {
+        name: "baichuan",
+        models: "Baichuan 7B and 13B",
+        proof: Proof::Relative,
+        describe: llama::baichuan,
+    },
+    Architecture {
+        name: "xverse",
+        models: "XVERSE",
+        proof: Proof::Relative,
+        describe: llama::llama,
+    },
+    Architecture { name: "plamo", models: "PLaMo 1", proof: Proof::Ours, describe: llama::plamo },
+    Architecture { name: "arcee", models: "Arcee AFM", proof: Proof::Own, describe: dense::arcee },
+    Architecture {
+        name: "apertus",
+        models: "Apertus",
+        proof: Proof::Own,
+        describe: dense::apertus,
+    },
+    Architecture {
+        name: "seed_oss",
+        models: "Seed-OSS",
+        proof: Proof::Own,
+        describe: dense::seed_oss,
+    },
+    Architecture {
+        name: "minicpm",
+        models: "MiniCPM 1 and 2",
+        proof: Proof::Relative,
+        describe: minicpm::minicpm,
+    },
+    Architecture {
+        name: "minicpm3",
+        models: "MiniCPM 3",
+        proof: Proof::Own,
+        describe: minicpm::minicpm3,
+    },
+    Architecture { name: "qwen", models: "Qwen 1", proof: Proof::Relative, describe: qwen::qwen },
+    Architecture {
+        name: "qwen2",
+        models: "Qwen 1.5, 2 and 2.5",
+        proof: Proof::Own,
+        describe: qwen::qwen2,
+    },
+    Architecture {
+        name: "qwen2moe",
+        models: "Qwen 1.5 MoE, Qwen 2 MoE",
+        proof: Proof::Own,
+        describe: qwen::qwen2moe,
+    },
+    Architecture {
+        name: "qwen2vl",
+        models: "Qwen 2 and 2.5 VL (text)",
+        proof: Proof::Own,
+        describe: qwen::qwen2,
+    },
+    Architecture { name: "qwen3", models: "Qwen 3", proof: Proof::Own, describe: qwen::qwen3 },
+    Architecture {
+        name: "qwen3moe",
+        models: "Qwen 3 MoE",
+        proof: Proof::Own,
+        describe: qwen::qwen3moe,
+    },
+    Architecture {
+        name: "qwen3vl",
+        models: "Qwen 3 VL (text)",
+        proof: Proof::Own,
+        describe: qwen::qwen3,
+    },
+    Architecture {
+        name: "qwen3vlmoe",
+        models: "Qwen 3 VL MoE (text)",
+        proof: Proof::Own,
+        describe: qwen::qwen3moe,
+    },
+    Architecture { name: "gemma", models: "Gemma 1", proof: Proof::Own, describe: gemma::gemma },
+    Architecture { name: "gemma2", models: "Gemma 2", proof: Proof::Own, describe: gemma::gemma2 },
+    Architecture {
+        name: "gemma3",
+        models: "Gemma 3 (text)",
+        proof: Proof::Own,
+        describe: gemma::gemma3,
+    },
+    Architecture {
+        name: "gemma3n",
+        models: "Gemma 3n (text)",
+        proof: Proof::Own,
+        describe: gemma::gemma3n,
+    },
+    Architecture {
+        name: "phi2",
+        models: "Phi 1, 1.5 and 2",
+        proof: Proof::Own,
+        describe: phi::phi2,
+    },
+    Architecture {
+        name: "phi3",
+        models: "Phi 3, 3.5 and 4",
+        proof: Proof::Own,
+        describe: phi::phi3,
+    },
+    Architecture {
+        name: "phimoe",
+        models: "Phi 3.5 MoE",
+        proof: Proof::Own,
+        describe: phi::phimoe,
+    },
+    Architecture { name: "olmo", models: "OLMo 1", proof: Proof::Own, describe: olmo::olmo },
+    Architecture {
+        name: "olmo2",
+        models: "OLMo 2 and 3",
+        proof: Proof::Own,
+        describe: olmo::olmo2,
+    },
+    Architecture { name: "olmoe", models: "OLMoE", proof: Proof::Own, describe: olmo::olmoe },
+    Architecture {
+        name: "granite",
+        models: "Granite 3",
+        proof: Proof::Own,
+        describe: granite::granite,
+    },
+    Architecture {
+        name: "granitemoe",
+        models: "Granite 3 MoE",
+        proof: Proof::Own,
+        describe: granite::granitemoe,
+    },
+    Architecture {
+        name: "chatglm",
+        models: "ChatGLM 3, GLM-4, GLM-Edge",
+        proof: Proof::Relative,
+        describe: glm::chatglm,
+    },
+    Architecture { name: "glm4", models: "GLM-4 (0414)", proof: Proof::Own, describe: glm::glm4 },
+    Architecture {
+        name: "glm4moe",
+        models: "GLM-4.5, 4.6 and 4.7",
+        proof: Proof::Own,
+        describe: glm::glm4moe,
+    },
+    Architecture {
+        name: "command-r",
+        models: "Command R",
+        proof: Proof::Own,
+        describe: cohere::command_r,
+    },
+    Architecture {
+        name: "cohere2",
+        models: "Command R7B, Command A",
+        proof: Proof::Own,
+        describe: cohere::cohere2,
+    },
+    Architecture {
+        name: "deepseek",
+        models: "DeepSeek MoE 16B",
+        proof: Proof::Relative,
+        describe: deepseek::deepseek,
+    },
     Architecture {
         name: "deepseek2",
         models: "DeepSeek V2, V3 and R1, Kimi K2, GLM-4.7-Flash, GigaChat 3",
+        proof: Proof::Own,
         describe: deepseek::deepseek2,
     },
-    Architecture { name: "dots1", models: "dots.llm1", describe: deepseek::dots1 },
-    Architecture { name: "minimax-m2", models: "MiniMax M2", describe: deepseek::minimax_m2 },
-    Architecture { name: "bailingmoe", models: "Ling 1", describe: bailing::bailingmoe },
-    Architecture { name: "bailingmoe2", models: "Ling 2", describe: bailing::bailingmoe2 },
-    Architecture { name: "ernie4_5", models: "ERNIE 4.5", describe: ernie::ernie4_5 },
-    Architecture { name: "ernie4_5-moe", models: "ERNIE 4.5 MoE", describe: ernie::ernie4_5_moe },
-    Architecture { name: "exaone", models: "EXAONE 3 and 3.5", describe: exaone::exaone },
-    Architecture { name: "exaone4", models: "EXAONE 4", describe: exaone::exaone4 },
-    Architecture { name: "exaone-moe", models: "K-EXAONE", describe: exaone::exaone_moe },
-    Architecture { name: "hunyuan-dense", models: "Hunyuan", describe: hunyuan::dense },
-    Architecture { name: "hunyuan-moe", models: "Hunyuan A13B", describe: hunyuan::moe },
+    Architecture {
+        name: "dots1",
+        models: "dots.llm1",
+        proof: Proof::Own,
+        describe: deepseek::dots1,
+    },
+    Architecture {
+        name: "minimax-m2",
+        models: "MiniMax M2",
+        proof: Proof::Own,
+        describe: deepseek::minimax_m2,
+    },
+    Architecture {
+        name: "bailingmoe",
+        models: "Ling 1",
+        proof: Proof::Relative,
+        describe: bailing::bailingmoe,
+    },
+    Architecture {
+        name: "bailingmoe2",
+        models: "Ling 2",
+        proof: Proof::Relative,
+        describe: bailing::bailingmoe2,
+    },
+    Architecture {
+        name: "ernie4_5",
+        models: "ERNIE 4.5",
+        proof: Proof::Own,
+        describe: ernie::ernie4_5,
+    },
+    Architecture {
+        name: "ernie4_5-moe",
+        models: "ERNIE 4.5 MoE",
+        proof: Proof::Own,
+        describe: ernie::ernie4_5_moe,
+    },
+    Architecture {
+        name: "exaone",
+        models: "EXAONE 3 and 3.5",
+        proof: Proof::Relative,
+        describe: exaone::exaone,
+    },
+    Architecture {
+        name: "exaone4",
+        models: "EXAONE 4",
+        proof: Proof::Own,
+        describe: exaone::exaone4,
+    },
+    Architecture {
+        name: "exaone-moe",
+        models: "K-EXAONE",
+        proof: Proof::Own,
+        describe: exaone::exaone_moe,
+    },
+    Architecture {
+        name: "hunyuan-dense",
+        models: "Hunyuan",
+        proof: Proof::Own,
+        describe: hunyuan::dense,
+    },
+    Architecture {
+        name: "hunyuan-moe",
+        models: "Hunyuan A13B",
+        proof: Proof::Own,
+        describe: hunyuan::moe,
+    },
     Architecture {
         name: "nemotron",
         models: "Nemotron 3 and 4, Minitron",
+        proof: Proof::Own,
         describe: gpt::nemotron,
     },
-    Architecture { name: "gpt2", models: "GPT-2", describe: gpt::gpt2 },
-    Architecture { name: "starcoder", models: "StarCoder 1, SantaCoder", describe: gpt::gpt2 },
-    Architecture { name: "gptneox", models: "GPT-NeoX, Pythia", describe: gpt::gptneox },
-    Architecture { name: "starcoder2", models: "StarCoder 2", describe: gpt::starcoder2 },
-    Architecture { name: "codeshell", models: "CodeShell", describe: gpt::starcoder2 },
-    Architecture { name: "orion", models: "Orion 14B", describe: gpt::orion },
-    Architecture { name: "stablelm", models: "StableLM", describe: gpt::stablelm },
-    Architecture { name: "falcon", models: "Falcon 7B and 40B", describe: gpt::falcon },
-    Architecture { name: "dbrx", models: "DBRX", describe: dbrx::dbrx },
-    Architecture { name: "bloom", models: "BLOOM", describe: alibi::bloom },
-    Architecture { name: "mpt", models: "MPT", describe: alibi::mpt },
-    Architecture { name: "refact", models: "Refact", describe: alibi::refact },
-    Architecture { name: "jais", models: "JAIS", describe: alibi::jais },
-    Architecture { name: "gpt-oss", models: "gpt-oss", describe: gpt_oss::gpt_oss },
+    Architecture { name: "gpt2", models: "GPT-2", proof: Proof::Own, describe: gpt::gpt2 },
+    Architecture {
+        name: "starcoder",
+        models: "StarCoder 1, SantaCoder",
+        proof: Proof::Own,
+        describe: gpt::gpt2,
+    },
+    Architecture {
+        name: "gptneox",
+        models: "GPT-NeoX, Pythia",
+        proof: Proof::Own,
+        describe: gpt::gptneox,
+    },
+    Architecture {
+        name: "starcoder2",
+        models: "StarCoder 2",
+        proof: Proof::Own,
+        describe: gpt::starcoder2,
+    },
+    Architecture {
+        name: "codeshell",
+        models: "CodeShell",
+        proof: Proof::Relative,
+        describe: gpt::starcoder2,
+    },
+    Architecture {
+        name: "orion",
+        models: "Orion 14B",
+        proof: Proof::Relative,
+        describe: gpt::orion,
+    },
+    Architecture {
+        name: "stablelm",
+        models: "StableLM",
+        proof: Proof::Own,
+        describe: gpt::stablelm,
+    },
+    Architecture {
+        name: "falcon",
+        models: "Falcon 7B and 40B",
+        proof: Proof::Own,
+        describe: gpt::falcon,
+    },
+    Architecture { name: "dbrx", models: "DBRX", proof: Proof::Own, describe: dbrx::dbrx },
+    Architecture { name: "bloom", models: "BLOOM", proof: Proof::Own, describe: alibi::bloom },
+    Architecture { name: "mpt", models: "MPT", proof: Proof::Own, describe: alibi::mpt },
+    Architecture { name: "refact", models: "Refact", proof: Proof::Ours, describe: alibi::refact },
+    Architecture { name: "jais", models: "JAIS", proof: Proof::Ours, describe: alibi::jais },
+    Architecture {
+        name: "gpt-oss",
+        models: "gpt-oss",
+        proof: Proof::Own,
+        describe: gpt_oss::gpt_oss,
+    },
 ];
 
 /// Encoders: embeddings and scores, no text.
@@ -127,23 +398,38 @@ pub const ENCODERS: &[Architecture] = &[
     Architecture {
         name: "bert",
         models: "BERT, MiniLM, BGE, E5, GTE, XLM-RoBERTa and relatives",
+        proof: Proof::Own,
         describe: bert::bert,
     },
-    Architecture { name: "nomic-bert", models: "Nomic Embed 1", describe: bert::nomic_bert },
+    Architecture {
+        name: "nomic-bert",
+        models: "Nomic Embed 1",
+        proof: Proof::Own,
+        describe: bert::nomic_bert,
+    },
     Architecture {
         name: "jina-bert-v2",
         models: "Jina Embeddings 2",
+        proof: Proof::Ours,
         describe: bert::jina_bert_v2,
     },
     Architecture {
         name: "modern-bert",
         models: "ModernBERT and relatives",
+        proof: Proof::Own,
         describe: bert::modern_bert,
     },
 ];
 
 /// Families that candle-transformers runs for us, one sequence at a time: names and models.
 pub const THROUGH_TRANSFORMERS: &[(&str, &str)] = &[("lfm2", "LFM 2")];
+
+/// What a family has been compared with; `None` for one that is not known.
+#[must_use]
+pub fn proof(name: &str) -> Option<Proof> {
+    let own = all().find(|known| known.name == name).map(|known| known.proof);
+    own.or_else(|| is_through_transformers(name).then_some(Proof::Own))
+}
 
 /// Whether a family is one of [`THROUGH_TRANSFORMERS`].
 #[must_use]
@@ -172,8 +458,10 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
         let known: Vec<&str> = names().collect();
         return Err(ModelError::UnknownArchitecture(name.to_owned(), known.join(", ")));
     };
-    let keys = Keys { gguf, metadata, name };
+    let keys = Keys::new(gguf, name);
     let mut spec = (architecture.describe)(&keys)?;
+    scale_scores(&keys, &mut spec)?;
+    turn_windows(&keys, &mut spec)?;
     spec.pooling = match spec.head {
         // Scores come from the first token, whether the file says so or not.
         HeadSpec::Classifier { .. } => Pooling::First,
@@ -184,8 +472,37 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
         let problem = "attention to later tokens is not supported here".to_owned();
         return Err(ModelError::BadKey { key, problem });
     }
+    unread::check(&keys, &spec)?;
     check(&spec)?;
     Ok(spec)
+}
+
+/// Whatever the family, a file may say what scores are multiplied by. Latent attention has a scale that
+/// comes of several keys; there this one stays unread.
+fn scale_scores(keys: &Keys<'_>, spec: &mut ModelSpec) -> Result<(), ModelError> {
+    if spec.layers.iter().any(|layer| layer.attn.latent.is_some()) {
+        return Ok(());
+    }
+    if let Some(scale) = keys.f32("attention.scale")?.filter(|scale| *scale != 0.0) {
+        spec.layers.iter_mut().for_each(|layer| layer.attn.scale = scale);
+    }
+    Ok(())
+}
+
+/// Layers that see a window may have a base of their own in families whose published models have none.
+fn turn_windows(keys: &Keys<'_>, spec: &mut ModelSpec) -> Result<(), ModelError> {
+    let [rope] = spec.ropes.as_slice() else { return Ok(()) };
+    let key = "rope.freq_base_swa";
+    if !keys.unread().iter().any(|(unread, _)| *unread == key) {
+        return Ok(());
+    }
+    let Some(base) = keys.f32(key)?.filter(|base| *base > 0.0) else { return Ok(()) };
+    let local = RopeSpec { base, ..rope.clone() };
+    spec.ropes.push(local);
+    for layer in spec.layers.iter_mut().filter(|layer| unread::is_local(&layer.attn)) {
+        layer.attn.rope = layer.attn.rope.map(|_| 1);
+    }
+    Ok(())
 }
 
 /// Bounds that keep absurd files from absurd allocations.
@@ -240,10 +557,6 @@ fn check_attention(spec: &ModelSpec, attn: &AttnSpec) -> Result<(), ModelError> 
     }
     if let Some(temperature) = attn.temperature {
         limit("step of the attention temperature", temperature.floor, 1 << 28)?;
-    }
-    if attn.qk_norm == QkNorm::PerHead && spec.norm.kind == NormKind::Layer {
-        let problem = "layer norm on query and key heads is not supported";
-        return Err(ModelError::Limit(problem.to_owned()));
     }
     let turned = attn.latent.map_or(attn.head_dim, |latent| latent.turned);
     if let Some(rope) = attn.rope.and_then(|rope| spec.ropes.get(rope))

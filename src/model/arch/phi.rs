@@ -32,6 +32,7 @@ pub(super) fn phimoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 
 /// The sliding window in some files is left out, as llama.cpp does: its converters fill it wrongly.
 pub(super) fn phi3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    keys.leave_out("attention.sliding_window");
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
     keys.dense(keys.rms()?, rope)
 }

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Module, Tensor};
 use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::{self, GgmlType};
 
-use super::{Norm, Ops, WeightSource};
+use super::{Load, Norm, Ops, WeightSource};
 use crate::model::batch::{BLOCK, Batch, Span};
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle, Xielu};
@@ -36,6 +36,8 @@ struct LayerKv {
 
 pub struct CandleLinear {
     weight: QMatMul,
+    /// Factor on the output, before the bias.
+    scale: f32,
     bias: Option<Tensor>,
 }
 
@@ -210,9 +212,7 @@ fn activate(x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
     })
 }
 
-impl Ops for CandleOps {
-    type Tensor = Tensor;
-    type Act = Tensor;
+impl Load for CandleOps {
     type Linear = CandleLinear;
     type Vector = Tensor;
     type Rope = CandleRope;
@@ -225,7 +225,7 @@ impl Ops for CandleOps {
     ) -> Result<CandleLinear, ModelError> {
         let weight = QMatMul::from_arc(self.quantized(source)?)?;
         let bias = bias.map(|values| self.load_vector(values)).transpose()?;
-        Ok(CandleLinear { weight, bias })
+        Ok(CandleLinear { weight, scale: source.scale, bias })
     }
 
     fn load_vector(&mut self, values: Vec<f32>) -> Result<Tensor, ModelError> {
@@ -244,7 +244,7 @@ impl Ops for CandleOps {
     ) -> Result<(Arc<QTensor>, CandleLinear), ModelError> {
         let table = self.quantized(source)?;
         let weight = QMatMul::from_arc(table.clone())?;
-        Ok((table, CandleLinear { weight, bias: None }))
+        Ok((table, CandleLinear { weight, scale: 1.0, bias: None }))
     }
 
     fn load_rope(
@@ -268,6 +268,11 @@ impl Ops for CandleOps {
             dim: spec.dim,
         })
     }
+}
+
+impl Ops for CandleOps {
+    type Tensor = Tensor;
+    type Act = Tensor;
 
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
         let slots = num_blocks * BLOCK;
@@ -333,7 +338,10 @@ impl Ops for CandleOps {
         let x = x.contiguous()?;
         let mut out = Vec::with_capacity(N);
         for linear in weights {
-            let y = linear.weight.forward(&x)?;
+            let mut y = linear.weight.forward(&x)?;
+            if linear.scale != 1.0 {
+                y = (y * f64::from(linear.scale))?;
+            }
             out.push(match &linear.bias {
                 Some(bias) => y.broadcast_add(bias)?,
                 None => y,

@@ -21,7 +21,7 @@ use kolosal_kernels::{Rows, RowsMut};
 
 use super::activation::{activation, oai_swiglu};
 use super::locking::Locking;
-use super::{Norm, Ops, WeightSource, rows};
+use super::{Load, Norm, Ops, WeightSource, rows};
 use crate::model::batch::{Batch, Span};
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle};
@@ -78,6 +78,8 @@ struct Spare {
 
 pub struct CpuLinear {
     packed: Arc<Packed>,
+    /// Factor on the output, before the bias.
+    scale: f32,
     bias: Option<Vec<f32>>,
 }
 
@@ -169,10 +171,9 @@ impl CpuOps {
 
     fn pack(&mut self, source: &WeightSource<'_>) -> Result<Arc<Packed>, ModelError> {
         let (mut ty, n, k) = (source.ty, source.n, source.k);
-        let bad = |problem: String| ModelError::BadTensor {
-            name: source.name.to_owned(),
-            ty: source.ty.name(),
-            problem,
+        let bad = |problem| {
+            let name = source.name.to_owned();
+            ModelError::BadTensor { name, ty: source.ty.name(), problem }
         };
         let mut bytes = Cow::Borrowed(source.bytes);
         if let Some(exact) = quant::exact_form(ty) {
@@ -197,9 +198,7 @@ impl CpuOps {
     }
 }
 
-impl Ops for CpuOps {
-    type Tensor = CpuTensor;
-    type Act = CpuAct;
+impl Load for CpuOps {
     type Linear = CpuLinear;
     type Vector = Vec<f32>;
     type Rope = (RopeTable, rope::RopeStyle);
@@ -210,7 +209,7 @@ impl Ops for CpuOps {
         source: &WeightSource<'_>,
         bias: Option<Vec<f32>>,
     ) -> Result<CpuLinear, ModelError> {
-        Ok(CpuLinear { packed: self.pack(source)?, bias })
+        Ok(CpuLinear { packed: self.pack(source)?, scale: source.scale, bias })
     }
 
     fn load_vector(&mut self, values: Vec<f32>) -> Result<Vec<f32>, ModelError> {
@@ -232,7 +231,7 @@ impl Ops for CpuOps {
         source: &WeightSource<'_>,
     ) -> Result<(CpuTable, CpuLinear), ModelError> {
         let packed = self.pack(source)?;
-        Ok((CpuTable::Packed(packed.clone()), CpuLinear { packed, bias: None }))
+        Ok((CpuTable::Packed(packed.clone()), CpuLinear { packed, scale: 1.0, bias: None }))
     }
 
     fn load_rope(
@@ -250,6 +249,11 @@ impl Ops for CpuOps {
         table.reserve(context_len);
         Ok((table, style))
     }
+}
+
+impl Ops for CpuOps {
+    type Tensor = CpuTensor;
+    type Act = CpuAct;
 
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
         let slopes = layers.iter().map(|attn| attn.slopes()).collect();
@@ -364,6 +368,7 @@ impl Ops for CpuOps {
             linear::linear(acts, &mut group, &self.pool);
         }
         for (tensor, linear) in out.iter_mut().zip(weights) {
+            rows::scale(&mut tensor.data, linear.scale);
             if let Some(bias) = &linear.bias {
                 elementwise::add_bias(tensor.view_mut(), bias, &self.pool);
             }
@@ -417,7 +422,8 @@ impl Ops for CpuOps {
         [gate, up]: [&CpuLinear; 2],
         act: ActSpec,
     ) -> Result<CpuAct, ModelError> {
-        if let (None, None, Some(act)) = (&gate.bias, &up.bias, activation(act)) {
+        let is_plain = |linear: &CpuLinear| linear.bias.is_none() && linear.scale == 1.0;
+        if let (true, Some(act)) = (is_plain(gate) && is_plain(up), activation(act)) {
             let input = x.acts.as_ref().expect("acts are present until drop: this is a bug");
             let mut is_done = false;
             let out = self.prepared(|acts| {
@@ -434,12 +440,11 @@ impl Ops for CpuOps {
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
         if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
             let mut out = self.buffers.tensor(x.rows, x.cols);
-            for (out, &x) in out.data.iter_mut().zip(&*x.data) {
-                *out = match act {
-                    ActSpec::Xielu(xielu) => xielu.apply(x),
-                    _ => x.tanh(),
-                };
-            }
+            let apply = |x: f32| match act {
+                ActSpec::Xielu(xielu) => xielu.apply(x),
+                _ => x.tanh(),
+            };
+            out.data.iter_mut().zip(&*x.data).for_each(|(out, &x)| *out = apply(x));
             return self.act(&out);
         }
         let act = activation(act)
@@ -454,8 +459,13 @@ impl Ops for CpuOps {
         norm: &Norm<Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
         debug_assert_eq!(x.cols, heads * norm.weight.len());
-        norm::rms_norm_heads(x.view_mut(), &norm.weight, norm.spec.eps, &self.pool);
-        Ok(x)
+        if norm.spec.kind == NormKind::Rms {
+            norm::rms_norm_heads(x.view_mut(), &norm.weight, norm.spec.eps, &self.pool);
+            return Ok(x);
+        }
+        let mut out = self.buffers.tensor(x.rows, x.cols);
+        rows::layer_norm_heads(&x.data, norm, &mut out.data, &self.pool);
+        Ok(out)
     }
 
     fn rope(

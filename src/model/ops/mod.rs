@@ -24,6 +24,8 @@ pub struct WeightSource<'a> {
     pub n: usize,
     pub k: usize,
     pub bytes: &'a [u8],
+    /// Factor on what the matrix makes of an input, before its bias (NVFP4's second scale).
+    pub scale: f32,
 }
 
 /// Weight and optional bias of a norm.
@@ -33,16 +35,16 @@ pub struct Norm<V> {
     pub spec: NormSpec,
 }
 
-/// What the decoder can do. Tensors are (rows, columns) of f32, one row per row of the batch.
-pub trait Ops: Send + Sized {
-    type Tensor: Send;
-    /// The prepared input of linear layers (quantised on the CPU).
-    type Act: Send;
+/// What takes the weights of a model: a back end, or a check of whether one could.
+pub trait Load: Sized {
     type Linear: Send;
     type Vector: Send;
     type Rope: Send;
     /// Token embeddings.
     type Table: Send;
+
+    /// Without it, no bytes of weights are looked at: shapes and types alone are.
+    const READS: bool = true;
 
     /// Prepares a weight matrix; `bias` has `n` values.
     fn load_linear(
@@ -64,6 +66,14 @@ pub trait Ops: Send + Sized {
         factors: Option<&[f32]>,
         context_len: usize,
     ) -> Result<Self::Rope, ModelError>;
+}
+
+/// What the decoder can do. Tensors are (rows, columns) of f32, one row per row of the batch.
+pub trait Ops: Load + Send {
+    type Tensor: Send;
+    /// The prepared input of linear layers (quantised on the CPU).
+    type Act: Send;
+
     /// Reserves the KV pool: `num_blocks` blocks for each layer.
     fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError>;
     /// Bytes of resident weights so far.

@@ -8,6 +8,8 @@ use crate::model::gguf::GgufError;
 
 /// Our key: text is brought to Unicode's composed form first.
 pub(super) const NFC_KEY: &str = "tokenizer.kolosal.nfc";
+/// Our key: text is brought to the composed form of its compatible characters first.
+pub(super) const NFKC_KEY: &str = "tokenizer.kolosal.nfkc";
 /// Our key: longer words are unknown as a whole.
 pub(super) const WORD_KEY: &str = "tokenizer.kolosal.max_word_chars";
 /// Our key: a space is put before the whole text alone, not before each part between special tokens.
@@ -32,6 +34,17 @@ const PATTERNS: &[(&str, &str)] = &[
     (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         "gpt-4o",
+    ),
+];
+
+/// Numbers in threes from the left, in a step of their own.
+const THREES: &str = r"\p{N}{1,3}";
+/// Steps of DeepSeek V3 and its descendants after that of numbers.
+const DEEPSEEK: [&str; 2] = [
+    "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+",
+    concat!(
+        r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"##,
+        r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
 ];
 
@@ -64,7 +77,7 @@ impl Pieces {
                     let bad = |_| step.bad("precompiled_charsmap", "not base64");
                     pieces.character_map = Some(map.map_err(bad)?);
                 }
-                "NFC" | "Prepend" | "Replace" | "Strip" | "BertNormalizer" => {}
+                "NFC" | "NFKC" | "Prepend" | "Replace" | "Strip" | "BertNormalizer" => {}
                 other => return Err(unsupported(step, other)),
             }
         }
@@ -93,6 +106,11 @@ impl Pieces {
     /// Text is brought to Unicode's composed form.
     pub(super) fn composes(&self) -> bool {
         self.normal("NFC").is_some()
+    }
+
+    /// Text is brought to the composed form of its compatible characters.
+    pub(super) fn composes_compatibly(&self) -> bool {
+        self.normal("NFKC").is_some()
     }
 
     /// Spaces are U+2581, and tokens plain text.
@@ -179,7 +197,20 @@ impl Pieces {
             return Err(bytes.bad("add_prefix_space", "true is not supported"));
         }
         let uses_own = bytes.flag("use_regex")?.unwrap_or(true);
+        let splits: Vec<&str> = self
+            .pre
+            .iter()
+            .filter(|step| kind(step).ok() == Some("Split"))
+            .filter_map(split_pattern)
+            .collect();
         let name = match (self.pre("Split"), self.pre("Digits"), uses_own) {
+            // What the second pattern says of numbers finds them in threes already.
+            (Some(_), None, true) if splits == [THREES] => "gpt-2-threes",
+            (Some(_), None, false) if splits == [THREES, DEEPSEEK[0], DEEPSEEK[1]] => "deepseek-v3",
+            (Some(_), None, false) if splits.len() > 1 => {
+                let shown: String = splits.join(" then ").chars().take(300).collect();
+                return Err(bad(format!("the patterns {shown:?} are not known")));
+            }
             (None, None, true) => "gpt-2",
             (None, Some(digits), true) if digits.flag("individual_digits")? == Some(true) => {
                 "smollm"

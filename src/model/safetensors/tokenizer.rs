@@ -186,10 +186,18 @@ fn byte_pair(
         metadata.set("tokenizer.ggml.add_space_prefix", pieces.adds_space());
         metadata.set(pieces::FIRST_KEY, pieces.adds_space_at_start_only());
     }
+    forms(pieces, metadata);
+    Ok(())
+}
+
+/// The normal form that text is brought to.
+fn forms(pieces: &Pieces, metadata: &mut Metadata) {
     if pieces.composes() {
         metadata.set(pieces::NFC_KEY, true);
     }
-    Ok(())
+    if pieces.composes_compatibly() {
+        metadata.set(pieces::NFKC_KEY, true);
+    }
 }
 
 /// A token that continues a word is bare, one that starts it has U+2581 in front.
@@ -233,6 +241,7 @@ fn unigram(model: &Json, pieces: &Pieces, metadata: &mut Metadata) -> Result<(),
     metadata.set("tokenizer.ggml.pre", "default");
     metadata.set("tokenizer.ggml.add_space_prefix", pieces.adds_space());
     metadata.set("tokenizer.ggml.remove_extra_whitespaces", pieces.joins_spaces());
+    forms(pieces, metadata);
     if let Some(map) = pieces.character_map() {
         metadata.set("tokenizer.ggml.precompiled_charsmap", Array::U8(map.to_vec()));
     }

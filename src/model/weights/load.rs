@@ -2,17 +2,16 @@
 
 use std::collections::HashSet;
 
-use kolosal_kernels::quant;
-
 use crate::model::error::ModelError;
-use crate::model::gguf::{Gguf, TensorInfo};
-use crate::model::ops::{Norm, Ops, WeightSource};
-use crate::model::quantize::{Quantised, Quantize};
+use crate::model::gguf::Gguf;
+use crate::model::ops::{Load, Norm};
+use crate::model::quantize::Quantize;
 use crate::model::spec::{
     AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, QkNorm, RopeFactors,
 };
 
 use super::progress::Progress;
+use super::read::Loader;
 use super::{Ffn, Gated, Head, Layer, Moe, Qkv, Weights};
 
 /// Tensors that files carry and inference does not need.
@@ -31,7 +30,7 @@ pub struct Files<'a> {
 /// # Errors
 /// A tensor that is missing, misshapen, or that nothing would use: a model that is only half
 /// understood must not answer.
-pub fn load<O: Ops>(
+pub fn load<O: Load>(
     ops: &mut O,
     spec: &ModelSpec,
     files: Files<'_>,
@@ -71,16 +70,7 @@ fn is_spare(name: &str, spec: &ModelSpec) -> bool {
     block.is_some_and(|block| (first..first + spec.spare_blocks).contains(&block))
 }
 
-pub(in crate::model) struct Loader<'a, O> {
-    pub(in crate::model) ops: &'a mut O,
-    pub(in crate::model) gguf: &'a Gguf,
-    quantize: Option<Quantize>,
-    /// Norms have weights in the file.
-    learned: bool,
-    pub(in crate::model) used: HashSet<String>,
-}
-
-impl<O: Ops> Loader<'_, O> {
+impl<O: Load> Loader<'_, O> {
     fn model(&mut self, spec: &ModelSpec, context_len: usize) -> Result<Weights<O>, ModelError> {
         let (table, head) = self.table_and_head(spec)?;
         let types = match spec.token_types {
@@ -130,7 +120,9 @@ impl<O: Ops> Loader<'_, O> {
             .enumerate()
             .map(|(index, layer)| -> Result<_, ModelError> {
                 let layer = self.layer(spec, index, layer)?;
-                progress.loaded(index);
+                if O::READS {
+                    progress.loaded(index);
+                }
                 Ok(layer)
             })
             .collect::<Result<_, _>>()?;
@@ -199,6 +191,17 @@ impl<O: Ops> Loader<'_, O> {
             None => (Qkv::Heads(self.qkv(index, hidden, attn)?), attn.heads * attn.value_dim),
         };
         let (q_norm, k_norm) = self.qk_norms(index, attn, spec.norm)?;
+        let qk_columns = match attn.qk_norm {
+            QkNorm::EachHead => {
+                let mut columns = |part: &str, heads: usize| {
+                    let values = self.floats(&name(part), heads * attn.head_dim)?;
+                    self.ops.load_vector(values)
+                };
+                let q = columns("attn_q_norm.weight", attn.heads)?;
+                Some([q, columns("attn_k_norm.weight", attn.kv_heads)?])
+            }
+            QkNorm::None | QkNorm::PerHead | QkNorm::Plain | QkNorm::Full => None,
+        };
         let sinks = match attn.sinks {
             true => {
                 let values = self.floats(&name("attn_sinks.weight"), attn.heads)?;
@@ -215,6 +218,7 @@ impl<O: Ops> Loader<'_, O> {
             o: self.linear(&name("attn_output"), hidden, o_width)?,
             q_norm,
             k_norm,
+            qk_columns,
             v_norm: match attn.value_norm {
                 true => Some(self.ones(attn.value_dim, spec.norm)?),
                 false => None,
@@ -291,6 +295,11 @@ impl<O: Ops> Loader<'_, O> {
                 return Ok((ones()?, ones()?));
             }
             QkNorm::PerHead => (attn.head_dim, attn.head_dim),
+            // The weights are factors of the columns after it.
+            QkNorm::EachHead => {
+                let mut ones = || self.ones(attn.head_dim, norm).map(Some);
+                return Ok((ones()?, ones()?));
+            }
             QkNorm::Full => (attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim),
         };
         let q = self.norm(&format!("blk.{index}.attn_q_norm"), q, norm)?;
@@ -349,8 +358,7 @@ impl<O: Ops> Loader<'_, O> {
     fn moe(&mut self, index: usize, hidden: usize, spec: &MoeSpec) -> Result<Moe<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
         let experts = spec.experts;
-        let gates = self.experts(&name("ffn_gate_exps"), experts, spec.width, hidden)?;
-        let ups = self.experts(&name("ffn_up_exps"), experts, spec.width, hidden)?;
+        let [gates, ups] = self.gates_and_ups(index, hidden, spec)?;
         let downs = self.experts(&name("ffn_down_exps"), experts, hidden, spec.width)?;
         let experts = gates
             .into_iter()
@@ -377,178 +385,25 @@ impl<O: Ops> Loader<'_, O> {
         })
     }
 
-    /// The matrices of a 3-D tensor (experts, n, k), with the rows of a bias (experts, n).
-    pub(in crate::model) fn experts(
+    /// Of all experts, from two tensors, or from one that holds each expert's gate above its up projection.
+    fn gates_and_ups(
         &mut self,
-        name: &str,
-        experts: usize,
-        n: usize,
-        k: usize,
-    ) -> Result<Vec<O::Linear>, ModelError> {
-        let weight = format!("{name}.weight");
-        let source = self.source(&weight, &[experts, n, k])?;
-        let bias = format!("{name}.bias");
-        let bias = match self.gguf.tensor(&bias).is_some() {
-            true => Some(self.floats(&bias, experts * n)?),
-            false => None,
-        };
-        let quantised = self.quantised(&WeightSource { n: experts * n, ..source })?;
-        let whole = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
-        let source = WeightSource { n, ..whole };
-        let stride = source.bytes.len() / experts;
-        (0..experts)
-            .map(|expert| {
-                let bytes = &source.bytes[expert * stride..][..stride];
-                let part = WeightSource { n, k, bytes, ..source };
-                let bias = bias.as_ref().map(|values| values[expert * n..][..n].to_vec());
-                self.ops.load_linear(&part, bias)
-            })
-            .collect()
-    }
-
-    /// A tensor of stacked matrices, cut by rows.
-    fn split(
-        &mut self,
-        name: &str,
-        widths: &[usize],
-        k: usize,
-    ) -> Result<Vec<O::Linear>, ModelError> {
-        let n = widths.iter().sum();
-        let weight = format!("{name}.weight");
-        let source = self.source(&weight, &[n, k])?;
-        let quantised = self.quantised(&source)?;
-        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
-        let bias = self.bias(name, n)?;
-        let row = source.bytes.len() / n;
-        let mut from = 0;
-        widths
-            .iter()
-            .map(|&width| {
-                let bytes = &source.bytes[from * row..][..width * row];
-                let part = WeightSource { bytes, n: width, k, ..source };
-                let bias = bias.as_ref().map(|values| values[from..][..width].to_vec());
-                from += width;
-                self.ops.load_linear(&part, bias)
-            })
-            .collect()
-    }
-
-    pub(in crate::model) fn linear(
-        &mut self,
-        name: &str,
-        n: usize,
-        k: usize,
-    ) -> Result<O::Linear, ModelError> {
-        let weight = format!("{name}.weight");
-        let source = self.source(&weight, &[n, k])?;
-        let quantised = self.quantised(&source)?;
-        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
-        let bias = self.bias(name, n)?;
-        self.ops.load_linear(&source, bias)
-    }
-
-    /// The matrix in the wanted type, if it is one to be brought there.
-    fn quantised(&self, source: &WeightSource<'_>) -> Result<Option<Quantised>, ModelError> {
-        match self.quantize.filter(|target| target.takes(source.name, source.ty, source.k)) {
-            Some(target) => target.quantise(source).map(Some),
-            None => Ok(None),
+        index: usize,
+        hidden: usize,
+        spec: &MoeSpec,
+    ) -> Result<[Vec<O::Linear>; 2], ModelError> {
+        let name = |part: &str| format!("blk.{index}.ffn_{part}_exps");
+        let (experts, width, fused) = (spec.experts, spec.width, name("gate_up"));
+        if self.gguf.tensor(&format!("{fused}.weight")).is_none() {
+            let gates = self.experts(&name("gate"), experts, width, hidden)?;
+            return Ok([gates, self.experts(&name("up"), experts, width, hidden)?]);
         }
-    }
-
-    fn bias(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {
-        let bias = format!("{name}.bias");
-        match self.gguf.tensor(&bias).is_some() {
-            true => Ok(Some(self.floats(&bias, n)?)),
-            false => Ok(None),
+        let mut halves = self.halves_of_experts(&fused, experts, width, hidden)?.into_iter();
+        let (mut gates, mut ups) = (Vec::with_capacity(experts), Vec::with_capacity(experts));
+        while let (Some(gate), Some(up)) = (halves.next(), halves.next()) {
+            gates.push(gate);
+            ups.push(up);
         }
+        Ok([gates, ups])
     }
-
-    fn norm_if(
-        &mut self,
-        wanted: bool,
-        name: &str,
-        width: usize,
-        spec: NormSpec,
-    ) -> Result<Option<Norm<O::Vector>>, ModelError> {
-        match wanted {
-            true => Ok(Some(self.norm(name, width, spec)?)),
-            false => Ok(None),
-        }
-    }
-
-    pub(in crate::model) fn norm(
-        &mut self,
-        name: &str,
-        width: usize,
-        spec: NormSpec,
-    ) -> Result<Norm<O::Vector>, ModelError> {
-        let weight = match self.learned {
-            true => self.floats(&format!("{name}.weight"), width)?,
-            false => vec![1.0; width],
-        };
-        let weight = self.ops.load_vector(weight)?;
-        let bias = match self.bias(name, width)? {
-            Some(values) => Some(self.ops.load_vector(values)?),
-            None => None,
-        };
-        Ok(Norm { weight, bias, spec })
-    }
-
-    /// A tensor of `len` numbers in any type, as f32.
-    pub(in crate::model) fn floats(
-        &mut self,
-        name: &str,
-        len: usize,
-    ) -> Result<Vec<f32>, ModelError> {
-        let info = self.info(name)?;
-        let found: usize = info.shape.iter().product();
-        if found != len {
-            return Err(ModelError::Shape {
-                name: name.to_owned(),
-                found: info.shape.clone(),
-                expected: vec![len],
-            });
-        }
-        let mut values = vec![0.0; len];
-        quant::dequantize(info.ty, self.gguf.data(info), &mut values)
-            .map_err(|error| bad(name, info, error.to_string()))?;
-        Ok(values)
-    }
-}
-
-impl<'a, O> Loader<'a, O> {
-    fn info(&mut self, name: &str) -> Result<&'a TensorInfo, ModelError> {
-        self.used.insert(name.to_owned());
-        let gguf: &'a Gguf = self.gguf;
-        gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
-    }
-
-    /// A tensor of two or three dimensions whose shape must be `expected`.
-    pub(in crate::model) fn source<'n>(
-        &mut self,
-        name: &'n str,
-        expected: &[usize],
-    ) -> Result<WeightSource<'n>, ModelError>
-    where
-        'a: 'n,
-    {
-        let info = self.info(name)?;
-        if info.shape != expected {
-            // A matrix of one row may be stored as a vector.
-            let squeezed = expected[0] == 1 && info.shape == expected[1..];
-            if !squeezed {
-                return Err(ModelError::Shape {
-                    name: name.to_owned(),
-                    found: info.shape.clone(),
-                    expected: expected.to_vec(),
-                });
-            }
-        }
-        let (n, k) = (expected[expected.len() - 2], expected[expected.len() - 1]);
-        Ok(WeightSource { name, ty: info.ty, n, k, bytes: self.gguf.data(info) })
-    }
-}
-
-fn bad(name: &str, info: &TensorInfo, problem: String) -> ModelError {
-    ModelError::BadTensor { name: name.to_owned(), ty: info.ty.name(), problem }
 }

@@ -1,17 +1,20 @@
 //! Weights of a model, found by their GGUF names and checked against the spec.
 
 mod load;
+mod plan;
 mod progress;
+mod read;
 
 use super::altup::AltUp;
 use super::latent::Latent;
-use super::ops::{Norm, Ops};
+use super::ops::{Load, Norm};
 
-pub(super) use load::Loader;
 pub use load::{Files, load};
+pub(super) use plan::check;
+pub(super) use read::Loader;
 
 /// All weights, in the form that the back end `O` computes with.
-pub struct Weights<O: Ops> {
+pub struct Weights<O: Load> {
     pub table: O::Table,
     pub positions: Option<O::Table>,
     /// Which text of a pair a token is of.
@@ -24,19 +27,21 @@ pub struct Weights<O: Ops> {
 }
 
 /// See [`HeadSpec`](super::spec::HeadSpec).
-pub enum Head<O: Ops> {
+pub enum Head<O: Load> {
     Logits { norm: Norm<O::Vector>, out: O::Linear },
     None,
     Norm(Norm<O::Vector>),
     Classifier { inner: Option<O::Linear>, out: O::Linear },
 }
 
-pub struct Layer<O: Ops> {
+pub struct Layer<O: Load> {
     pub attn_norm: Option<Norm<O::Vector>>,
     pub qkv: Qkv<O>,
     pub o: O::Linear,
     pub q_norm: Option<Norm<O::Vector>>,
     pub k_norm: Option<Norm<O::Vector>>,
+    /// Factors of the columns of queries and keys after their norms, where each head has its own.
+    pub qk_columns: Option<[O::Vector; 2]>,
     pub v_norm: Option<Norm<O::Vector>>,
     pub sinks: Option<O::Vector>,
     pub attn_post: Option<Norm<O::Vector>>,
@@ -50,26 +55,26 @@ pub struct Layer<O: Ops> {
 }
 
 /// What queries, keys and values are made of.
-pub enum Qkv<O: Ops> {
+pub enum Qkv<O: Load> {
     Heads([O::Linear; 3]),
     /// Keys and values are another layer's.
     Queries(O::Linear),
     Latent(Box<Latent<O>>),
 }
 
-pub enum Ffn<O: Ops> {
+pub enum Ffn<O: Load> {
     Gated(Gated<O>),
     Plain { up: O::Linear, down: O::Linear },
     Moe(Moe<O>),
 }
 
-pub struct Gated<O: Ops> {
+pub struct Gated<O: Load> {
     pub gate: O::Linear,
     pub up: O::Linear,
     pub down: O::Linear,
 }
 
-pub struct Moe<O: Ops> {
+pub struct Moe<O: Load> {
     pub router: O::Linear,
     /// Added to the scores when experts are chosen, not to their weights (deepseek).
     pub selection_bias: Option<Vec<f32>>,

@@ -72,7 +72,7 @@ pub(crate) struct ToolUseBlock {
     pub r#type: ToolUseKind,
     pub id: String,
     pub name: String,
-    /// The arguments.
+    /// The arguments; of a call that was cut, as much as came of them.
     pub input: FreeObject,
 }
 
@@ -222,7 +222,8 @@ fn blocks(choice: CollectedChoice) -> Vec<AnswerBlock> {
         blocks.push(AnswerBlock::text(choice.text));
     }
     blocks.extend(choice.calls.into_iter().map(|call| {
-        let input = serde_json::from_str(&call.arguments).unwrap_or_default();
+        // An input is an object in any case: of a call that was cut, as much as came.
+        let input = FreeObject(call.object());
         AnswerBlock::tool_use(call.id, call.name, input)
     }));
     blocks

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     error::{Error, Result},
     server::{
-        openai::MAX_MESSAGES,
+        openai::{MAX_MESSAGES, content},
         schema::{FreeObject, TextOr, text_or_objects, wire_enum},
     },
 };
@@ -151,8 +151,8 @@ pub(super) fn conversation(
     }
     let mut normal = Vec::with_capacity(messages.len() + 1);
     let system = system.map(|system| texts(system, "system")).transpose()?.unwrap_or_default();
-    if !system.is_empty() {
-        normal.push(json!({ "role": "system", "content": system }));
+    if system.iter().any(|text| !text.is_empty()) {
+        normal.push(json!({ "role": "system", "content": content(system) }));
     }
     let mut names = HashMap::new();
     let mut continues = false;
@@ -176,7 +176,12 @@ impl AnthropicMessage {
     fn blocks(&self, path: &str) -> Result<Vec<AnthropicBlock>> {
         match &self.content {
             Some(TextOr::Text(text)) => Ok(vec![AnthropicBlock::of_text(text.clone())]),
-            Some(TextOr::Items(blocks)) if !blocks.is_empty() => Ok(blocks.clone()),
+            // An answer that was cut before its first word has none.
+            Some(TextOr::Items(blocks))
+                if !blocks.is_empty() || self.role == Speaker::Assistant =>
+            {
+                Ok(blocks.clone())
+            }
             Some(TextOr::Items(_)) => {
                 Err(Error::invalid(path, format!("{path}: at least one block is required")))
             }
@@ -241,7 +246,7 @@ fn user(
     let mut spoken: Vec<String> = Vec::new();
     let flush = |spoken: &mut Vec<String>, messages: &mut Vec<Value>| {
         if !spoken.is_empty() {
-            let text = std::mem::take(spoken).join("\n");
+            let text = content(std::mem::take(spoken));
             messages.push(json!({ "role": "user", "content": text }));
         }
     };
@@ -254,12 +259,15 @@ fn user(
                 flush(&mut spoken, &mut messages);
                 let id = required(block.tool_use_id, &path, "tool_use_id")?;
                 let field = format!("{path}.content");
-                let text = block.content.map(|content| texts(content, &field)).transpose()?;
+                let text = block.content.map(|given| texts(given, &field)).transpose()?;
                 let mut text = text.unwrap_or_default();
                 if block.is_error == Some(true) {
-                    text = format!("Error: {text}");
+                    let first = text.first().map_or("", String::as_str);
+                    let first = format!("Error: {first}");
+                    text.splice(..text.len().min(1), [first]);
                 }
-                let mut message = json!({ "role": "tool", "tool_call_id": id, "content": text });
+                let mut message =
+                    json!({ "role": "tool", "tool_call_id": id, "content": content(text) });
                 if let Some(name) = names.get(&id) {
                     message["name"] = name.as_str().into();
                 }
@@ -296,12 +304,13 @@ fn assistant(
             BlockKind::ToolResult => return Err(misplaced(&path, "user")),
         }
     }
-    let mut message = json!({ "role": "assistant", "content": spoken.join("\n") });
+    let is_silent = spoken.is_empty();
+    let mut message = json!({ "role": "assistant", "content": content(spoken) });
     if !thought.is_empty() {
         message["reasoning_content"] = thought.join("\n").into();
     }
     if !calls.is_empty() {
-        if spoken.is_empty() {
+        if is_silent {
             message["content"] = Value::Null;
         }
         message["tool_calls"] = calls.into();
@@ -309,17 +318,16 @@ fn assistant(
     Ok(message)
 }
 
-/// A text, or texts joined by line breaks.
-fn texts(content: TextOr<AnthropicText>, path: &str) -> Result<String> {
+fn texts(content: TextOr<AnthropicText>, path: &str) -> Result<Vec<String>> {
     match content {
-        TextOr::Text(text) => Ok(text),
+        TextOr::Text(text) => Ok(vec![text]),
         TextOr::Items(items) => {
             let mut texts = Vec::with_capacity(items.len());
             for (i, item) in items.into_iter().enumerate() {
                 no_citations(item.citations.as_ref(), &format!("{path}[{i}]"))?;
                 texts.push(item.text);
             }
-            Ok(texts.join("\n"))
+            Ok(texts)
         }
     }
 }
@@ -375,7 +383,7 @@ mod tests {
         let normal = conversation(system, messages(wire)).expect("valid");
         let expected = json!([
             {"role": "system", "content": "s"},
-            {"role": "user", "content": "a\nb"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [
                 {"id": "t1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
             ]},

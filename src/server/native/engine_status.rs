@@ -58,7 +58,7 @@ pub(crate) struct EngineMemory {
     pub context_size_mb: u64,
 }
 
-/// What an engine has done since it was loaded.
+/// What an engine has done since it was registered, in all its loads together.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct EnginePerformance {
     pub total_requests: u64,
@@ -139,11 +139,11 @@ impl EngineStatus {
             },
             memory_usage: memory(status),
             performance: EnginePerformance {
-                total_requests: stats.map_or(0, |stats| stats.jobs_submitted),
-                failed_requests: stats.map_or(0, |stats| stats.jobs_failed),
-                prompt_tokens: stats.map_or(0, |stats| stats.prompt_tokens),
-                cached_tokens: stats.map_or(0, |stats| stats.prefix_hit_tokens),
-                completion_tokens: stats.map_or(0, |stats| stats.generated_tokens),
+                total_requests: status.totals.jobs_submitted,
+                failed_requests: status.totals.jobs_failed,
+                prompt_tokens: status.totals.prompt_tokens,
+                cached_tokens: status.totals.prefix_hit_tokens,
+                completion_tokens: status.totals.generated_tokens,
                 kv_cache_usage: stats.map_or(0.0, |stats| stats.kv_usage),
                 load_time_s: status.load_time.map(|time| time.as_secs_f64()),
                 loads: status.loads,

@@ -63,7 +63,8 @@ pub(crate) struct OllamaAnswerFunction {
 
 impl OllamaAnswerCall {
     fn new(call: ToolCall) -> Self {
-        let arguments = serde_json::from_str(&call.arguments).unwrap_or_default();
+        // An object in any case: of a call that was cut, as much as came.
+        let arguments = FreeObject(call.object());
         let function = OllamaAnswerFunction { index: call.index, name: call.name, arguments };
         Self { id: call.id, function }
     }
@@ -205,6 +206,8 @@ pub(super) struct Answering {
     pub(super) running: (Generation, Lease),
     /// Calls so far; this dialect knows whole ones only.
     pub(super) calls: Vec<ToolCall>,
+    /// Of these, how many were sent.
+    pub(super) num_shown: usize,
     pub(super) began: Instant,
     pub(super) load_duration: u64,
 }
@@ -251,6 +254,7 @@ impl Answering {
                     let Delta { text, reasoning: thinking, calls, .. } = delta;
                     let complete = |call: CallDelta| call.add_to(&mut self.calls).cloned();
                     let calls: Vec<_> = calls.into_iter().filter_map(complete).collect();
+                    self.num_shown += calls.len();
                     if !(text.is_empty() && thinking.is_empty() && calls.is_empty()) {
                         return Ok(Piece { text, thinking, calls, end: None });
                     }
@@ -261,7 +265,9 @@ impl Answering {
                         FinishReason::Length => DoneReason::Length,
                     };
                     let end = Some((reason, self.costs(&finished.timings)));
-                    return Ok(Piece { end, ..Piece::default() });
+                    // A call that was cut has no last piece.
+                    let calls = self.calls.get(self.num_shown..).unwrap_or_default().to_vec();
+                    return Ok(Piece { end, calls, ..Piece::default() });
                 }
                 Some(Output::Failed { error, .. }) => return Err(error),
                 None => return Err(Error::internal("the answer broke off")),

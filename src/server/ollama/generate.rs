@@ -232,7 +232,8 @@ impl OllamaApi {
             lease.set_idle_timeout(keep_alive);
         }
         let running = (generation, lease);
-        let answering = Answering { model, running, calls: Vec::new(), began, load_duration };
+        let answering =
+            Answering { model, running, calls: Vec::new(), num_shown: 0, began, load_duration };
         if is_stream {
             return Ok(Answered::Stream(Lines::new(answering.stream(), drain)));
         }

@@ -32,7 +32,9 @@ use poem_openapi::Tags;
 pub(crate) use answer::{Running, progress, random_id, unix_time_s};
 pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
 pub(crate) use logprobs::{PromptLogprobs, finite, prompt_logprobs};
-pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
+pub(crate) use message::{
+    FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, content, conversation,
+};
 pub use responses::ResponseLimits;
 pub(crate) use responses::{Caller, InputTokens, ResponseApi, ResponseStore};
 pub(crate) use sampling::{LogitBias, SamplingFields, within};

@@ -74,7 +74,8 @@ impl Model {
             created,
             owned_by: "kolosal".to_owned(),
             status: status_word(&status.state).to_owned(),
-            max_model_len: status.info.as_ref().map(|_| status.spec.params.n_ctx),
+            // What the loaded engine serves, which may be less than was asked for.
+            max_model_len: status.info.as_ref().and_then(|info| info.context_len.try_into().ok()),
         }
     }
 }

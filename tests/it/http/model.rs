@@ -1,7 +1,7 @@
 //! A model whose answers can be read off its prompts: after a letter comes the next one, after `z` the
 //! end.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use kolosal_kernels::pool::Pool;
 use kolosal_server::{
@@ -11,6 +11,8 @@ use kolosal_server::{
     model::{Batch, Logits, Pooling, Runner, RunnerError, RunnerSpec},
     registry::{EngineSpec, Loaded, Loader, ModelInfo},
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::tiny::byte_text_model;
 
@@ -135,11 +137,11 @@ fn text_model() -> Arc<TextModel> {
 pub(super) struct AlphabetLoader;
 
 impl Loader for AlphabetLoader {
-    fn estimate(&self, _: &EngineSpec) -> Result<u64> {
+    fn estimate(&self, _: &EngineSpec, _: &Path) -> Result<u64> {
         Ok(1)
     }
 
-    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
+    fn load(&self, spec: &EngineSpec, _: &Path, _: &CancellationToken) -> Result<Loaded> {
         let fails = |kind, code| {
             let text = format!("cannot load {}", spec.reference);
             Err(Error::new(kind, text).with_code(code))

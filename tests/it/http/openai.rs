@@ -1,5 +1,6 @@
 //! Chat and text completions on a model whose answers are known.
 
+use kolosal_server::registry::EngineSpec;
 use serde_json::{Value, json};
 
 use super::{
@@ -485,4 +486,15 @@ async fn a_shutdown_ends_streams_with_an_error_event() {
     server
         .wait_for("m", |status| status.stats.as_ref().is_some_and(|stats| stats.running == 0))
         .await;
+}
+
+/// An engine may serve less than was asked for: what it was trained for, or an encoder's positions.
+#[tokio::test]
+async fn the_list_of_models_tells_the_context_that_is_served() {
+    let server = Server::new();
+    server.load("m").await;
+    let asked = EngineSpec::new("m", "alphabet").params.n_ctx as usize;
+    assert_ne!(asked, CONTEXT);
+    let list = server.get("/v1/models").await.json();
+    assert_eq!(list["data"][0]["max_model_len"], json!(CONTEXT));
 }

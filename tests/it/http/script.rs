@@ -1,5 +1,6 @@
 //! Models that say what a test tells them to, as far as a constraint lets them, and a tiny real one.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use kolosal_server::{
@@ -12,6 +13,8 @@ use kolosal_server::{
     },
     registry::{EngineSpec, Loaded, Loader, ModelInfo},
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::tiny::{Tiny, byte_text_model};
 
@@ -79,11 +82,11 @@ impl Runner for Recital {
 pub(super) struct ScriptLoader;
 
 impl Loader for ScriptLoader {
-    fn estimate(&self, _: &EngineSpec) -> Result<u64> {
+    fn estimate(&self, _: &EngineSpec, _: &Path) -> Result<u64> {
         Ok(1)
     }
 
-    fn load(&self, spec: &EngineSpec) -> Result<Loaded> {
+    fn load(&self, spec: &EngineSpec, _: &Path, _: &CancellationToken) -> Result<Loaded> {
         let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
         let info = ModelInfo { context_len: CONTEXT, ..ModelInfo::default() };
         let Some((template, answer)) = spec.reference.split_once(" => ") else {

@@ -10,7 +10,7 @@ use super::{
 
 const CHAT: &str = "/v1/chat/completions";
 
-fn tools() -> Value {
+pub(super) fn tools() -> Value {
     json!([
         {"type": "function", "function": {
             "name": "get_weather", "description": "The weather of a city",
@@ -63,7 +63,7 @@ fn calls(message: &Value) -> Vec<(String, Value)> {
 }
 
 /// The message that the pieces of a stream make, and the reason of its end.
-fn assemble(events: &[Value]) -> (Value, Value) {
+pub(super) fn assemble(events: &[Value]) -> (Value, Value) {
     let (mut content, mut reasoning) = (String::new(), String::new());
     let mut calls: Vec<Value> = Vec::new();
     let mut reason = Value::Null;
@@ -93,7 +93,7 @@ fn assemble(events: &[Value]) -> (Value, Value) {
     (message, reason)
 }
 
-const FORMATS: &[(&str, &str)] = &[
+pub(super) const FORMATS: &[(&str, &str)] = &[
     (
         "<tool_call>",
         "Sure.<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Rome\", \"unit\": \"c\"}}\n</tool_call>\n<tool_call>{\"name\": \"clock\", \"arguments\": {}}</tool_call>",

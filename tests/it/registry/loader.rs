@@ -1,7 +1,5 @@
 //! The loader of GGUF files, from a reference to an answer.
 
-use std::path::{Path, PathBuf};
-
 use kolosal_server::chat::generation::{GenerationRequest, PromptInput, generate};
 use kolosal_server::model::DeviceChoice;
 use kolosal_server::model::gguf::Writer;
@@ -13,7 +11,9 @@ use crate::tiny::Tiny;
 /// References are names of files in `folder`.
 fn loader(folder: &Path) -> GgufLoader {
     let folder = folder.to_owned();
-    let locate = move |name: &str| -> Result<PathBuf> { Ok(folder.join(name)) };
+    let locate = move |name: String| -> BoxFuture<'static, Result<PathBuf>> {
+        Box::pin(std::future::ready(Ok(folder.join(name))))
+    };
     let backend =
         NativeBackend { threads: 1, device: DeviceChoice::Cpu, ..NativeBackend::default() };
     GgufLoader::new(Box::new(locate), Box::new(backend), EngineConfig::default())
@@ -34,7 +34,7 @@ async fn a_file_becomes_an_engine() {
             ..LoadParams::default()
         };
         let spec = EngineSpec { params, ..EngineSpec::new("tiny", "tiny.gguf") };
-        let estimate = loader.estimate(&spec).unwrap();
+        let estimate = loader.estimate(&spec, &folder.path().join("tiny.gguf")).unwrap();
         let file_bytes = tiny.bytes().len() as u64;
         assert!(estimate > file_bytes, "{estimate}");
         let config =
@@ -68,7 +68,8 @@ fn an_unknown_architecture_is_named_beside_the_known() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mamba.gguf");
     Writer::new().set("general.architecture", "mamba").write(&path).unwrap();
-    let error = loader(folder.path()).estimate(&EngineSpec::new("x", "mamba.gguf")).unwrap_err();
+    let spec = EngineSpec::new("x", "mamba.gguf");
+    let error = loader(folder.path()).estimate(&spec, &path).unwrap_err();
     assert_eq!((error.kind, error.kind.status()), (Kind::ModelLoading, 422));
     let beginning = "architecture 'mamba' is not supported; supported: llama, llama4, ";
     assert!(error.message.starts_with(beginning), "{error}");
@@ -90,7 +91,9 @@ fn what_is_no_model_is_told_apart() {
     ];
     for (reference, code) in cases {
         let spec = EngineSpec::new("x", reference);
-        for error in [loader.estimate(&spec).unwrap_err(), loader.load(&spec).err().unwrap()] {
+        let path = folder.path().join(reference);
+        let loaded = loader.load(&spec, &path, &CancellationToken::new());
+        for error in [loader.estimate(&spec, &path).unwrap_err(), loaded.err().unwrap()] {
             assert_eq!((error.kind, error.code), (Kind::ModelLoading, Some(code)), "{error}");
             assert_eq!(error.param.as_deref(), Some("model_path"), "{error}");
             assert!(error.message.contains(reference), "{error}");

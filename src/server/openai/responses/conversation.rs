@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::items::{ItemRole, ResponsesCall, ResponsesItem, ResponsesMessage, ResponsesReasoning};
+use crate::server::openai::content;
 
 /// The messages of a conversation. What the assistant did between two turns of others is one message;
 /// neighbouring words of the system are one as well, as templates know only one at the beginning.
@@ -46,12 +47,14 @@ struct Turn {
 
 impl Talk {
     fn message(&mut self, message: &ResponsesMessage) {
-        let parts: Vec<_> = message.content.iter().map(super::items::ResponsesPart::text).collect();
-        let text = parts.join("\n");
+        let texts = message.content.iter().map(|part| part.text().to_owned());
         match message.role {
-            ItemRole::Assistant => self.turn.texts.push(text),
-            ItemRole::System | ItemRole::Developer => self.system(text),
+            ItemRole::Assistant => self.turn.texts.extend(texts),
+            ItemRole::System | ItemRole::Developer => {
+                self.system(texts.collect::<Vec<_>>().join("\n"));
+            }
             ItemRole::User => {
+                let text = content(texts.collect());
                 self.close();
                 self.messages.push(json!({ "role": "user", "content": text }));
             }
@@ -75,14 +78,11 @@ impl Talk {
     }
 
     fn call(&mut self, call: &ResponsesCall) {
-        // They were checked when they came, or written by this server.
-        let arguments: Map<String, Value> =
-            serde_json::from_str(&call.arguments).unwrap_or_default();
         self.names.insert(call.call_id.clone(), call.name.clone());
         self.turn.calls.push(json!({
             "id": call.call_id,
             "type": "function",
-            "function": { "name": call.name, "arguments": arguments },
+            "function": { "name": call.name, "arguments": call.arguments },
         }));
     }
 
@@ -102,8 +102,8 @@ impl Talk {
         if texts.is_empty() && calls.is_empty() {
             return;
         }
-        let content = if texts.is_empty() { Value::Null } else { texts.join("\n").into() };
-        let mut message = json!({ "role": "assistant", "content": content });
+        let text = if texts.is_empty() { Value::Null } else { content(texts) };
+        let mut message = json!({ "role": "assistant", "content": text });
         if !thoughts.is_empty() {
             message["reasoning_content"] = thoughts.join("\n").into();
         }
@@ -149,7 +149,7 @@ mod tests {
             {"role": "system", "content": "i\n\nd"},
             {"role": "user", "content": "q"},
             {"role": "assistant", "content": "wait", "reasoning_content": "hm", "tool_calls": [
-                call("1", "f", json!({"x": 1})), call("2", "g", json!({})),
+                call("1", "f", json!("{\"x\": 1}")), call("2", "g", json!("")),
             ]},
             {"role": "tool", "tool_call_id": "1", "name": "f", "content": "a"},
             {"role": "tool", "tool_call_id": "2", "name": "g", "content": "b"},

@@ -249,7 +249,8 @@ impl Responding {
     }
 
     fn close(&mut self, status: ItemStatus) {
-        self.end_call(status);
+        // A call that is open still was cut.
+        self.end_call(ItemStatus::Incomplete);
         let Some(open) = self.open.take() else { return };
         let (output_index, content_index) = (self.response.output.len(), 0);
         let (item_id, text) = (open.id.clone(), open.text.clone());
