@@ -19,7 +19,11 @@ const EXIT_STUCK: i32 = 1;
 /// The signal handlers cannot be installed.
 pub fn on_signal(limit: Duration) -> io::Result<CancellationToken> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = runtime.block_on(async { Signals::install() })?;
+    // The caller may run in a runtime, which cannot be left to block on another.
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::install()?
+    };
     let token = CancellationToken::new();
     let drain = token.clone();
     let wait = async move {
