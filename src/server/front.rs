@@ -77,7 +77,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         if !cors.is_off() {
             Cors::mark(origin, response.headers_mut());
         }
-        seen.finish(&mut response, began.elapsed());
+        seen.finish(&mut response, began);
         Ok(response)
     }
 }
