@@ -14,12 +14,20 @@ const EXIT_STUCK: i32 = 1;
 /// does the process by itself, with 1, when it is still there `limit` after the first.
 ///
 /// Signals have a thread and a runtime of their own: they are heard whatever holds up the others.
+/// `last_words` are called before an end without a drain, and must themselves come to an end.
 ///
 /// # Errors
 /// The signal handlers cannot be installed.
-pub fn on_signal(limit: Duration) -> io::Result<CancellationToken> {
+pub fn on_signal(
+    limit: Duration,
+    last_words: impl FnOnce() + Send + 'static,
+) -> io::Result<CancellationToken> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = runtime.block_on(async { Signals::install() })?;
+    // The handlers belong to the runtime that is entered; nothing waits here.
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::install()?
+    };
     let token = CancellationToken::new();
     let drain = token.clone();
     let wait = async move {
@@ -36,7 +44,7 @@ pub fn on_signal(limit: Duration) -> io::Result<CancellationToken> {
                 EXIT_STUCK
             }
         };
-        crate::trace::flush();
+        last_words();
         std::process::exit(code);
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(wait))?;

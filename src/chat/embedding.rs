@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::TextModel;
+use super::preparation::stopped;
+use super::{Patience, Special, TextModel, Until};
 use crate::engine::{EmbedRequest, Engine, Job};
 use crate::error::{Error, Kind, Result};
 use crate::model::Purpose;
@@ -19,6 +20,15 @@ pub enum EmbedInput {
     Text(String),
     /// Token ids, as they are.
     Tokens(Vec<u32>),
+}
+
+impl EmbedInput {
+    fn num_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(tokens) => size_of_val(tokens.as_slice()),
+        }
+    }
 }
 
 /// Embeddings in the order of the inputs.
@@ -56,11 +66,13 @@ pub async fn embed(
         let problem = format!("dimensions must be from 1 to {hidden}, is {wanted}");
         return Err(Error::invalid("dimensions", problem));
     }
-    let model = Arc::clone(text);
-    let prepared = tokio::task::spawn_blocking(move || requests(inputs, &model));
-    let requests = prepared
-        .await
-        .map_err(|failure| Error::internal(format!("the input was not read: {failure}")))??;
+    let (model, context) = (Arc::clone(text), engine.spec().context_len);
+    let bytes = inputs.iter().map(EmbedInput::num_bytes).sum();
+    let reading = move |patience: &Patience| {
+        let until = Until { max_tokens: context, patience: patience.clone() };
+        requests(inputs, &model, &until)
+    };
+    let requests = text.preparations().run(bytes, reading).await?;
     let field = |i: usize| format!("input[{i}]");
     let (mut vectors, prompt_tokens) = compute(engine, requests, &field).await?;
     for vector in &mut vectors {
@@ -120,15 +132,22 @@ async fn take_first(
     Ok(())
 }
 
-fn requests(inputs: Vec<EmbedInput>, text: &TextModel) -> Result<Vec<EmbedRequest>> {
+fn requests(inputs: Vec<EmbedInput>, text: &TextModel, until: &Until) -> Result<Vec<EmbedRequest>> {
+    let context = until.max_tokens;
     let request = |(i, input): (usize, EmbedInput)| {
+        let field = format!("input[{i}]");
         let prompt = match input {
             EmbedInput::Text(input) if input.is_empty() => Vec::new(),
-            EmbedInput::Text(input) => text.tokenizer.encode_prompt(&input),
+            EmbedInput::Text(input) => {
+                let read = text.tokenizer.encode_until(&input, Special::Parse, until);
+                let too_long = |least| {
+                    format!("{field}: at least {least} tokens exceed the context of {context}")
+                };
+                text.tokenizer.frame(read.map_err(|why| stopped(why, &field, too_long))?)
+            }
             EmbedInput::Tokens(tokens) => tokens,
         };
         if prompt.is_empty() {
-            let field = format!("input[{i}]");
             let problem = format!("{field}: an input must not be empty");
             return Err(Error::invalid(field, problem));
         }

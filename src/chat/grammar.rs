@@ -100,11 +100,6 @@ impl CompiledGrammar {
         Box::new(GrammarConstraint { matcher: self.fresh(), words: self.words })
     }
 
-    /// Tells of texts whether they are complete.
-    pub fn checker(&self) -> GrammarChecker {
-        GrammarChecker { matcher: self.fresh() }
-    }
-
     /// What it holds in memory, by estimate.
     pub fn num_bytes(&self) -> usize {
         self.num_bytes
@@ -112,22 +107,6 @@ impl CompiledGrammar {
 
     fn fresh(&self) -> Matcher {
         self.matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone()
-    }
-}
-
-/// Follows a text that the grammar allows.
-pub struct GrammarChecker {
-    matcher: Matcher,
-}
-
-impl GrammarChecker {
-    /// Takes more text; whether all of it together is complete.
-    pub fn is_complete_after(&mut self, text: &str) -> bool {
-        let Ok(env) = self.matcher.tok_env() else { return false };
-        let tokens = env.tok_trie().greedy_tokenize(text.as_bytes());
-        self.matcher.is_stopped() && tokens.is_empty()
-            || self.matcher.consume_tokens(&tokens).is_ok()
-                && (self.matcher.is_stopped() || self.matcher.is_accepting().unwrap_or(false))
     }
 }
 

@@ -7,8 +7,9 @@
 //! The bracketed are tokens of the model; those of repository and files are there for other files only,
 //! and only if the model has them.
 
-use super::tokenizer::{FillIn, Special, Tokenizer};
-use crate::error::{Error, Result};
+use super::text_model::Unread;
+use super::tokenizer::{FillIn, Special, Stopped, Tokenizer, Until};
+use crate::error::Error;
 
 /// Stands between files if the model has no token for that.
 const SNIPPET: &str = "\n\n--- snippet ---\n\n";
@@ -35,44 +36,53 @@ pub struct ExtraFile {
 }
 
 impl Infill {
+    /// Bytes of all texts.
+    pub(super) fn num_bytes(&self) -> usize {
+        let extra = self.extra.iter().map(|file| file.name.len() + file.text.len());
+        self.prefix.len() + self.suffix.len() + extra.sum::<usize>()
+    }
+
     /// The prompt. What the texts contain is text, whatever it looks like.
     ///
     /// # Errors
-    /// The model has no tokens for this.
-    pub(super) fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    /// The model has no tokens for this; the texts are too long, or nobody waits.
+    pub(super) fn tokens(&self, tokenizer: &Tokenizer, until: &Until) -> Result<Vec<u32>, Unread> {
         let FillIn { prefix, suffix, middle, repository, file } = tokenizer.fill_in();
         let (Some(before), Some(after), Some(middle)) = (prefix, suffix, middle) else {
             let field = self.field;
             let text = format!("{field}: this model has no tokens to fill in a middle");
-            return Err(Error::invalid(field, text).with_code("infill_not_supported"));
+            return Err(Error::invalid(field, text).with_code("infill_not_supported").into());
         };
         let mut tokens = Vec::new();
-        let text = |tokens: &mut Vec<u32>, text: &str| {
-            tokens.extend(tokenizer.encode(text, Special::Plain));
+        let text = |tokens: &mut Vec<u32>, text: &str| -> Result<(), Stopped> {
+            let read = tokenizer.encode_until(text, Special::Plain, until)?;
+            tokens.extend(read);
+            let at_least = tokens.len();
+            if at_least > until.max_tokens { Err(Stopped::TooLong { at_least }) } else { Ok(()) }
         };
         if !self.extra.is_empty() {
             if let Some(repository) = repository {
                 tokens.push(repository);
-                text(&mut tokens, REPOSITORY);
+                text(&mut tokens, REPOSITORY)?;
             }
             for ExtraFile { name, text: content } in &self.extra {
                 if let Some(file) = file {
                     tokens.push(file);
-                    text(&mut tokens, &format!("{name}\n"));
+                    text(&mut tokens, &format!("{name}\n"))?;
                 } else {
-                    text(&mut tokens, SNIPPET);
+                    text(&mut tokens, SNIPPET)?;
                 }
-                text(&mut tokens, content);
+                text(&mut tokens, content)?;
             }
             if let Some(file) = file {
                 tokens.push(file);
-                text(&mut tokens, FILE);
+                text(&mut tokens, FILE)?;
             }
         }
         tokens.push(before);
-        text(&mut tokens, &self.prefix);
+        text(&mut tokens, &self.prefix)?;
         tokens.push(after);
-        text(&mut tokens, &self.suffix);
+        text(&mut tokens, &self.suffix)?;
         tokens.push(middle);
         tokenizer.add_bos_to(&mut tokens);
         Ok(tokens)

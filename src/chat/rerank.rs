@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::embedding::{EmbedInput, MAX_INPUTS, compute, embed};
-use super::{Special, TextModel, Tokenizer};
+use super::preparation::stopped;
+use super::{Patience, Special, TextModel, Until};
 use crate::engine::{EmbedRequest, Engine};
 use crate::error::{Error, Result};
 use crate::model::Purpose;
@@ -89,8 +90,9 @@ async fn by_classifier(
     request: RankRequest,
 ) -> Result<Ranking> {
     let (context, field) = (engine.spec().context_len, request.field);
-    let pairs = prepared(text, move |tokenizer| {
-        let query = tokenizer.encode(&request.query, Special::Plain);
+    let pairs = prepared(text, request, move |reader| {
+        let query = reader.query(context)?;
+        let tokenizer = &reader.text.tokenizer;
         let empty = tokenizer.pair(&query, &[]).0.len();
         if empty >= context {
             let problem = format!(
@@ -99,13 +101,12 @@ async fn by_classifier(
             );
             return Err(Error::invalid("query", problem).with_code("context_length_exceeded"));
         }
-        let documents = request.documents.iter().map(|document| {
-            let document = tokenizer.encode(document, Special::Plain);
-            let (prompt, second_from) =
-                tokenizer.pair(&query, cut(&request, &document, context - empty));
-            EmbedRequest { prompt, second_from, ..EmbedRequest::default() }
+        let documents = (0..reader.request.documents.len()).map(|i| {
+            let document = reader.document(i, context - empty)?;
+            let (prompt, second_from) = tokenizer.pair(&query, &document);
+            Ok(EmbedRequest { prompt, second_from, ..EmbedRequest::default() })
         });
-        Ok(documents.collect::<Vec<_>>())
+        documents.collect::<Result<Vec<_>>>()
     });
     let pairs = pairs.await?;
     let (vectors, prompt_tokens) = compute(engine, pairs, &|i| format!("{field}[{i}]")).await?;
@@ -119,15 +120,13 @@ async fn by_cosine(
     request: RankRequest,
 ) -> Result<Ranking> {
     let (context, field) = (engine.spec().context_len, request.field);
-    let inputs = prepared(text, move |tokenizer| {
+    let inputs = prepared(text, request, move |reader| {
+        let tokenizer = &reader.text.tokenizer;
         let room = context.saturating_sub(tokenizer.frame(Vec::new()).len());
-        let query = tokenizer.encode(&request.query, Special::Plain);
-        let documents = request.documents.iter().map(|document| {
-            let tokens = tokenizer.encode(document, Special::Plain);
-            tokenizer.frame(cut(&request, &tokens, room).to_vec())
-        });
-        let all = std::iter::once(tokenizer.frame(query)).chain(documents);
-        Ok(all.map(EmbedInput::Tokens).collect::<Vec<_>>())
+        let query = EmbedInput::Tokens(tokenizer.frame(reader.query(context)?));
+        let documents = (0..reader.request.documents.len())
+            .map(|i| Ok(EmbedInput::Tokens(tokenizer.frame(reader.document(i, room)?))));
+        std::iter::once(Ok(query)).chain(documents).collect::<Result<Vec<_>>>()
     });
     let inputs = inputs.await?;
     let embeddings =
@@ -146,13 +145,42 @@ async fn by_cosine(
     })
 }
 
-/// The leading tokens of a document that are to be read.
-fn cut<'a>(request: &RankRequest, document: &'a [u32], room: usize) -> &'a [u32] {
-    let mut len = document.len().min(request.max_document_tokens.unwrap_or(usize::MAX));
-    if request.cut_to_context {
-        len = len.min(room);
+/// Reads the texts of a request, as far as they are wanted.
+struct Reader<'a> {
+    text: &'a TextModel,
+    request: &'a RankRequest,
+    patience: &'a Patience,
+}
+
+impl Reader<'_> {
+    fn query(&self, context: usize) -> Result<Vec<u32>> {
+        let until = Until { max_tokens: context, patience: self.patience.clone() };
+        let read = self.text.tokenizer.encode_until(&self.request.query, Special::Plain, &until);
+        read.map_err(|why| {
+            stopped(why, "query", |least| {
+                format!("query: at least {least} tokens exceed the context of {context}")
+            })
+        })
     }
-    &document[..len]
+
+    /// Tokens of a document: as many as the request wants, or all if there is room.
+    fn document(&self, i: usize, room: usize) -> Result<Vec<u32>> {
+        let request = self.request;
+        let (tokenizer, document) = (&self.text.tokenizer, &request.documents[i]);
+        let field = format!("{}[{i}]", request.field);
+        let told = |why| {
+            stopped(why, &field, |least| {
+                format!("{field}: at least {least} tokens, there is room for {room}")
+            })
+        };
+        let wanted = request.max_document_tokens.unwrap_or(usize::MAX);
+        if request.cut_to_context || wanted <= room {
+            let start = tokenizer.encode_start(document, wanted.min(room), self.patience);
+            return start.map_err(told);
+        }
+        let until = Until { max_tokens: room, patience: self.patience.clone() };
+        tokenizer.encode_until(document, Special::Plain, &until).map_err(told)
+    }
 }
 
 /// The inputs of an embedding are the query and then the documents.
@@ -170,14 +198,15 @@ fn renamed(error: Error, field: &str) -> Error {
     Error { message, ..error }.with_param(name)
 }
 
-/// Runs the tokenizer where it may take its time.
+/// Reads texts where that may take its time.
 async fn prepared<T: Send + 'static>(
     text: &Arc<TextModel>,
-    work: impl FnOnce(&Tokenizer) -> Result<T> + Send + 'static,
+    request: RankRequest,
+    work: impl FnOnce(&Reader<'_>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let text = Arc::clone(text);
-    let prepared = tokio::task::spawn_blocking(move || work(&text.tokenizer));
-    prepared
-        .await
-        .map_err(|failure| Error::internal(format!("the texts were not read: {failure}")))?
+    let model = Arc::clone(text);
+    let bytes = request.query.len() + request.documents.iter().map(String::len).sum::<usize>();
+    let reading =
+        move |patience: &Patience| work(&Reader { text: &model, request: &request, patience });
+    text.preparations().run(bytes, reading).await
 }

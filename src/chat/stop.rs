@@ -38,12 +38,6 @@ impl StopMatcher {
 
     /// Takes a piece of text. After a match everything else is dropped.
     pub fn push(&mut self, text: &str) -> StopStep {
-        self.push_if(text, &mut |_| true)
-    }
-
-    /// [`Self::push`], where a stop string counts only if `ends` agrees, which is given the text before
-    /// it that has not been released.
-    pub fn push_if(&mut self, text: &str, ends: &mut dyn FnMut(&str) -> bool) -> StopStep {
         if self.done {
             return StopStep::default();
         }
@@ -61,7 +55,6 @@ impl StopMatcher {
             // Of several that end here the longest starts first.
             if let Some((len, index)) =
                 complete.max_by_key(|&(len, index)| (len, usize::MAX - index))
-                && ends(&self.held[..end + 1 - len])
             {
                 self.done = true;
                 let mut text = std::mem::take(&mut self.held);

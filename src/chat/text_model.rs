@@ -7,7 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::breakers::{self, DEFAULT_BREAKERS};
 use super::grammar::{GrammarCompiler, GrammarError};
 use super::grammar_cache::GRAMMAR_CACHE_BYTES;
-use super::{ChatInput, ChatTemplate, ReasoningTags, Rendered, Tokenizer, ToolFormat};
+use super::preparation::Preparations;
+use super::{
+    ChatInput, ChatTemplate, Patience, ReasoningTags, Rendered, Stopped, Tokenizer, ToolFormat,
+    Until,
+};
 use crate::engine::sampling::Breakers;
 use crate::error::Error;
 use crate::model::gguf::Metadata;
@@ -33,6 +37,26 @@ pub struct TextModel {
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
     options: TextOptions,
     compilers: Arc<Semaphore>,
+    preparations: Arc<Preparations>,
+}
+
+/// Why a conversation did not become a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    Refused(Error),
+    Stopped(Stopped),
+}
+
+impl From<Error> for Unread {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Stopped> for Unread {
+    fn from(stopped: Stopped) -> Self {
+        Self::Stopped(stopped)
+    }
 }
 
 /// What may be configured of a model's text side.
@@ -84,7 +108,20 @@ impl TextModel {
             grammars: OnceLock::new(),
             options: TextOptions::default(),
             compilers: Arc::new(Semaphore::new(COMPILERS)),
+            preparations: Arc::default(),
         })
+    }
+
+    /// Shares the right to read texts with other models; to be set before it is used.
+    #[must_use]
+    pub fn sharing(mut self, preparations: Arc<Preparations>) -> Self {
+        self.preparations = preparations;
+        self
+    }
+
+    /// Where texts of requests are read.
+    pub fn preparations(&self) -> &Preparations {
+        &self.preparations
     }
 
     /// To be set before it is used.
@@ -147,34 +184,43 @@ impl TextModel {
         self.template.warning()
     }
 
-    /// The prompt of a conversation. Special tokens that the template wrote are tokens, those that
-    /// stand in the request's strings are text. BOS is added if the model wants it and the template
-    /// did not write it. Blocks for as long as rendering takes.
+    /// The prompt of a conversation, whatever its length: see [`Self::prompt`].
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
     pub fn chat_prompt(&self, input: &ChatInput) -> Result<Vec<u32>, Error> {
-        Ok(self.prompt(input)?.tokens)
+        match self.prompt(input, &Until::default()) {
+            Ok(prompt) => Ok(prompt.tokens),
+            Err(Unread::Refused(error)) => Err(error),
+            Err(Unread::Stopped(_)) => Err(Error::internal("an endless wait ended")),
+        }
     }
 
-    /// A conversation as the text that the template makes of it. Blocks as [`Self::chat_prompt`] does.
+    /// A conversation as the text that the template makes of it. Blocks for as long as rendering takes.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
-    pub fn render(&self, input: &ChatInput) -> Result<Rendered, Error> {
-        let places = |text: &str| self.tokenizer.special_places(text, &self.guarded);
+    pub fn render(&self, input: &ChatInput, patience: &Patience) -> Result<Rendered, Error> {
+        let places = |text: &str| match patience.has_ended() {
+            true => Vec::new(),
+            false => self.tokenizer.special_places(text, &self.guarded),
+        };
         self.template.render(input, &places)
     }
 
-    /// [`Self::chat_prompt`] with what a reader of the output needs to know.
+    /// The prompt of a conversation, with what a reader of the output needs to know. Special tokens
+    /// that the template wrote are tokens, those that stand in the request's strings are text. BOS is
+    /// added if the model wants it and the template did not write it. Blocks for as long as rendering
+    /// takes.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
-    pub fn prompt(&self, input: &ChatInput) -> Result<ChatPrompt, Error> {
-        let rendered = self.render(input)?;
-        let mut tokens = self.tokenizer.encode_except(&rendered.text, &rendered.protected);
+    /// As [`ChatTemplate::render`]; the conversation is too long, or nobody waits.
+    pub fn prompt(&self, input: &ChatInput, until: &Until) -> Result<ChatPrompt, Unread> {
+        let rendered = self.render(input, &until.patience)?;
+        let Rendered { text, protected } = &rendered;
+        let mut tokens = self.tokenizer.encode_except_until(text, protected, until)?;
         self.tokenizer.add_bos_to(&mut tokens);
-        let in_reasoning = self.reasoning.is_some_and(|tags| tags.open_at_end(&rendered.text));
+        let in_reasoning = self.reasoning.is_some_and(|tags| tags.open_at_end(text));
         Ok(ChatPrompt { tokens, in_reasoning })
     }
 }

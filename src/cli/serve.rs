@@ -77,7 +77,8 @@ async fn serve(
     listener: TcpListener,
 ) -> Outcome {
     let drain_limit = Duration::from_secs(config.server.drain_timeout_s);
-    let signal = shutdown::on_signal(drain_limit + LEAVING).map_err(Failure::failed)?;
+    let signal =
+        shutdown::on_signal(drain_limit + LEAVING, crate::trace::flush).map_err(Failure::failed)?;
     let hub = Arc::new(assembly::hub(&config, Caller::Clients)?);
     let loader = assembly::loader(&config, Arc::clone(&hub), assembly::progress(app.out.quiet));
     let registry = Registry::new(Arc::new(loader), assembly::registry_config(&config));
@@ -131,6 +132,7 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
         },
         keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
         cors: Cors::new(config.cors.allowed_origins.clone()),
+        hosts: hosts(config),
         engine: assembly::load_params(&config.engine).map_err(Failure::usage)?,
         responses: ResponseLimits {
             max_count: config.responses.max_count,
@@ -139,6 +141,15 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
         },
         hub: Some(hub),
     })
+}
+
+/// Names that the server may have: those configured, the one that it is bound to, and the machine's.
+fn hosts(config: &Config) -> server::Hosts {
+    let mut names = config.server.allowed_hosts.clone();
+    names.push(config.server.host.clone());
+    #[cfg(unix)]
+    names.push(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    server::Hosts::new(names)
 }
 
 /// Loads engines in the background, `at_once` of them, so that they do not fill the queue for loads.

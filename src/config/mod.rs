@@ -53,6 +53,9 @@ pub struct ServerConfig {
     pub drain_timeout_s: u64,
     /// Serve `smollm2:135m` when no model is configured.
     pub default_model: bool,
+    /// Names by which browsers may reach the server, beside addresses, `localhost`, names without a dot and
+    /// this machine's own; `*` = any. Not checked where there are API keys.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Default for ServerConfig {
@@ -63,6 +66,7 @@ impl Default for ServerConfig {
             worker_threads: 0,
             drain_timeout_s: 10,
             default_model: true,
+            allowed_hosts: Vec::new(),
         }
     }
 }

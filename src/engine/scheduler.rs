@@ -163,6 +163,13 @@ impl Scheduler {
         &self.pool
     }
 
+    /// Violates an invariant.
+    #[cfg(test)]
+    pub(super) fn lose_a_block(&mut self) {
+        let lost = self.pool.take();
+        assert!(lost.is_some(), "there is a block to lose");
+    }
+
     #[must_use]
     pub fn counts(&self) -> SchedulerCounts {
         self.counts

@@ -3,11 +3,15 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::worker::{Submission, Worker};
 use crate::error::Error;
+
+/// Between two checks of an idle engine at least: one looks at every block of KV.
+const CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 /// What the thread is asked to do between steps.
 #[derive(Debug)]
@@ -51,10 +55,13 @@ pub(super) fn run(mut worker: Worker, commands: &Receiver<Command>, shared: &Sha
 }
 
 fn steps(worker: &mut Worker, commands: &Receiver<Command>) -> End {
+    let mut checked: Option<Instant> = None;
     loop {
         let command = if worker.is_idle() {
-            debug_assert_eq!(worker.check(), Ok(()), "checked whenever the engine is idle");
-            commands.recv().map_err(|_| TryRecvError::Disconnected)
+            match wait(worker, commands, &mut checked) {
+                Ok(command) => command,
+                Err(broken) => return End::Failed(broken),
+            }
         } else {
             commands.try_recv()
         };
@@ -68,6 +75,30 @@ fn steps(worker: &mut Worker, commands: &Receiver<Command>) -> End {
             }
         }
     }
+}
+
+/// Waits for the next command to an idle engine, whose invariants are checked meanwhile: a wrong sum of
+/// blocks would become wrong answers.
+///
+/// # Errors
+/// The first violated invariant.
+fn wait(
+    worker: &Worker,
+    commands: &Receiver<Command>,
+    checked: &mut Option<Instant>,
+) -> Result<Result<Command, TryRecvError>, String> {
+    let since = checked.map_or(CHECKED_EVERY, |last| last.elapsed());
+    let soon = CHECKED_EVERY.saturating_sub(since);
+    if !soon.is_zero() && !cfg!(debug_assertions) {
+        match commands.recv_timeout(soon) {
+            Ok(command) => return Ok(Ok(command)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(Err(TryRecvError::Disconnected)),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    worker.check().map_err(|broken| format!("an invariant is violated: {broken}"))?;
+    *checked = Some(Instant::now());
+    Ok(commands.recv().map_err(|_| TryRecvError::Disconnected))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
@@ -89,5 +120,29 @@ impl Shared {
         // Only the first failure is kept, and there is only one: the thread ends with it.
         let _ = self.failed.set(reason);
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::sync_channel;
+
+    use super::super::{EngineConfig, stats::Meters};
+    use super::*;
+    use crate::model::fake::{FakeConfig, FakeRunner};
+
+    #[test]
+    fn an_idle_engine_with_a_wrong_sum_fails() {
+        let runner = Box::new(FakeRunner::new(FakeConfig::default()));
+        let mut worker = Worker::new(runner, &EngineConfig::default(), Arc::new(Meters::default()));
+        let (commands, receiver) = sync_channel(1);
+        commands.send(Command::Shutdown).unwrap();
+        let mut checked = None;
+        assert!(matches!(wait(&worker, &receiver, &mut checked), Ok(Ok(Command::Shutdown))));
+        assert!(checked.is_some(), "it was checked, in a release build too");
+        worker.lose_a_block();
+        let broken = steps(&mut worker, &receiver);
+        assert!(matches!(broken, End::Failed(reason) if reason.contains("invariant")));
     }
 }

@@ -226,6 +226,12 @@ impl Worker {
         Err(format!("{sequences} sequences for {} jobs", self.active.len()))
     }
 
+    /// Violates an invariant.
+    #[cfg(test)]
+    pub(super) fn lose_a_block(&mut self) {
+        self.scheduler.lose_a_block();
+    }
+
     fn run(&mut self, plan: &Plan) -> Result<(), String> {
         let batch = batch::assemble(plan, &self.scheduler);
         let started = Instant::now();

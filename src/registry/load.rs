@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::chat::preparation::Preparations;
 use crate::chat::{TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
@@ -103,13 +104,14 @@ pub struct GgufLoader {
     backend: Box<dyn Backend>,
     engine: EngineConfig,
     text: TextOptions,
+    preparations: Arc<Preparations>,
 }
 
 impl GgufLoader {
     /// `engine` is the template of each engine's configuration; name and sizes come from its spec.
     #[must_use]
     pub fn new(locate: Locate, backend: Box<dyn Backend>, engine: EngineConfig) -> Self {
-        Self { locate, backend, engine, text: TextOptions::default() }
+        Self { locate, backend, engine, text: TextOptions::default(), preparations: Arc::default() }
     }
 
     /// What is configured of every engine's text side.
@@ -144,7 +146,7 @@ impl Loader for GgufLoader {
         let gguf = open(spec, path)?;
         // A bad vocabulary is found out before the weights are read.
         let text = TextModel::from_gguf(gguf.metadata())?;
-        let text = Arc::new(text.with_options(self.text));
+        let text = Arc::new(text.with_options(self.text).sharing(Arc::clone(&self.preparations)));
         still_wanted(spec, cancelled)?;
         let runner = self.backend.runner(&gguf, &spec.params)?;
         still_wanted(spec, cancelled)?;

@@ -151,7 +151,7 @@ impl Registry {
     }
 
     /// Refuses new requests, ends loads, drains all engines, and returns when their memory is free or
-    /// [`SHUTDOWN_SLACK`] has passed beyond [`RegistryConfig::drain_grace`]: reading weights cannot be
+    /// five seconds have passed beyond [`RegistryConfig::drain_grace`]: reading weights cannot be
     /// stopped on the way.
     pub async fn shutdown(&self) {
         let (leaving, limit): (Vec<_>, _) = {

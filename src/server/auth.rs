@@ -33,6 +33,11 @@ impl ApiKeys {
         Self { hashes: keys.into_iter().map(hash).collect() }
     }
 
+    /// Whether there are keys at all.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.hashes.is_empty()
+    }
+
     /// Whether the request may pass, and what it may see. `path` is without a `/v1` prefix.
     ///
     /// # Errors

@@ -6,9 +6,19 @@ use poem::{
 };
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
-const HEADERS: HeaderValue = HeaderValue::from_static(
-    "Authorization, Content-Type, X-API-Key, X-Request-Id, Anthropic-Version",
-);
+const HEADERS: &str = "Authorization, Content-Type, X-API-Key, X-Request-Id, Anthropic-Version";
+/// Further headers that SDKs send, by how their names begin.
+const SDK_HEADERS: [&str; 7] = [
+    "x-stainless-",
+    "anthropic-",
+    "openai-",
+    "x-kolosal-",
+    "user-agent",
+    "idempotency-key",
+    "accept",
+];
+/// Headers of one question that are looked at.
+const MAX_ASKED_HEADERS: usize = 64;
 const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, Retry-After, Location");
 
 /// Origins whose pages may call this server.
@@ -43,7 +53,7 @@ impl Cors {
         let mut response = Response::builder().status(StatusCode::NO_CONTENT).finish();
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(request));
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(86_400));
         Some(response)
     }
@@ -62,4 +72,16 @@ impl Cors {
     pub fn is_off(&self) -> bool {
         self.origins.is_empty()
     }
+}
+
+/// The headers that are always allowed, and those asked for that SDKs send.
+fn allowed_headers(request: &Request) -> HeaderValue {
+    let asked = request.header(header::ACCESS_CONTROL_REQUEST_HEADERS).unwrap_or_default();
+    let names = asked.split(',').map(str::trim).take(MAX_ASKED_HEADERS);
+    let known = names.filter(|name| {
+        let name = name.to_ascii_lowercase();
+        SDK_HEADERS.iter().any(|begin| name.starts_with(begin))
+    });
+    let all = std::iter::once(HEADERS).chain(known).collect::<Vec<_>>().join(", ");
+    HeaderValue::from_str(&all).unwrap_or(HeaderValue::from_static(HEADERS))
 }

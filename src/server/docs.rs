@@ -20,7 +20,7 @@ use crate::registry::Status;
 const HTML: &str = "text/html; charset=utf-8";
 /// The pages bring all they need; nothing may be loaded from elsewhere.
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; \
-                      style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'";
+                      style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
 const PAGE: &str = "<!DOCTYPE html>
 <html lang=\"en\">
 <head>

@@ -5,11 +5,12 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use futures_util::FutureExt;
 use poem::{
     Endpoint, Request, Response, Result,
-    http::{HeaderValue, Method, StatusCode, Uri, header, uri::PathAndQuery},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::PathAndQuery},
 };
 
 use super::{
     AppState,
+    browser::check_origin,
     cors::Cors,
     drain::Drain,
     error::{Dialect, Failure, from_poem},
@@ -72,10 +73,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
                 Dialect::of_path(&path).render(failure)
             }
         };
+        protect(response.headers_mut());
         if !cors.is_off() {
             Cors::mark(origin, response.headers_mut());
         }
-        seen.finish(&mut response, began.elapsed());
+        seen.finish(&mut response, began);
         Ok(response)
     }
 }
@@ -84,6 +86,11 @@ impl<E: Endpoint<Output = Response>> Front<E> {
     async fn answer(&self, mut request: Request) -> Result<Response> {
         normalise_path(&mut request)?;
         let path = request.uri().path().to_owned();
+        // A page that has another's name has no key of the server: only without keys is there a risk.
+        if !self.state.options.keys.is_needed() {
+            self.state.options.hosts.check(&request)?;
+        }
+        check_origin(&request, &self.state.options.cors)?;
         if let Some(response) = self.state.options.cors.preflight(&request) {
             return Ok(response);
         }
@@ -104,6 +111,12 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         request.set_data(self.state.bodies.clone());
         self.inner.call(request).await
     }
+}
+
+/// No answer is shown in a frame of another page, or taken for another type than it says.
+fn protect(headers: &mut HeaderMap) {
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// Writes an error, and for a wrong method the right ones.

@@ -6,6 +6,7 @@
 mod anthropic;
 mod auth;
 mod body;
+mod browser;
 mod connection;
 mod cors;
 mod docs;
@@ -36,6 +37,7 @@ use std::{
 
 pub use auth::ApiKeys;
 pub use body::BodyLimits;
+pub use browser::Hosts;
 pub use connection::{ConnectionLimits, raise_descriptor_limit};
 pub use cors::Cors;
 pub use drain::Drain;
@@ -58,6 +60,8 @@ pub struct Options {
     pub connections: ConnectionLimits,
     pub keys: ApiKeys,
     pub cors: Cors,
+    /// Names by which browsers may reach the server; checked where no keys are configured.
+    pub hosts: Hosts,
     /// What `POST /engines` gives an engine that does not say otherwise.
     pub engine: LoadParams,
     /// What is kept of OpenAI's Responses.

@@ -1,9 +1,15 @@
 //! Request ids and the access log. Neither prompts nor answers are logged.
 
-use std::time::Duration;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::combinators::BoxBody;
 use poem::{
-    Request, Response,
+    Body, Request, Response,
     http::{HeaderName, HeaderValue, Method},
     web::RemoteAddr,
 };
@@ -43,22 +49,87 @@ impl Seen {
         &self.path
     }
 
-    /// Logs the answer and puts the id on it.
-    pub(crate) fn finish(self, response: &mut Response, took: Duration) {
+    /// Puts the id on the answer, and has it logged when its body has been taken or dropped.
+    pub(crate) fn finish(self, response: &mut Response, began: Instant) {
+        response.headers_mut().insert(REQUEST_ID, self.id.clone());
         let status = response.status().as_u16();
-        let id = self.id.to_str().unwrap_or_default();
-        let took_ms = took.as_secs_f64() * 1e3;
+        let line =
+            Line { seen: self, began, headers: began.elapsed(), status, bytes: 0, end: End::Cut };
+        let body = BoxBody::from(response.take_body());
+        response.set_body(Body::from(BoxBody::new(Watched { body, line })));
+    }
+}
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    /// The client went away, or it failed midway.
+    Cut,
+}
+
+/// A line of the access log, written when it is dropped.
+struct Line {
+    seen: Seen,
+    began: Instant,
+    /// Until there was a status.
+    headers: Duration,
+    status: u16,
+    /// Of the body, as far as it was taken.
+    bytes: u64,
+    end: End,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Self { seen, began, headers, status, bytes, end } = self;
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
         tracing::info!(
             target: "kolosal_server::access",
-            method = %self.method,
-            path = %self.path,
+            method = %seen.method,
+            path = %seen.path,
             status,
-            took_ms,
-            request_id = id,
-            remote = %self.remote,
+            took_ms = ms(began.elapsed()),
+            headers_ms = ms(*headers),
+            bytes,
+            whole = *end == End::Whole,
+            request_id = seen.id.to_str().unwrap_or_default(),
+            remote = %seen.remote,
             "request"
         );
-        response.headers_mut().insert(REQUEST_ID, self.id);
+    }
+}
+
+/// A body whose bytes are counted.
+struct Watched {
+    body: BoxBody<Bytes, io::Error>,
+    line: Line,
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(frame) = &polled {
+            let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+            self.line.bytes += data.map_or(0, |data| data.len() as u64);
+            let is_over = frame.is_none() || self.body.is_end_stream();
+            self.line.end = if is_over { End::Whole } else { End::Cut };
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -66,4 +137,61 @@ impl Seen {
 fn is_plain(id: &HeaderValue) -> bool {
     let bytes = id.as_bytes();
     !bytes.is_empty() && bytes.len() <= MAX_ID_BYTES && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_logged_when_it_ends() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        for (taken, expected) in [(3, "bytes=6 whole=true"), (1, "bytes=2 whole=false")] {
+            let pieces = futures_util::stream::iter(["aa", "bb", "cc"]);
+            let body = Body::from_bytes_stream(pieces.map(Ok::<_, io::Error>));
+            let mut response = Response::builder().body(body);
+            Seen::new(&Request::default()).finish(&mut response, Instant::now());
+            assert!(response.headers().contains_key(REQUEST_ID));
+            let mut pieces = response.into_body().into_bytes_stream();
+            for _ in 0..taken {
+                assert!(pieces.next().await.is_some_and(|piece| piece.is_ok()));
+            }
+            assert!(!log.text().contains(expected), "not before it ends: {}", log.text());
+            if taken == 3 {
+                assert!(pieces.next().await.is_none());
+            }
+            drop(pieces);
+            let line = log.text();
+            let parts = [expected, "took_ms=", "headers_ms=", "status=200"];
+            assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+        }
+    }
 }

@@ -235,7 +235,7 @@ async fn a_stop_string_may_end_inside_a_token() {
 #[tokio::test]
 async fn lengths_are_kept() {
     let engine = reciting("aaé then more".as_bytes());
-    for (max_tokens, text) in [(1, "a"), (2, "a\u{fffd}"), (3, "aé"), (4, "aé ")] {
+    for (max_tokens, text) in [(1, "a"), (2, "a"), (3, "aé"), (4, "aé ")] {
         let limited = GenerationRequest { max_tokens: Some(max_tokens), ..request("a") };
         let collected = collect(&engine, limited).await.unwrap();
         let choice = &collected.choices[0];
@@ -496,7 +496,11 @@ proptest! {
         stops in proptest::collection::vec("[abé]{1,4}", 0..4),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let whole = String::from_utf8_lossy(&document).into_owned();
+        // A character that is cut at the end is left out.
+        let tail = document.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+        let is_cut = std::str::from_utf8(tail).is_err_and(|error| error.error_len().is_none());
+        let kept = if is_cut { document.len() - tail.len() } else { document.len() };
+        let whole = String::from_utf8_lossy(&document[..kept]).into_owned();
         let ends = stops.iter().filter_map(|stop| Some((whole.find(stop.as_str())?, stop.len())));
         let first = ends.min_by_key(|(at, len)| (at + len, *at));
         let want = first.map_or(whole.as_str(), |(at, _)| &whole[..at]);

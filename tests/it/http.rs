@@ -3,6 +3,7 @@
 mod anthropic;
 mod bad_input;
 mod compatibility;
+mod connections;
 mod cut;
 mod document;
 mod embeddings;

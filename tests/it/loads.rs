@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -101,8 +101,16 @@ fn slow_downloads_hold_up_neither_others_nor_the_end() {
     let ask = json!({"model": "near", "prompt": "ab", "max_tokens": 2});
     let answer = request("POST", &format!("{}/v1/completions", serving.url), Some(&ask));
     assert_eq!(answer.0, 200, "{answer:?}");
+    // Clients leave: their downloads end, and there is room again.
+    for stream in asking.iter().skip(1) {
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    drop(asking.into_iter().skip(1).collect::<Vec<_>>());
+    until("places are free", || engines(&serving.url).len() <= 3);
+    let last = post(&serving.url, "/engines", &engine("z", &format!("{far}/z.gguf")));
+    until("it is fetched", || engines(&serving.url).iter().any(|e| e["engine_id"] == "z"));
     assert_eq!(serving.terminate(), 0);
-    drop(asking);
+    drop(last);
 }
 
 #[test]
@@ -127,6 +135,30 @@ fn no_pip_outlives_the_server() {
         }
         until("pip and its child end", || pids.iter().all(|pid| !runs(*pid)));
         drop(asking);
+    }
+}
+
+#[test]
+fn a_pip_ends_with_the_request_that_wants_it() {
+    for path in ["/engines", "/api/pull"] {
+        let (home, _, config) = home("");
+        endless_pip(home.path());
+        let search = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap());
+        let serving = Serving::start_with(
+            home.path(),
+            &["--config", &config, "--no-default-model"],
+            &[("PATH", &search)],
+        );
+        let body = match path {
+            "/engines" => json!({"engine_id": "p", "model_path": "pypi:p"}),
+            _ => json!({"model": "pypi:p"}),
+        };
+        let asking = post(&serving.url, path, &body);
+        until("pip runs", || noted(home.path(), 1).is_some());
+        let pids = noted(home.path(), 1).unwrap();
+        asking.shutdown(Shutdown::Both).unwrap();
+        until("pip and its child end", || pids.iter().all(|pid| !runs(*pid)));
+        assert!(engines(&serving.url).is_empty(), "{path}");
     }
 }
 

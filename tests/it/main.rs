@@ -14,6 +14,7 @@ mod grammar;
 mod http;
 mod hub;
 mod layouts;
+mod lifecycle;
 mod loads;
 mod parity;
 mod program;

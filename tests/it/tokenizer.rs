@@ -4,7 +4,9 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use kolosal_server::chat::{ChatInput, Detokenizer, Special, StopMatcher, TextModel, Tokenizer};
+use kolosal_server::chat::{
+    ChatInput, Detokenizer, Patience, Special, StopMatcher, Stopped, TextModel, Tokenizer, Until,
+};
 use kolosal_server::model::gguf::{Array, Gguf, Metadata, Value};
 use proptest::prelude::*;
 
@@ -386,4 +388,43 @@ fn conversations_become_prompts() {
     let bare = TextModel::from_gguf(&bare).unwrap();
     assert!(bare.warning().unwrap().contains("ChatML"));
     assert_eq!(bare.chat_prompt(&input).unwrap(), ids);
+}
+
+#[test]
+fn reading_stops_where_no_more_tokens_are_wanted() {
+    let gone = Patience::default();
+    gone.end();
+    let text = "The quick brown fox, 12345 é漢🦙  \n\n".repeat(400);
+    for name in NAMES {
+        let tokenizer = tokenizer(name);
+        let all = tokenizer.encode(&text, Special::Plain);
+        let until = |max_tokens| Until { max_tokens, ..Until::default() };
+        let read = |max_tokens| tokenizer.encode_until(&text, Special::Plain, &until(max_tokens));
+        assert_eq!(read(all.len()).as_ref(), Ok(&all), "{name}");
+        // It stops soon, and does not promise too much.
+        match read(100) {
+            Err(Stopped::TooLong { at_least }) => {
+                assert!((101..=all.len()).contains(&at_least), "{name}: {at_least}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        let start = tokenizer.encode_start(&text, 100, &Patience::default());
+        assert_eq!(start.as_deref(), Ok(&all[..100]), "{name}");
+        let unwanted = Until { patience: gone.clone(), ..Until::default() };
+        let read = tokenizer.encode_until(&text, Special::Plain, &unwanted);
+        assert_eq!(read, Err(Stopped::GivenUp), "{name}");
+    }
+}
+
+#[test]
+fn what_is_far_too_long_is_not_read_at_all() {
+    // Each is one word, or as many special tokens as there are characters.
+    for unit in ["a", "9", "\n", " ", "<"] {
+        let text = unit.repeat(8 << 20);
+        for name in ["gpt-2", "llama-bpe", "qwen2"] {
+            let until = Until { max_tokens: 1000, ..Until::default() };
+            let read = tokenizer(name).encode_until(&text, Special::Parse, &until);
+            assert!(matches!(read, Err(Stopped::TooLong { .. })), "{name} {unit:?}");
+        }
+    }
 }

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::chat::grammar::GrammarChecker;
 use crate::chat::{CallDelta, Detokenizer, Ending, StopMatcher, TextModel, Tokenizer};
 use crate::engine::TokenLogprobs;
 
@@ -21,6 +20,9 @@ pub struct TextLogprobs {
     pub rank: u32,
     /// Likeliest first.
     pub top: Vec<(TokenText, f32)>,
+    /// Where its text begins, in characters of the choice's text; a token within a character begins
+    /// where that does.
+    pub offset: u32,
 }
 
 /// A token as it reads on its own.
@@ -55,12 +57,18 @@ impl TextLogprobs {
             logprob: Some(logprobs.logprob),
             rank: logprobs.rank,
             top: top.collect(),
+            offset: 0,
         }
+    }
+
+    pub(super) fn at(self, offset: u32) -> Self {
+        Self { offset, ..self }
     }
 
     /// The first token of a prompt.
     pub(super) fn first(tokenizer: &Tokenizer, id: u32) -> Self {
-        Self { token: TokenText::new(tokenizer, id), logprob: None, rank: 0, top: Vec::new() }
+        let token = TokenText::new(tokenizer, id);
+        Self { token, logprob: None, rank: 0, top: Vec::new(), offset: 0 }
     }
 }
 
@@ -101,7 +109,7 @@ pub(super) struct Progress {
 pub(super) enum Stopped {
     /// Index of the stop string.
     String(usize),
-    /// A stop token in a constrained output, or the only call that is wanted.
+    /// The only call that is wanted is there.
     Here,
     /// Its time is up.
     Late,
@@ -132,29 +140,12 @@ pub(super) struct Choice {
     /// Bytes of text that the tokens amount to, and how many of them were sent.
     decoded: usize,
     sent: usize,
+    /// Characters of text so far, those of an echoed prompt included.
+    num_chars: u32,
     /// Of `decoded`, bytes that are no content: reasoning and marks around it.
     diverted: usize,
     pending: VecDeque<Pending>,
     show_logprobs: bool,
-    document: Option<Document>,
-}
-
-/// The content of a constrained output, which ends only where it is complete.
-struct Document {
-    checker: GrammarChecker,
-    content: String,
-    /// Bytes that the checker has taken.
-    checked: usize,
-    stop_tokens: Vec<u32>,
-}
-
-impl Document {
-    /// Whether it may end before this byte.
-    fn may_end_at(&mut self, end: usize) -> bool {
-        let Some(text) = self.content.get(self.checked..end) else { return false };
-        self.checked = end;
-        self.checker.is_complete_after(text)
-    }
 }
 
 impl Choice {
@@ -177,13 +168,11 @@ impl Choice {
             PromptInput::Chat(_) => detokenizer.showing(text_model.shown_reasoning_tokens()),
             PromptInput::Text(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => detokenizer,
         };
-        let checker = prompt.compiled.as_ref().and_then(|compiled| compiled.checker());
-        let document = checker.map(|checker| Document {
-            checker,
-            content: String::new(),
-            checked: 0,
-            stop_tokens: request.stop_token_ids.clone(),
-        });
+        let mut detokenizer = detokenizer;
+        if request.echo {
+            // The prompt may end within a character.
+            prompt.tokens.iter().for_each(|id| drop(detokenizer.push(*id)));
+        }
         Self {
             index,
             detokenizer,
@@ -198,10 +187,10 @@ impl Choice {
             logprob_sum: 0.0,
             decoded: 0,
             sent: 0,
+            num_chars: prompt.text.chars().count() as u32,
             diverted: 0,
             pending: VecDeque::new(),
             show_logprobs: request.logprobs.is_some(),
-            document,
         }
     }
 
@@ -214,32 +203,27 @@ impl Choice {
     pub(super) fn push(&mut self, id: u32, logprobs: Option<&TokenLogprobs>) -> Progress {
         self.num_tokens += 1;
         self.logprob_sum += logprobs.map_or(0.0, |logprobs| f64::from(logprobs.logprob));
-        if self.ends_with(id) {
-            return Progress { stopped: Some(Stopped::Here), ..self.finish(Ending::Whole) };
-        }
         let shown = logprobs.filter(|_| self.show_logprobs);
         self.pending.push_back(Pending {
             id,
             start: self.decoded,
-            logprobs: shown.map(|shown| TextLogprobs::new(&self.text_model.tokenizer, shown)),
+            logprobs: shown.map(|shown| {
+                TextLogprobs::new(&self.text_model.tokenizer, shown).at(self.num_chars)
+            }),
         });
         let text = self.detokenizer.push(id);
         self.decoded += text.len();
+        self.num_chars += text.chars().count() as u32;
         let was_reasoning = self.reader.in_reasoning();
         let split = self.reader.split(text);
         self.num_reasoning_tokens += u32::from(was_reasoning || self.reader.in_reasoning());
         self.search(split)
     }
 
-    /// The tokens are at their end: sends what was held back.
+    /// The tokens are at their end: sends what was held back. A character that was cut is left out.
     pub(super) fn finish(&mut self, ending: Ending) -> Progress {
-        let text = self.detokenizer.flush();
-        self.decoded += text.len();
-        let mut split = self.reader.split(text);
         let rest = self.reader.split_rest(ending != Ending::Whole);
-        split.reasoning.push_str(&rest.reasoning);
-        split.content.push_str(&rest.content);
-        let mut progress = self.search(split);
+        let mut progress = self.search(rest);
         if progress.stopped.is_none() {
             let content = self.matcher.flush();
             let held = Split { reasoning: String::new(), content };
@@ -249,20 +233,8 @@ impl Choice {
         progress
     }
 
-    /// Whether this token ends a constrained output. The engine is not told of such tokens, as it does
-    /// not know where the output is complete.
-    fn ends_with(&mut self, id: u32) -> bool {
-        let is_early = self.num_tokens <= self.min_tokens;
-        let Some(document) = &mut self.document else { return false };
-        let end = document.content.len();
-        !is_early && document.stop_tokens.contains(&id) && document.may_end_at(end)
-    }
-
     fn search(&mut self, split: Split) -> Progress {
         let Split { reasoning, content } = split;
-        if let Some(document) = &mut self.document {
-            document.content.push_str(&content);
-        }
         // What neither was sent nor is held or content now went elsewhere.
         let content_len = self.sent + self.matcher.held_len() + content.len();
         self.diverted = self.decoded.saturating_sub(self.reader.held_len() + content_len);
@@ -270,10 +242,7 @@ impl Choice {
             let delta = self.send(Split { reasoning, content }, None);
             return Progress { delta, stopped: self.over() };
         }
-        let (sent, document) = (self.sent, &mut self.document);
-        let step = self.matcher.push_if(&content, &mut |before| {
-            document.as_mut().is_none_or(|document| document.may_end_at(sent + before.len()))
-        });
+        let step = self.matcher.push(&content);
         let mut content = step.text;
         if let Some(stop) = step.matched.and_then(|matched| self.stops.get(matched))
             && self.include_stop

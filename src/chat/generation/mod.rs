@@ -139,13 +139,12 @@ pub async fn generate_all(
     let (model, spec) = (Arc::clone(text), engine.spec().clone());
     let compiled = rules::compile_all(text, &requests).await?;
     // Templates and tokenizers take as long as the prompt is: not a matter for the async threads.
-    let prepared = tokio::task::spawn_blocking(move || {
-        let prompts = requests.iter().map(|request| prepare(request, &model, &spec));
+    let bytes = requests.iter().map(|request| request.prompt.num_bytes()).sum();
+    let prepared = text.preparations().run(bytes, move |patience| {
+        let prompts = requests.iter().map(|request| prepare(request, &model, &spec, patience));
         prompts.collect::<Result<Vec<Prompt>>>().map(|prompts| (requests, prompts))
     });
-    let (requests, prompts) = prepared
-        .await
-        .map_err(|failure| Error::internal(format!("the prompt was not read: {failure}")))??;
+    let (requests, prompts) = prepared.await?;
     let mut generation = Generation {
         engine: engine.clone(),
         running: Vec::new(),

@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::chat::{ChatInput, ChatPrompt, Infill, Special, TextModel, Tokenizer};
+use crate::chat::preparation::{conversation_bytes, stopped};
+use crate::chat::{
+    ChatInput, ChatPrompt, Detokenizer, Infill, Patience, Special, TextModel, Tokenizer, Unread,
+    Until,
+};
 use crate::engine::sampling::{Breakers, MAX_BANNED_LEN};
 use crate::engine::{LogprobsOf, Request, Sampling};
 use crate::error::{Error, Result};
@@ -21,7 +25,7 @@ pub const MAX_CHOICES: u32 = 128;
 pub const MAX_STOPS: usize = 16;
 pub const MAX_STOP_BYTES: usize = 1024;
 /// Most stop tokens that a request may add.
-pub const MAX_STOP_TOKENS: usize = 128;
+pub const MAX_STOP_TOKENS: usize = 256;
 /// Most alternatives per token.
 pub const MAX_LOGPROBS: u32 = 20;
 /// Most texts that end a repetition, and bytes in one.
@@ -32,6 +36,9 @@ pub const MAX_BAD_WORDS: usize = 256;
 pub const MAX_BAD_WORD_BYTES: usize = 256;
 /// Bytes of a prediction.
 const MAX_PREDICTION_BYTES: usize = 1 << 20;
+/// Contexts that the tokens of a prompt may fill before they are counted no more: how far a prompt is
+/// too long is worth to be told exactly, but not at any price.
+const COUNTED_CONTEXTS: usize = 2;
 /// Highest temperature; dialects may say less.
 const MAX_TEMPERATURE: f32 = 100.0;
 
@@ -56,6 +63,31 @@ impl PromptInput {
             Self::Text(_) | Self::Tokens(_) => "prompt",
             Self::Infill(infill) => infill.field,
         }
+    }
+
+    /// Bytes of its texts.
+    pub(super) fn num_bytes(&self) -> usize {
+        match self {
+            Self::Chat(input) => conversation_bytes(input),
+            Self::Text(text) => text.len(),
+            Self::Tokens(tokens) => size_of_val(tokens.as_slice()),
+            Self::Infill(infill) => infill.num_bytes(),
+        }
+    }
+
+    /// Its tokens, as far as they are wanted.
+    fn read(&self, text: &TextModel, until: &Until) -> Result<ChatPrompt, Unread> {
+        let plain = |tokens| ChatPrompt { tokens, in_reasoning: false };
+        let tokenizer = &text.tokenizer;
+        Ok(match self {
+            Self::Chat(input) => text.prompt(input, until)?,
+            Self::Text(text) => {
+                let tokens = tokenizer.encode_until(text, Special::Parse, until)?;
+                plain(tokenizer.frame(tokens))
+            }
+            Self::Tokens(tokens) => plain(tokens.clone()),
+            Self::Infill(infill) => plain(infill.tokens(tokenizer, until)?),
+        })
     }
 }
 
@@ -108,8 +140,8 @@ pub struct GenerationRequest {
     pub prediction: Option<String>,
     /// A choice ends so long after its first token, if there is a line break in it by then.
     pub time_limit: Option<Duration>,
-    /// What each choice must look like. Stop strings and `stop_token_ids` end a constrained choice only
-    /// where it is complete.
+    /// What each choice must look like. A stop string ends it wherever it stands, also where it is not
+    /// complete; where the rules leave nothing to say it ends, also before `min_tokens`.
     pub rules: Option<Arc<OutputRules>>,
 }
 
@@ -230,9 +262,7 @@ impl GenerationRequest {
 
     /// The engine's requests, one for each candidate.
     pub(super) fn requests(&self, prompt: &Prompt, text: &TextModel) -> Vec<Request> {
-        // Those of a constrained choice are looked for where its text is known.
-        let is_document = prompt.compiled.as_ref().is_some_and(|rules| rules.is_whole());
-        let mut stop_tokens = if is_document { Vec::new() } else { self.stop_token_ids.clone() };
+        let mut stop_tokens = self.stop_token_ids.clone();
         if !self.ignore_eos {
             stop_tokens.extend_from_slice(text.tokenizer.eog());
         }
@@ -312,15 +342,22 @@ pub(super) fn prepare(
     request: &GenerationRequest,
     text: &TextModel,
     runner: &RunnerSpec,
+    patience: &Patience,
 ) -> Result<Prompt> {
     let field = request.prompt.field();
-    let plain = |tokens| ChatPrompt { tokens, in_reasoning: false };
-    let ChatPrompt { mut tokens, in_reasoning } = match &request.prompt {
-        PromptInput::Chat(input) => text.prompt(input)?,
-        PromptInput::Text(prompt) => plain(text.tokenizer.encode_prompt(prompt)),
-        PromptInput::Tokens(tokens) => plain(tokens.clone()),
-        PromptInput::Infill(infill) => plain(infill.tokens(&text.tokenizer)?),
-    };
+    let context = runner.context_len;
+    let until = Until { max_tokens: COUNTED_CONTEXTS * context, patience: patience.clone() };
+    let read = request.prompt.read(text, &until).map_err(|unread| match unread {
+        Unread::Refused(error) => error,
+        Unread::Stopped(reason) => stopped(reason, field, |at_least| {
+            let wanted = request.max_tokens.unwrap_or(request.min_tokens).max(1);
+            format!(
+                "this model's context holds {context} tokens; the prompt has at least {at_least} and \
+                 up to {wanted} are asked for"
+            )
+        }),
+    });
+    let ChatPrompt { mut tokens, in_reasoning } = read?;
     if tokens.is_empty() && !matches!(request.prompt, PromptInput::Tokens(_)) {
         tokens.extend(text.tokenizer.bos());
     }
@@ -336,7 +373,8 @@ pub(super) fn prepare(
         _ if !request.echo => String::new(),
         PromptInput::Text(prompt) => prompt.clone(),
         PromptInput::Chat(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => {
-            text.tokenizer.decode(&tokens)
+            let mut detokenizer = Detokenizer::new(Arc::clone(&text.tokenizer));
+            tokens.iter().map(|id| detokenizer.push(*id)).collect()
         }
     };
     let uses_breakers = request.sampling.dry.multiplier > 0.0;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::chat::gate::{Gate, ReasoningStart, Wait};
-use crate::chat::grammar::{CompiledGrammar, Grammar, GrammarChecker, GrammarError};
+use crate::chat::grammar::{CompiledGrammar, Grammar, GrammarError};
 use crate::chat::tools::grammar as tool_grammar;
 use crate::chat::{TextModel, ToolFormat};
 use crate::engine::Constraint;
@@ -104,16 +104,6 @@ impl Compiled {
             }
             None => answer,
         }
-    }
-
-    /// Whether the answer as a whole has a form, so that it may not end anywhere.
-    pub(super) fn is_whole(&self) -> bool {
-        matches!(self.scope, Scope::Answer)
-    }
-
-    /// Tells whether an answer so far is complete, if that is asked.
-    pub(super) fn checker(&self) -> Option<GrammarChecker> {
-        self.is_whole().then(|| self.grammar.checker())
     }
 }
 

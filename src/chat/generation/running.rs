@@ -8,7 +8,7 @@ use crate::engine::{
 };
 use crate::error::Error;
 
-use super::choice::{Choice, Delta, Progress, Stopped, TextLogprobs};
+use super::choice::{Choice, Delta, Progress, Stopped, TextLogprobs, TokenText};
 use super::{FinishReason, Finished, Output};
 
 /// One candidate.
@@ -200,9 +200,41 @@ impl Running {
         let logprobs = logprobs.map_or_else(Vec::new, |rest| {
             let first = tokens.first().map(|id| TextLogprobs::first(tokenizer, *id));
             let rest = rest.iter().map(|logprobs| TextLogprobs::new(tokenizer, logprobs));
-            first.into_iter().chain(rest).collect()
+            let mut place = Place::new(&text);
+            first.into_iter().chain(rest).map(|token| place.take(token)).collect()
         });
         let index = self.choice.index;
         Some(Output::Delta(Delta { index, text, tokens, logprobs, ..Delta::default() }))
+    }
+}
+
+/// Follows the tokens of a prompt through its text.
+struct Place<'t> {
+    text: &'t str,
+    /// Bytes of the text that tokens were found for.
+    at: usize,
+    num_chars: u32,
+    counted: usize,
+}
+
+impl<'t> Place<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, at: 0, num_chars: 0, counted: 0 }
+    }
+
+    /// Tells a token where it begins. Not all of a token need stand in the text: some are added, and
+    /// some begin with a space that is.
+    fn take(&mut self, token: TextLogprobs) -> TextLogprobs {
+        let start = self.text.floor_char_boundary(self.at);
+        self.num_chars += self.text[self.counted..start].chars().count() as u32;
+        self.counted = start;
+        let TokenText { text, bytes, .. } = &token.token;
+        let bytes = if bytes.is_empty() { text.as_bytes() } else { bytes };
+        let rest = &self.text.as_bytes()[self.at..];
+        let found = [bytes, bytes.strip_prefix(b" ").unwrap_or(bytes)];
+        if let Some(found) = found.into_iter().find(|found| rest.starts_with(found)) {
+            self.at += found.len();
+        }
+        token.at(self.num_chars)
     }
 }

@@ -7,6 +7,7 @@ use super::TokenizerError;
 use super::hash::FastMap;
 use super::pre::PreTokenizer;
 use super::pre_table::PreType;
+use super::until::{Sink, Stopped};
 use super::vocab::Vocab;
 use crate::model::gguf::Metadata;
 
@@ -14,6 +15,8 @@ use crate::model::gguf::Metadata;
 const MAX_MERGES: usize = 1 << 22;
 /// Pieces up to this length are remembered within one text; words repeat, long runs do not.
 const REMEMBERED_LEN: usize = 32;
+/// Merges of a piece between two looks at whether somebody waits for it.
+const CHECKED_EVERY: u32 = 1 << 14;
 /// A symbol that is neither a token nor part of a merge.
 const UNKNOWN: u32 = u32::MAX;
 const NONE: u32 = u32::MAX;
@@ -142,8 +145,19 @@ impl Bpe {
         self.kind.escape_spaces
     }
 
+    /// Whether every text of n bytes has at least one token, whatever stands in it.
+    pub(super) fn covers_all(&self, vocab: &Vocab) -> bool {
+        self.bytes.iter().all(|&id| (id as usize) < vocab.len())
+    }
+
     /// Appends the tokens of `text`.
-    pub(super) fn encode(&self, vocab: &Vocab, unk: Option<u32>, text: &str, out: &mut Vec<u32>) {
+    pub(super) fn encode(
+        &self,
+        vocab: &Vocab,
+        unk: Option<u32>,
+        text: &str,
+        out: &mut Sink<'_>,
+    ) -> Result<(), Stopped> {
         let escaped;
         let text = if self.kind.escape_spaces {
             escaped = text.replace(' ', ESCAPED_SPACE);
@@ -156,15 +170,16 @@ impl Bpe {
         self.pre.split(text, &mut |piece| {
             if let Some(&(start, len)) = seen.get(piece) {
                 let start = start as usize;
-                out.extend_from_within(start..start + len as usize);
-                return;
+                out.tokens.extend_from_within(start..start + len as usize);
+                return out.check();
             }
-            let start = out.len();
-            self.encode_piece(vocab, unk, piece, &mut scratch, out);
+            let start = out.tokens.len();
+            self.encode_piece(vocab, unk, piece, &mut scratch, out)?;
             if piece.len() <= REMEMBERED_LEN {
-                seen.insert(piece, (start as u32, (out.len() - start) as u32));
+                seen.insert(piece, (start as u32, (out.tokens.len() - start) as u32));
             }
-        });
+            out.check()
+        })
     }
 
     fn encode_piece(
@@ -173,14 +188,16 @@ impl Bpe {
         unk: Option<u32>,
         piece: &str,
         scratch: &mut Scratch,
-        out: &mut Vec<u32>,
-    ) {
+        out: &mut Sink<'_>,
+    ) -> Result<(), Stopped> {
         if let Some(id) = self.whole(vocab, piece, &mut scratch.text) {
-            out.push(id);
-            return;
+            out.tokens.push(id);
+            return Ok(());
         }
+        out.check_piece(piece.len())?;
         self.start(vocab, piece, scratch);
-        self.merge(scratch);
+        self.merge(scratch, out)?;
+        let out = &mut out.tokens;
         let mut at = if scratch.symbols.is_empty() { NONE } else { 0 };
         while let Some(symbol) = scratch.symbols.get(at as usize) {
             at = symbol.next;
@@ -192,6 +209,7 @@ impl Bpe {
                 self.push_bytes(vocab, unk, bytes, out);
             }
         }
+        Ok(())
     }
 
     /// The token that the whole piece is, where merges do not decide.
@@ -232,7 +250,8 @@ impl Bpe {
         }
     }
 
-    fn merge(&self, Scratch { symbols, candidates, .. }: &mut Scratch) {
+    fn merge(&self, scratch: &mut Scratch, out: &Sink<'_>) -> Result<(), Stopped> {
+        let Scratch { symbols, candidates, .. } = scratch;
         candidates.clear();
         let consider = |symbols: &[Symbol], candidates: &mut BinaryHeap<Candidate>, left: u32| {
             let Some(l) = symbols.get(left as usize) else { return };
@@ -244,7 +263,12 @@ impl Bpe {
         for left in 0..symbols.len() as u32 {
             consider(symbols, candidates, left);
         }
+        let mut num_taken = 0_u32;
         while let Some(Reverse((_, left, left_id, right_id))) = candidates.pop() {
+            num_taken += 1;
+            if num_taken.is_multiple_of(CHECKED_EVERY) {
+                out.check_patience()?;
+            }
             let Some(&l) = symbols.get(left as usize).filter(|l| l.id == left_id && l.len > 0)
             else {
                 continue;
@@ -261,6 +285,7 @@ impl Bpe {
             consider(symbols, candidates, l.prev);
             consider(symbols, candidates, left);
         }
+        Ok(())
     }
 
     /// What no token covers goes byte by byte.

@@ -13,6 +13,7 @@
 //! allowed to be odd without an error or a panic.
 
 mod bpe;
+mod encode;
 mod error;
 mod hash;
 mod pre;
@@ -23,17 +24,17 @@ mod spm;
 mod ugm;
 mod unicode;
 mod unicode_table;
+mod until;
 mod vocab;
 mod wpm;
 
-use std::borrow::Cow;
-
 pub use error::TokenizerError;
 pub use special::FillIn;
-use tokenizers::NormalizedString;
+pub use until::{Patience, Stopped, Until};
 
 use bpe::Bpe;
-use special::{Fragment, Recognise, Roles, Specials};
+use special::{Recognise, Roles, Specials};
+use spm::Spm;
 use ugm::Ugm;
 use vocab::{Kind, Scores, Vocab};
 use wpm::Wpm;
@@ -47,6 +48,15 @@ pub enum Special {
     Parse,
     /// Control tokens are text like any other: text of users.
     Plain,
+}
+
+impl From<Special> for Recognise<'_> {
+    fn from(special: Special) -> Self {
+        match special {
+            Special::Parse => Self::Parse,
+            Special::Plain => Self::Plain,
+        }
+    }
 }
 
 /// Text to token ids and back.
@@ -67,11 +77,13 @@ pub struct Tokenizer {
     /// What all tokens decode to, one after another; token `i` ends at `ends[i]`.
     bytes: Vec<u8>,
     ends: Vec<u32>,
+    /// Bytes of text that one token may stand for; `None`: any number.
+    longest: Option<usize>,
 }
 
 enum Model {
     Bpe(Box<Bpe>),
-    Spm,
+    Spm(Spm),
     Wpm(Wpm),
     Ugm(Box<Ugm>),
 }
@@ -130,9 +142,33 @@ impl Tokenizer {
             roles,
             bytes: Vec::new(),
             ends: Vec::new(),
+            longest: None,
         };
         tokenizer.fill_bytes(escapes_spaces);
+        tokenizer.longest = tokenizer.longest();
         Ok(tokenizer)
+    }
+
+    /// What [`Self::longest`] is. WordPiece and unigram drop characters and bring any number under one
+    /// unknown token; special tokens may swallow white space.
+    fn longest(&self) -> Option<usize> {
+        /// No form of a letter has more than four times the bytes of what it is made to.
+        const NORMALISED: usize = 4;
+        let covers_all = match &self.model {
+            Model::Bpe(bpe) => self.roles.unk.is_some() || bpe.covers_all(&self.vocab),
+            Model::Spm(_) => self.roles.unk.is_some(),
+            Model::Wpm(_) | Model::Ugm(_) => false,
+        };
+        if !covers_all || self.specials.strips() {
+            return None;
+        }
+        let bytes = |id: u32| match self.bytes(id).len() {
+            0 => self.vocab.text(id).len(),
+            bytes => bytes,
+        };
+        let longest = self.vocab.ids().map(bytes).max()?.max(char::MAX_LEN_UTF8);
+        let is_changed = self.normal_form.is_some() || self.lower_case;
+        Some(if is_changed { NORMALISED * longest } else { longest })
     }
 
     fn fill_bytes(&mut self, escapes_spaces: bool) {
@@ -149,23 +185,6 @@ impl Tokenizer {
             }
             self.ends.push(self.bytes.len() as u32);
         }
-    }
-
-    /// Tokens of `text`, without BOS and EOS.
-    pub fn encode(&self, text: &str, special: Special) -> Vec<u32> {
-        self.encode_recognising(
-            text,
-            match special {
-                Special::Parse => Recognise::Parse,
-                Special::Plain => Recognise::Plain,
-            },
-        )
-    }
-
-    /// Tokens of `text`, with its control tokens parsed except where one would reach over a byte
-    /// offset in `protected` (ascending).
-    pub fn encode_except(&self, text: &str, protected: &[usize]) -> Vec<u32> {
-        self.encode_recognising(text, Recognise::ParseExcept(protected))
     }
 
     /// Places inside the control tokens, and inside the tokens `others` (ascending), that occur in
@@ -216,62 +235,6 @@ impl Tokenizer {
         }
     }
 
-    fn encode_recognising(&self, text: &str, recognise: Recognise<'_>) -> Vec<u32> {
-        let mut tokens = Vec::with_capacity(text.len() / 3 + 4);
-        let mut after_special = true;
-        for fragment in self.specials.split(&self.vocab, text, recognise) {
-            match fragment {
-                Fragment::Token(id) => {
-                    tokens.push(id);
-                    after_special = true;
-                }
-                Fragment::Text(range) => {
-                    let prefixed = after_special && (!self.prefixes_first_only || range.start == 0);
-                    self.encode_text(&text[range], prefixed, &mut tokens);
-                    after_special = false;
-                }
-            }
-        }
-        tokens
-    }
-
-    /// Tokens of a part between special tokens; `prefixed` if a space may go before it.
-    fn encode_text(&self, text: &str, prefixed: bool, out: &mut Vec<u32>) {
-        let unk = self.roles.unk;
-        match &self.model {
-            Model::Bpe(bpe) => {
-                let text = self.composed(text);
-                if self.space_prefix && prefixed && bpe.escapes_spaces() {
-                    bpe.encode(&self.vocab, unk, &format!(" {text}"), out);
-                } else {
-                    bpe.encode(&self.vocab, unk, &text, out);
-                }
-            }
-            Model::Wpm(wpm) => wpm.encode(&self.vocab, unk, text, out),
-            Model::Ugm(ugm) => ugm.encode(&self.vocab, unk, text, out),
-            Model::Spm => {
-                let prefix = if self.space_prefix && prefixed { "\u{2581}" } else { "" };
-                let escaped = format!("{prefix}{}", text.replace(' ', "\u{2581}"));
-                spm::encode(&self.vocab, unk, &escaped, out);
-            }
-        }
-    }
-
-    fn composed<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if self.lower_case {
-            return Cow::Owned(text.chars().flat_map(char::to_lowercase).collect());
-        }
-        if self.normal_form.is_none() || text.is_ascii() {
-            return Cow::Borrowed(text);
-        }
-        let mut text = NormalizedString::from(text);
-        match self.normal_form {
-            Some(NormalForm::Compatible) => text.nfkc(),
-            _ => text.nfc(),
-        };
-        Cow::Owned(text.get().to_owned())
-    }
-
     pub fn vocab_size(&self) -> usize {
         self.vocab.len()
     }
@@ -305,7 +268,7 @@ impl Tokenizer {
     pub fn space_prefix(&self) -> bool {
         match &self.model {
             Model::Bpe(bpe) => self.space_prefix && bpe.escapes_spaces(),
-            Model::Spm => self.space_prefix,
+            Model::Spm(_) => self.space_prefix,
             Model::Wpm(_) | Model::Ugm(_) => true,
         }
     }
@@ -372,24 +335,30 @@ fn family(meta: &Metadata) -> Result<Family, TokenizerError> {
     let ids = |bos, eos, unk, sep| Roles { bos, eos, unk, sep, ..Roles::default() };
     match meta.str(key)?.ok_or(TokenizerError::Missing(key))? {
         name @ ("gpt2" | "gemma4" | "whitespace") => byte_pair(meta, name),
-        "llama" => Ok(Family {
-            model: Model::Spm,
-            vocab: Vocab::load(meta, Scores::Read)?,
-            defaults: ids(Some(1), Some(2), Some(0), None),
-            add_bos: true,
-            add_eos: false,
-            space_prefix: true,
-            escapes_spaces: true,
-        }),
-        "bert" => Ok(Family {
-            model: Model::Wpm(Wpm::load(meta)?),
-            vocab: Vocab::load(meta, Scores::Ignore)?,
-            defaults: ids(Some(101), None, Some(100), Some(102)),
-            add_bos: true,
-            add_eos: false,
-            space_prefix: false,
-            escapes_spaces: true,
-        }),
+        "llama" => {
+            let vocab = Vocab::load(meta, Scores::Read)?;
+            Ok(Family {
+                model: Model::Spm(Spm::new(&vocab)),
+                vocab,
+                defaults: ids(Some(1), Some(2), Some(0), None),
+                add_bos: true,
+                add_eos: false,
+                space_prefix: true,
+                escapes_spaces: true,
+            })
+        }
+        "bert" => {
+            let vocab = Vocab::load(meta, Scores::Ignore)?;
+            Ok(Family {
+                model: Model::Wpm(Wpm::load(meta, &vocab)?),
+                vocab,
+                defaults: ids(Some(101), None, Some(100), Some(102)),
+                add_bos: true,
+                add_eos: false,
+                space_prefix: false,
+                escapes_spaces: true,
+            })
+        }
         "t5" => {
             let vocab = Vocab::load(meta, Scores::Read)?;
             Ok(Family {

@@ -11,6 +11,7 @@ use tokenizers::utils::SysRegex;
 use super::TokenizerError;
 use super::unicode::{self, LETTER, LOWER, MARK, MODIFIER, NUMBER, OTHER_LETTER, PUNCTUATION};
 use super::unicode::{SYMBOL, Set, TITLE, UPPER};
+use super::until::Stopped;
 
 /// One pass as the table of pre-types writes it down.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +109,13 @@ enum Pass {
     Lines,
 }
 
+/// All of the text was split, or whoever takes the pieces wants no more of them.
+type Done = Result<(), Stopped>;
+/// Takes a piece of the text.
+type Pieces<'a, 't> = dyn FnMut(&'t str) -> Done + 'a;
+/// Takes a match of a pass: its start and end.
+type Matches<'a> = dyn FnMut(usize, usize) -> Done + 'a;
+
 impl PreTokenizer {
     pub(super) fn new(specs: &[PassSpec]) -> Result<Self, TokenizerError> {
         let compile = |spec: &PassSpec| -> Result<Pass, TokenizerError> {
@@ -124,52 +132,48 @@ impl PreTokenizer {
     }
 
     /// Calls `piece` with each piece of `text`, in order; together they are `text`.
-    pub(super) fn split<'t>(&self, text: &'t str, piece: &mut dyn FnMut(&'t str)) {
-        run(&self.passes, text, piece);
+    pub(super) fn split<'t>(&self, text: &'t str, piece: &mut Pieces<'_, 't>) -> Done {
+        run(&self.passes, text, piece)
     }
 }
 
-fn run<'t>(passes: &[Pass], text: &'t str, piece: &mut dyn FnMut(&'t str)) {
+fn run<'t>(passes: &[Pass], text: &'t str, piece: &mut Pieces<'_, 't>) -> Done {
     let Some((pass, rest)) = passes.split_first() else {
-        if !text.is_empty() {
-            piece(text);
-        }
-        return;
+        return if text.is_empty() { Ok(()) } else { piece(text) };
     };
     let mut done = 0;
     let mut matched = |start: usize, end: usize| {
         if done < start {
-            run(rest, &text[done..start], piece);
+            run(rest, &text[done..start], piece)?;
         }
-        run(rest, &text[start..end], piece);
         done = end;
+        run(rest, &text[start..end], piece)
     };
     match pass {
-        Pass::Words(words) => words.find(text, &mut matched),
-        Pass::DigitTriples { bounded } => digit_triples(text, *bounded, &mut matched),
-        Pass::Lines => lines(text, &mut matched),
+        Pass::Words(words) => words.find(text, &mut matched)?,
+        Pass::DigitTriples { bounded } => digit_triples(text, *bounded, &mut matched)?,
+        Pass::Lines => lines(text, &mut matched)?,
         Pass::Regex(regex) => {
             for (start, end) in regex.find_iter(text).filter(|(start, end)| start < end) {
-                matched(start, end);
+                matched(start, end)?;
             }
         }
     }
-    if done < text.len() {
-        run(rest, &text[done..], piece);
-    }
+    if done < text.len() { run(rest, &text[done..], piece) } else { Ok(()) }
 }
 
-fn lines(text: &str, matched: &mut dyn FnMut(usize, usize)) {
+fn lines(text: &str, matched: &mut Matches<'_>) -> Done {
     let mut start = 0;
     while start < text.len() {
         let feeds = text.as_bytes()[start] == b'\n';
         let run = text.as_bytes()[start..].iter().take_while(|&&b| (b == b'\n') == feeds).count();
-        matched(start, start + run);
+        matched(start, start + run)?;
         start += run;
     }
+    Ok(())
 }
 
-fn digit_triples(text: &str, bounded: bool, matched: &mut dyn FnMut(usize, usize)) {
+fn digit_triples(text: &str, bounded: bool, matched: &mut Matches<'_>) -> Done {
     let mut rest = text;
     while let Some(skip) = rest.find(|c| unicode::is(c, NUMBER)) {
         let start = text.len() - rest.len() + skip;
@@ -181,15 +185,16 @@ fn digit_triples(text: &str, bounded: bool, matched: &mut dyn FnMut(usize, usize
         if bounded && word_follows {
             continue;
         }
-        let ends: Vec<usize> =
-            after[..run].char_indices().map(|(at, c)| start + at + c.len_utf8()).collect();
-        let first = if ends.len().is_multiple_of(3) { 3 } else { ends.len() % 3 };
+        let ends = after[..run].char_indices().map(|(at, c)| start + at + c.len_utf8());
+        let count = after[..run].chars().count();
+        let first = if count.is_multiple_of(3) { 3 } else { count % 3 };
         let mut from = start;
-        for &end in ends.iter().skip(first - 1).step_by(3) {
-            matched(from, end);
+        for end in ends.skip(first - 1).step_by(3) {
+            matched(from, end)?;
             from = end;
         }
     }
+    Ok(())
 }
 
 /// The character at byte `at`, and the byte after it.
@@ -217,17 +222,18 @@ fn is_line_end(c: char) -> bool {
 }
 
 impl Words {
-    fn find(&self, text: &str, matched: &mut dyn FnMut(usize, usize)) {
+    fn find(&self, text: &str, matched: &mut Matches<'_>) -> Done {
         let mut at = 0;
         while let Some((c, next)) = char_at(text, at) {
             match self.end_of_match(text, at, c, next) {
                 Some(end) => {
-                    matched(at, end);
+                    matched(at, end)?;
                     at = end;
                 }
                 None => at = next,
             }
         }
+        Ok(())
     }
 
     fn end_of_match(&self, text: &str, at: usize, c: char, next: usize) -> Option<usize> {

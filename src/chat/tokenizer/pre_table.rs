@@ -446,7 +446,11 @@ mod tests {
 
     fn split<'t>(pre: &PreTokenizer, text: &'t str) -> Vec<&'t str> {
         let mut pieces = Vec::new();
-        pre.split(text, &mut |piece| pieces.push(piece));
+        let taken = pre.split(text, &mut |piece| {
+            pieces.push(piece);
+            Ok(())
+        });
+        assert_eq!(taken, Ok(()));
         pieces
     }
 

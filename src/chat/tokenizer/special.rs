@@ -1,5 +1,6 @@
 //! Special tokens: which ones a model has, and where they stand in a text.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::TokenizerError;
@@ -237,6 +238,11 @@ impl Specials {
         Self { index: PrefixIndex::new(vocab, ids), strip_left, strip_right }
     }
 
+    /// Whether some of them swallow white space.
+    pub(super) fn strips(&self) -> bool {
+        !(self.strip_left.is_empty() && self.strip_right.is_empty())
+    }
+
     /// Cuts `text` at special tokens. Where they overlap the longest one wins wherever it stands,
     /// then the first.
     pub(super) fn split(
@@ -249,20 +255,30 @@ impl Specials {
         if self.index.is_empty() {
             return whole();
         }
-        let mut found = self.occurrences(vocab, text.as_bytes(), recognise);
-        if found.is_empty() {
+        let search = Search { index: &self.index, vocab, text: text.as_bytes(), recognise };
+        let mut waiting = search.occurrences();
+        if waiting.is_empty() {
             return whole();
         }
-        found.sort_unstable_by_key(|o| (usize::MAX - o.len, o.id, o.start));
         let mut taken = vec![false; text.len()];
         let mut chosen: Vec<(Range<usize>, u32)> = Vec::new();
-        for Occurrence { start, len, id } in found {
-            if taken[start..start + len].contains(&true) {
-                continue;
+        while let Some((len, mut longest)) = waiting.pop_last() {
+            longest.sort_unstable();
+            for (id, start) in longest {
+                let place = start as usize;
+                if taken[place..place + len].contains(&true) {
+                    // Where the place itself is free, a shorter token may stand.
+                    if !taken[place]
+                        && let Some((len, id)) = search.longest(place, len)
+                    {
+                        waiting.entry(len).or_default().push((id, start));
+                    }
+                    continue;
+                }
+                let range = self.stripped(text.as_bytes(), &taken, place..place + len, id);
+                taken[range.clone()].fill(true);
+                chosen.push((range, id));
             }
-            let range = self.stripped(text.as_bytes(), &taken, start..start + len, id);
-            taken[range.clone()].fill(true);
-            chosen.push((range, id));
         }
         chosen.sort_unstable_by_key(|(range, _)| range.start);
         fragments(text.len(), &chosen)
@@ -284,26 +300,6 @@ impl Specials {
         places
     }
 
-    fn occurrences(&self, vocab: &Vocab, text: &[u8], recognise: Recognise<'_>) -> Vec<Occurrence> {
-        let mut found = Vec::new();
-        for start in 0..text.len() {
-            self.index.each(vocab, &text[start..], |len, id| {
-                let counts = match (vocab.kind(id), recognise) {
-                    (_, Recognise::Parse) | (Kind::User, Recognise::Plain) => true,
-                    (_, Recognise::Plain) => false,
-                    (_, Recognise::ParseExcept(places)) => {
-                        let next = places.partition_point(|&place| place <= start);
-                        places.get(next).is_none_or(|&place| place >= start + len)
-                    }
-                };
-                if counts {
-                    found.push(Occurrence { start, len, id });
-                }
-            });
-        }
-        found
-    }
-
     /// The range with the free white space that the token swallows.
     fn stripped(&self, text: &[u8], taken: &[bool], range: Range<usize>, id: u32) -> Range<usize> {
         let space = |i: usize| {
@@ -321,10 +317,49 @@ impl Specials {
     }
 }
 
-struct Occurrence {
-    start: usize,
-    len: usize,
-    id: u32,
+/// Tokens that may be chosen, by their length: ids and places.
+type Waiting = BTreeMap<usize, Vec<(u32, u32)>>;
+
+/// Looks for special tokens in one text.
+struct Search<'a> {
+    index: &'a PrefixIndex,
+    vocab: &'a Vocab,
+    text: &'a [u8],
+    recognise: Recognise<'a>,
+}
+
+impl Search<'_> {
+    /// The longest token at each place. One a place: there may be as many as a token has bytes, and in
+    /// a vocabulary of runs, a text that is one run would take gigabytes.
+    fn occurrences(&self) -> Waiting {
+        let mut waiting = Waiting::new();
+        for start in 0..self.text.len() {
+            if let Some((len, id)) = self.longest(start, usize::MAX) {
+                waiting.entry(len).or_default().push((id, start as u32));
+            }
+        }
+        waiting
+    }
+
+    /// The longest token at `start` that is shorter than `limit` bytes.
+    fn longest(&self, start: usize, limit: usize) -> Option<(usize, u32)> {
+        let mut longest = None;
+        self.index.each(self.vocab, self.text.get(start..)?, |len, id| {
+            let counts = len < limit
+                && match (self.vocab.kind(id), self.recognise) {
+                    (_, Recognise::Parse) | (Kind::User, Recognise::Plain) => true,
+                    (_, Recognise::Plain) => false,
+                    (_, Recognise::ParseExcept(places)) => {
+                        let next = places.partition_point(|&place| place <= start);
+                        places.get(next).is_none_or(|&place| place >= start + len)
+                    }
+                };
+            if counts {
+                longest = Some((len, id));
+            }
+        });
+        longest
+    }
 }
 
 fn fragments(len: usize, chosen: &[(Range<usize>, u32)]) -> Vec<Fragment> {

@@ -8,8 +8,13 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use super::until::{Sink, Stopped};
 use super::vocab::Vocab;
 
+/// How a space is written.
+const SPACE: &str = "\u{2581}";
+/// Merges of a piece between two looks at whether somebody waits for it.
+const CHECKED_EVERY: u32 = 1 << 14;
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
@@ -59,8 +64,61 @@ impl PartialOrd for Candidate {
     }
 }
 
-/// Appends the tokens of `text`, in which spaces are U+2581 already.
-pub(super) fn encode(vocab: &Vocab, unk: Option<u32>, text: &str, out: &mut Vec<u32>) {
+/// How texts are cut before they are merged.
+pub(super) struct Spm {
+    by_words: bool,
+}
+
+impl Spm {
+    pub(super) fn new(vocab: &Vocab) -> Self {
+        Self { by_words: splits_at_spaces(vocab) }
+    }
+
+    /// Appends the tokens of `text`, in which spaces are U+2581 already.
+    pub(super) fn encode(
+        &self,
+        vocab: &Vocab,
+        unk: Option<u32>,
+        text: &str,
+        out: &mut Sink<'_>,
+    ) -> Result<(), Stopped> {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let end = if self.by_words { word_end(rest) } else { rest.len() };
+            let (piece, after) = rest.split_at(end);
+            // A space of one byte is written with three.
+            out.check_piece(piece.len() / SPACE.len())?;
+            encode_piece(vocab, unk, piece, out)?;
+            out.check()?;
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+/// Whether no token holds the end of a word and the space behind it. Then no merge reaches over such
+/// a place, and words can be taken one by one: the result is the same.
+pub(super) fn splits_at_spaces(vocab: &Vocab) -> bool {
+    let reaches_over = |text: &str| {
+        text.match_indices(SPACE).any(|(at, _)| at > 0 && !text[..at].ends_with(SPACE))
+    };
+    !vocab
+        .ids()
+        .any(|id| !vocab.is_control(id) && str::from_utf8(vocab.text(id)).is_ok_and(reaches_over))
+}
+
+/// Where the first space is that follows something else.
+pub(super) fn word_end(text: &str) -> usize {
+    let start = text.find(|c| c != '\u{2581}').unwrap_or(text.len());
+    text[start..].find(SPACE).map_or(text.len(), |at| start + at)
+}
+
+fn encode_piece(
+    vocab: &Vocab,
+    unk: Option<u32>,
+    text: &str,
+    out: &mut Sink<'_>,
+) -> Result<(), Stopped> {
     let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
     for (i, (start, c)) in text.char_indices().enumerate() {
         let i = i as u32;
@@ -70,23 +128,24 @@ pub(super) fn encode(vocab: &Vocab, unk: Option<u32>, text: &str, out: &mut Vec<
     if let Some(last) = symbols.last_mut() {
         last.next = NONE;
     }
-    merge(vocab, text, &mut symbols);
+    merge(vocab, text, &mut symbols, out)?;
     let mut at = 0;
     while let Some(symbol) = symbols.get(at as usize) {
         at = symbol.next;
         let piece = bytes(text, symbol.start, symbol.len);
         match vocab.plain_id(piece) {
-            Some(id) => out.push(id),
-            None => push_bytes(vocab, unk, piece, out),
+            Some(id) => out.tokens.push(id),
+            None => push_bytes(vocab, unk, piece, &mut out.tokens),
         }
     }
+    Ok(())
 }
 
 fn bytes(text: &str, start: u32, len: u32) -> &[u8] {
     text.as_bytes().get(start as usize..(start + len) as usize).unwrap_or(&[])
 }
 
-fn merge(vocab: &Vocab, text: &str, symbols: &mut [Symbol]) {
+fn merge(vocab: &Vocab, text: &str, symbols: &mut [Symbol], out: &Sink<'_>) -> Result<(), Stopped> {
     let consider = |symbols: &[Symbol], left: u32| {
         let l = symbols.get(left as usize)?;
         let r = symbols.get(l.next as usize)?;
@@ -100,7 +159,12 @@ fn merge(vocab: &Vocab, text: &str, symbols: &mut [Symbol]) {
     };
     let mut candidates: BinaryHeap<Candidate> =
         (0..symbols.len() as u32).filter_map(|left| consider(symbols, left)).collect();
+    let mut num_taken = 0_u32;
     while let Some(Candidate { left: Reverse(left), right, len, .. }) = candidates.pop() {
+        num_taken += 1;
+        if num_taken.is_multiple_of(CHECKED_EVERY) {
+            out.check_patience()?;
+        }
         let (l, r) = (symbols[left as usize], symbols[right as usize]);
         if l.len == 0 || r.len == 0 || l.len + r.len != len {
             continue;
@@ -113,6 +177,7 @@ fn merge(vocab: &Vocab, text: &str, symbols: &mut [Symbol]) {
         candidates.extend(consider(symbols, l.prev));
         candidates.extend(consider(symbols, left));
     }
+    Ok(())
 }
 
 fn push_bytes(vocab: &Vocab, unk: Option<u32>, piece: &[u8], out: &mut Vec<u32>) {

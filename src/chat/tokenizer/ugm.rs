@@ -2,6 +2,8 @@
 
 use super::TokenizerError;
 use super::prefix::PrefixIndex;
+use super::spm::{splits_at_spaces, word_end};
+use super::until::{Sink, Stopped};
 use super::vocab::{Kind, Vocab};
 use crate::model::gguf::Metadata;
 
@@ -15,6 +17,8 @@ pub(super) struct Ugm {
     unknown_score: f64,
     space_prefix: bool,
     merge_spaces: bool,
+    /// No token reaches over the beginning of a word: the best way to it is known when it is reached.
+    by_words: bool,
 }
 
 /// The best way to reach a place in the text.
@@ -40,34 +44,39 @@ impl Ugm {
             unknown_score: f64::from(worst - UNKNOWN_PENALTY),
             space_prefix: meta.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(false),
             merge_spaces: meta.bool("tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(false),
+            by_words: splits_at_spaces(vocab),
         })
     }
 
-    pub(super) fn encode(&self, vocab: &Vocab, unk: Option<u32>, text: &str, out: &mut Vec<u32>) {
+    pub(super) fn encode(
+        &self,
+        vocab: &Vocab,
+        unk: Option<u32>,
+        text: &str,
+        out: &mut Sink<'_>,
+    ) -> Result<(), Stopped> {
         let text = self.normalised(vocab, text);
-        let best = self.search(vocab, &text);
-        let start = out.len();
-        let (mut at, mut after_unknown) = (text.len(), false);
-        while at > 0 {
-            let Some(step) = best.get(at) else { break };
-            // A run of unknown characters is one unknown token.
-            match step.id {
-                Some(id) => out.push(id),
-                None if after_unknown => {}
-                None => out.extend(unk),
-            }
-            after_unknown = step.id.is_none();
-            at = step.from;
+        let mut rest = text.as_str();
+        // The score of what came before is part of each sum, as if the text were one piece.
+        let (mut score, mut after_unknown) = (0.0, false);
+        while !rest.is_empty() {
+            let end = if self.by_words { word_end(rest) } else { rest.len() };
+            let (piece, after) = rest.split_at(end);
+            out.check_patience()?;
+            let best = self.search(vocab, piece, score);
+            score = best.last().map_or(score, |last| last.score);
+            push_way(&best, unk, &mut after_unknown, &mut out.tokens);
+            out.check()?;
+            rest = after;
         }
-        if let Some(tail) = out.get_mut(start..) {
-            tail.reverse();
-        }
+        Ok(())
     }
 
-    fn search(&self, vocab: &Vocab, text: &str) -> Vec<Best> {
+    /// For each byte of the text and its end, the best way to it from the beginning, which has `score`.
+    fn search(&self, vocab: &Vocab, text: &str, score: f64) -> Vec<Best> {
         let unreached = Best { id: None, from: 0, score: f64::MIN };
         let mut best = vec![unreached; text.len() + 1];
-        best[0].score = 0.0;
+        best[0].score = score;
         for (at, c) in text.char_indices() {
             let score = best[at].score;
             let mut covered = false;
@@ -125,6 +134,25 @@ impl Ugm {
             rest = &rest[used..];
         }
         out
+    }
+}
+
+/// Appends the tokens of the best way. A run of unknown characters is one unknown token;
+/// `after_unknown` tells of what came before, and then of what comes after.
+fn push_way(best: &[Best], unk: Option<u32>, after_unknown: &mut bool, out: &mut Vec<u32>) {
+    let mut steps = Vec::new();
+    let mut at = best.len() - 1;
+    while at > 0 {
+        steps.push(best[at].id);
+        at = best[at].from;
+    }
+    for step in steps.into_iter().rev() {
+        match step {
+            Some(id) => out.push(id),
+            None if *after_unknown => {}
+            None => out.extend(unk),
+        }
+        *after_unknown = step.is_none();
     }
 }
 

@@ -43,10 +43,13 @@ impl Body for Shared {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match body.as_mut() {
-            Some(body) => Pin::new(body).poll_frame(context).map_err(io::Error::other),
-            None => Poll::Ready(None),
+        let Some(incoming) = body.as_mut() else { return Poll::Ready(None) };
+        let frame = Pin::new(incoming).poll_frame(context).map_err(io::Error::other);
+        if matches!(frame, Poll::Ready(None)) {
+            // A body without a length does not say by itself that it has ended.
+            *body = None;
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

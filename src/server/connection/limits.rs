@@ -26,7 +26,7 @@ impl Default for ConnectionLimits {
             max_per_address: 0,
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
-            send_timeout: Duration::from_secs(120),
+            send_timeout: Duration::from_mins(2),
             max_streams: 100,
         }
     }

@@ -1,7 +1,6 @@
 //! One connection from its first byte to its last.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +139,5 @@ where
     }
     let response: http::Response<_> = response.into();
     let (parts, inner) = response.into_parts();
-    let inner = inner.map_err(io::Error::other).boxed();
     Ok(http::Response::from_parts(parts, Answer { inner, _serving: serving }))
 }

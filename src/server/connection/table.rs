@@ -1,5 +1,6 @@
 //! All open connections, and whose turn it is to go when there are too many.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use super::state::State;
 /// Pause between two lines of the log about the same thing.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
+#[derive(Debug)]
 pub(super) struct Table {
     limits: ConnectionLimits,
     open: Mutex<HashMap<u64, Arc<State>>>,
@@ -24,6 +26,7 @@ pub(super) struct Table {
 }
 
 /// A place in the table; given back when it is dropped.
+#[derive(Debug)]
 pub(super) struct Place {
     table: Arc<Table>,
     key: u64,
@@ -103,9 +106,10 @@ fn evict(open: &mut HashMap<u64, Arc<State>>, address: Option<IpAddr>) -> bool {
     let victim = open
         .iter()
         .filter(|(_, state)| is_candidate(state))
-        .filter_map(|(key, state)| Some((state.expendable_for()?, *key)))
+        // Of those silent for as long, the one that came first.
+        .filter_map(|(key, state)| Some((state.expendable_for()?, Reverse(*key))))
         .max();
-    let Some(state) = victim.and_then(|(_, key)| open.remove(&key)) else { return false };
+    let Some(state) = victim.and_then(|(_, key)| open.remove(&key.0)) else { return false };
     state.evicted.cancel();
     true
 }
@@ -133,17 +137,17 @@ mod tests {
     fn the_longest_silent_connection_makes_room() {
         let limits = ConnectionLimits { max: 3, max_per_address: 2, ..ConnectionLimits::default() };
         let table = Arc::new(Table::new(limits));
-        let first = table.enter(address(1)).ok().expect("a place");
+        let first = table.enter(address(1)).expect("a place");
         std::thread::sleep(Duration::from_millis(5));
-        let second = table.enter(address(1)).ok().expect("a place");
+        let second = table.enter(address(1)).expect("a place");
         // A third of the same address takes the place of the first.
-        let third = table.enter(address(1)).ok().expect("a place");
+        let third = table.enter(address(1)).expect("a place");
         assert!(first.state.evicted.is_cancelled() && !second.state.evicted.is_cancelled());
         // Those in use stay.
         second.state.asked();
         third.state.asked();
         assert_eq!(table.enter(address(1)).err(), Some(Full::Address(2)));
-        let other = table.enter(address(2)).ok().expect("a place");
+        let other = table.enter(address(2)).expect("a place");
         other.state.asked();
         assert_eq!(table.enter(address(3)).err(), Some(Full::Server(3)));
         assert!(!table.spare_one());

@@ -11,11 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     NativeTag, Translates,
     tokens_request::{
-        ApplyTemplateRequest, DetokenizeRequest, Source, TextOrToken, Tokenization, TokenizeRequest,
+        ApplyTemplateRequest, DetokenizeRequest, MAX_TOKENS, Source, TextOrToken, Tokenization,
+        TokenizeRequest,
     },
 };
 use crate::{
-    chat::{TextModel, Tokenizer},
+    chat::{
+        Patience, Stopped, TextModel, Tokenizer, Unread, Until,
+        preparation::{conversation_bytes, stopped},
+    },
     error::{Error, Result},
     server::{
         AppState,
@@ -108,8 +112,10 @@ impl TokenApi {
         let tokenization = request.into_tokenization()?;
         let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
         let max_model_len = lease.engine.spec().context_len;
-        let answer = translate(&lease.text, move |text| {
-            let ids = tokens(tokenization, text)?;
+        let bytes = tokenization.num_bytes();
+        let text = Arc::clone(&lease.text);
+        let answer = lease.text.preparations().run(bytes, move |patience| {
+            let ids = tokens(&tokenization, &text, patience)?;
             let tokenizer = &text.tokenizer;
             let text_of =
                 |id: &u32| String::from_utf8_lossy(tokenizer.shown_bytes(*id)).into_owned();
@@ -139,9 +145,11 @@ impl TokenApi {
         let request = request.0;
         request.check()?;
         let lease = lease_named_or_only(&self.0, request.model.as_deref()).await?;
-        let answer = translate(&lease.text, move |text| {
+        let text = Arc::clone(&lease.text);
+        let bytes = size_of_val(request.tokens.as_slice());
+        let answer = lease.text.preparations().run(bytes, move |_| {
             for (i, id) in request.tokens.iter().enumerate() {
-                known(text, *id, || format!("tokens[{i}]"))?;
+                known(&text, *id, || format!("tokens[{i}]"))?;
             }
             let content = text.tokenizer.decode_shown(&request.tokens);
             Ok(DetokenizeAnswer { prompt: content.clone(), content })
@@ -166,35 +174,47 @@ impl TokenApi {
         let model = request.model.clone();
         let input = request.into_input()?;
         let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
-        let answer = translate(&lease.text, move |text| {
-            Ok(ApplyTemplateAnswer { prompt: text.render(&input)?.text })
+        let text = Arc::clone(&lease.text);
+        let bytes = conversation_bytes(&input);
+        let answer = lease.text.preparations().run(bytes, move |patience| {
+            Ok(ApplyTemplateAnswer { prompt: text.render(&input, patience)?.text })
         });
         Ok(Reply::new(Json(answer.await?)))
     }
 }
 
-/// Templates and tokenizers take as long as the text is: not a matter for the async threads.
-async fn translate<T: Send + 'static>(
-    text: &Arc<TextModel>,
-    work: impl FnOnce(&TextModel) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let text = Arc::clone(text);
-    let done = tokio::task::spawn_blocking(move || work(&text)).await;
-    done.map_err(|failure| Error::internal(format!("the text was not translated: {failure}")))?
-}
-
-fn tokens(tokenization: Tokenization, text: &TextModel) -> Result<Vec<u32>> {
-    let tokens = match tokenization.source {
-        Source::Chat(input) => text.chat_prompt(&input)?,
+/// The tokens, of which there are no more than `/detokenize` takes.
+fn tokens(tokenization: &Tokenization, text: &TextModel, patience: &Patience) -> Result<Vec<u32>> {
+    let until = Until { max_tokens: MAX_TOKENS, patience: patience.clone() };
+    let too_long = |field: &'static str| {
+        move |why| {
+            stopped(why, field, |least| {
+                format!("{field}: at least {least} tokens, limit {MAX_TOKENS}")
+            })
+        }
+    };
+    let tokens = match &tokenization.source {
+        Source::Chat(input) => match text.prompt(input, &until) {
+            Ok(prompt) => prompt.tokens,
+            Err(Unread::Refused(error)) => return Err(error),
+            Err(Unread::Stopped(why)) => return Err(too_long("messages")(why)),
+        },
         Source::Pieces { pieces, special } => {
             let mut tokens = Vec::new();
-            for (i, piece) in pieces.into_iter().enumerate() {
+            for (i, piece) in pieces.iter().enumerate() {
                 match piece {
-                    TextOrToken::Text(part) => tokens.extend(text.tokenizer.encode(&part, special)),
-                    TextOrToken::Token(id) => {
-                        known(text, id, || format!("content[{i}]"))?;
-                        tokens.push(id);
+                    TextOrToken::Text(part) => {
+                        let read = text.tokenizer.encode_until(part, *special, &until);
+                        tokens.extend(read.map_err(too_long("content"))?);
                     }
+                    TextOrToken::Token(id) => {
+                        known(text, *id, || format!("content[{i}]"))?;
+                        tokens.push(*id);
+                    }
+                }
+                if tokens.len() > MAX_TOKENS {
+                    let at_least = tokens.len();
+                    return Err(too_long("content")(Stopped::TooLong { at_least }));
                 }
             }
             tokens

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    chat::{ChatInput, Special},
+    chat::{ChatInput, Special, preparation::conversation_bytes},
     error::{Error, Result},
     server::{
         openai::{Message, conversation},
@@ -16,7 +16,7 @@ use crate::{
 /// Bytes of text in one request.
 const MAX_TEXT_BYTES: usize = 4 << 20;
 /// Token ids in one request.
-const MAX_TOKENS: usize = 1 << 20;
+pub(super) const MAX_TOKENS: usize = 1 << 20;
 
 /// A piece of mixed content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +89,20 @@ pub(crate) enum Source {
 pub(crate) struct Tokenization {
     pub source: Source,
     pub add_special: bool,
+}
+
+impl Tokenization {
+    /// Bytes of its texts.
+    pub(super) fn num_bytes(&self) -> usize {
+        let bytes = |piece: &TextOrToken| match piece {
+            TextOrToken::Text(text) => text.len(),
+            TextOrToken::Token(_) => size_of::<u32>(),
+        };
+        match &self.source {
+            Source::Chat(input) => conversation_bytes(input),
+            Source::Pieces { pieces, .. } => pieces.iter().map(bytes).sum(),
+        }
+    }
 }
 
 impl TokenizeRequest {

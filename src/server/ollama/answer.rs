@@ -267,7 +267,7 @@ impl Answering {
                     let end = Some((reason, self.costs(&finished.timings)));
                     // A call that was cut has no last piece.
                     let calls = self.calls.get(self.num_shown..).unwrap_or_default().to_vec();
-                    return Ok(Piece { end, calls, ..Piece::default() });
+                    return Ok(Piece { calls, end, ..Piece::default() });
                 }
                 Some(Output::Failed { error, .. }) => return Err(error),
                 None => return Err(Error::internal("the answer broke off")),

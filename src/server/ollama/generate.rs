@@ -184,14 +184,15 @@ impl OllamaApi {
         let lease = lease(&self.0, &engine_id(&self.0, asked.model).await).await?;
         let load_duration = elapsed(began);
         asked.options.check_context(lease.engine.spec().context_len)?;
-        if let Some(keep_alive) = keep_alive {
-            lease.set_idle_timeout(keep_alive);
-        }
         let embedded = tokio::select! {
             biased;
             embedded = embed(&lease.text, &lease.engine, asked.inputs, asked.dimensions) => embedded?,
             () = self.0.drain.expired() => return Err(Drain::error()),
         };
+        // A request that is refused changes nothing.
+        if let Some(keep_alive) = keep_alive {
+            lease.set_idle_timeout(keep_alive);
+        }
         Ok((embedded, load_duration, elapsed(began)))
     }
 
@@ -221,14 +222,15 @@ impl OllamaApi {
         let lease = lease(&self.0, &id).await?;
         let load_duration = elapsed(began);
         options.check_context(lease.engine.spec().context_len)?;
-        if let Some(keep_alive) = keep_alive {
-            lease.set_idle_timeout(keep_alive);
-        }
         let generation = tokio::select! {
             biased;
             started = generate(&lease.text, &lease.engine, request) => started?,
             () = drain.expired() => return Err(Drain::error()),
         };
+        // A request that is refused changes nothing.
+        if let Some(keep_alive) = keep_alive {
+            lease.set_idle_timeout(keep_alive);
+        }
         let running = (generation, lease);
         let answering =
             Answering { model, running, calls: Vec::new(), num_shown: 0, began, load_duration };

@@ -1,6 +1,6 @@
 //! The wire answers of `POST /v1/completions`: one object, or a stream of the same kind.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeSet, time::Instant};
 
 use futures_util::Stream;
 use poem_openapi::Object;
@@ -94,7 +94,7 @@ impl Completion {
         let timings = Timings::new(collected.usage, &collected.timings);
         let choices = collected.choices.into_iter().map(|choice| CompletionChoice {
             index: choice.index,
-            logprobs: wanted.logprobs.then(|| CompletionLogprobs::new(&choice.logprobs, 0)),
+            logprobs: wanted.logprobs.then(|| CompletionLogprobs::new(&choice.logprobs)),
             text: choice.text,
             finish_reason: Some(choice.reason.into()),
             token_ids: wanted.extras.tokens.then_some(choice.tokens),
@@ -130,22 +130,22 @@ pub(crate) struct CompletionStream {
     pub began: Instant,
 }
 
-/// Characters sent so far, by index of the completion.
-type Offsets = BTreeMap<u32, u32>;
+/// Indexes of the completions that have begun.
+type Begun = BTreeSet<u32>;
 
 impl CompletionStream {
     /// The pieces of all completions as they come, then the token counts if asked for.
     pub(crate) fn chunks(self) -> impl Stream<Item = Result<Completion>> + Send + 'static {
-        let state = Some((self, Offsets::new()));
+        let state = Some((self, Begun::new()));
         futures_util::stream::unfold(state, |state| async move {
-            let (mut stream, mut offsets) = state?;
+            let (mut stream, mut begun) = state?;
             loop {
                 match stream.running.generation.next().await {
                     None => return stream.usage_chunk().map(|chunk| (Ok(chunk), None)),
                     Some(Output::Failed { error, .. }) => return Some((Err(error), None)),
                     Some(output) => {
-                        if let Some(chunk) = stream.translate(output, &mut offsets) {
-                            return Some((Ok(chunk), Some((stream, offsets))));
+                        if let Some(chunk) = stream.translate(output, &mut begun) {
+                            return Some((Ok(chunk), Some((stream, begun))));
                         }
                     }
                 }
@@ -153,16 +153,14 @@ impl CompletionStream {
         })
     }
 
-    fn translate(&self, output: Output, offsets: &mut Offsets) -> Option<Completion> {
+    fn translate(&self, output: Output, begun: &mut Begun) -> Option<Completion> {
         let mut timings = self.wanted.extras.timings.then(|| self.running.timings());
         let mut prompt_progress = None;
         let choice = match output {
             Output::Delta(Delta { index, text, logprobs, tokens, .. }) => {
-                let is_first = !offsets.contains_key(&index);
-                let offset = offsets.entry(index).or_default();
+                let is_first = begun.insert(index);
                 let logprobs = (self.wanted.logprobs && !logprobs.is_empty())
-                    .then(|| CompletionLogprobs::new(&logprobs, *offset));
-                *offset += text.chars().count() as u32;
+                    .then(|| CompletionLogprobs::new(&logprobs));
                 let token_ids = self.wanted.extras.tokens.then_some(tokens);
                 if text.is_empty() && logprobs.is_none() && token_ids.is_none() {
                     return None;

@@ -20,6 +20,8 @@ use crate::{
 
 /// Bytes of a label.
 const MAX_LABEL_BYTES: usize = 512;
+/// Characters of a request's id.
+const MAX_ID_CHARS: usize = 512;
 /// Longest time limit of an answer: a day.
 const MAX_PREDICT_MS: i64 = 86_400_000;
 
@@ -255,6 +257,10 @@ pub(crate) struct Extras {
 impl LocalFields {
     /// Checks every range and completes the request, whose other fields are set.
     pub(crate) fn apply(mut self, request: &mut GenerationRequest) -> Result<Extras> {
+        if self.request_id.as_ref().is_some_and(|id| id.chars().nth(MAX_ID_CHARS).is_some()) {
+            let text = format!("request_id: at most {MAX_ID_CHARS} characters");
+            return Err(Error::invalid("request_id", text));
+        }
         self.log();
         if let Some(indent) = self.n_indent.filter(|indent| *indent > 0) {
             let text = format!("n_indent: this parameter is not supported, is {indent}");
@@ -368,17 +374,16 @@ impl LocalFields {
             }
             request.max_tokens = count;
         }
-        match self.t_max_predict_ms.filter(|limit| *limit > 0) {
-            Some(limit) if limit > MAX_PREDICT_MS => {
-                let text = format!("t_max_predict_ms is {limit}, limit {MAX_PREDICT_MS}");
-                Err(Error::invalid("t_max_predict_ms", text))
+        if let Some(limit) = self.t_max_predict_ms {
+            if !(-1..=MAX_PREDICT_MS).contains(&limit) {
+                let text =
+                    format!("t_max_predict_ms must be from -1 to {MAX_PREDICT_MS}, is {limit}");
+                return Err(Error::invalid("t_max_predict_ms", text));
             }
-            limit => {
-                let limit = limit.map(i64::cast_unsigned);
-                request.time_limit = limit.map(Duration::from_millis);
-                Ok(())
-            }
+            let limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+            request.time_limit = limit.map(Duration::from_millis);
         }
+        Ok(())
     }
 
     fn keep_alive(&self) -> Result<Option<KeepAlive>> {
@@ -531,6 +536,8 @@ mod tests {
             ),
             (LocalFields { n_predict: Some(-2), ..base() }, "n_predict"),
             (LocalFields { t_max_predict_ms: Some(i64::MAX), ..base() }, "t_max_predict_ms"),
+            (LocalFields { t_max_predict_ms: Some(-5), ..base() }, "t_max_predict_ms"),
+            (LocalFields { request_id: Some("x".repeat(600)), ..base() }, "request_id"),
             (LocalFields { return_progress: true, ..base() }, "return_progress"),
             (LocalFields { n_indent: Some(4), ..base() }, "n_indent"),
             (LocalFields { ttl: Some(1), keep_alive: Some(Span::Seconds(1.0)), ..base() }, "ttl"),

@@ -39,12 +39,13 @@ pub(crate) struct TopLogprob {
 /// Log-probabilities of a text completion: parallel lists, one entry per token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Object)]
 pub(crate) struct CompletionLogprobs {
+    /// Texts of the tokens; `bytes:` with escaped bytes where these are a part of a character.
     pub tokens: Vec<String>,
     /// Null for the first token of an echoed prompt, which follows nothing.
     pub token_logprobs: Vec<Option<f32>>,
-    /// The likeliest tokens at each place and their log-probabilities.
+    /// The likeliest tokens at each place and the one that stands there, with their log-probabilities.
     pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
-    /// Where each token begins, in characters of the text.
+    /// Where each token begins, in characters of the text; within a character, where that begins.
     pub text_offset: Vec<u32>,
 }
 
@@ -94,20 +95,40 @@ impl ChatLogprobs {
 }
 
 impl CompletionLogprobs {
-    /// `offset` characters of the text came before these tokens.
-    pub(crate) fn new(tokens: &[TextLogprobs], mut offset: u32) -> Self {
+    pub(crate) fn new(tokens: &[TextLogprobs]) -> Self {
         let mut lists = Self::default();
         for token in tokens {
-            lists.text_offset.push(offset);
-            offset += token.token.text.chars().count() as u32;
-            lists.tokens.push(token.token.text.clone());
+            lists.text_offset.push(token.offset);
+            lists.tokens.push(name(&token.token));
             lists.token_logprobs.push(token.logprob.map(finite));
-            let top =
-                token.top.iter().map(|(token, logprob)| (token.text.clone(), finite(*logprob)));
-            lists.top_logprobs.push(token.logprob.map(|_| top.collect()));
+            lists.top_logprobs.push(token.logprob.map(|logprob| likeliest(token, logprob)));
         }
         lists
     }
+}
+
+/// The likeliest tokens by name, and the one that was chosen. Of several of the same name, the less
+/// likely ones are named by their ids.
+fn likeliest(token: &TextLogprobs, logprob: f32) -> BTreeMap<String, f32> {
+    let is_listed = token.top.iter().any(|(other, _)| other.id == token.token.id);
+    let chosen = (!is_listed).then_some((&token.token, logprob));
+    let mut named = BTreeMap::new();
+    let top = token.top.iter().map(|(token, logprob)| (token, *logprob));
+    for (token, logprob) in top.chain(chosen) {
+        let name = name(token);
+        let name = if named.contains_key(&name) { format!("token_id:{}", token.id) } else { name };
+        named.insert(name, finite(logprob));
+    }
+    named
+}
+
+/// A token as OpenAI names it: its text, or its bytes where they are a part of a character.
+fn name(token: &TokenText) -> String {
+    if token.bytes.is_empty() || str::from_utf8(&token.bytes).is_ok() {
+        return token.text.clone();
+    }
+    let bytes = token.bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+    format!("bytes:{}", bytes.collect::<String>())
 }
 
 /// JSON has no infinity; OpenAI writes -9999 for what cannot happen.

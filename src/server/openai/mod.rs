@@ -43,9 +43,14 @@ pub(crate) use timings::{PromptProgress, Timings};
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
 
 use super::{AppState, lease::lease, reply::Outcomes};
+use std::sync::Arc;
+
 use crate::{
-    chat::ChatInput,
-    error::{Error, Result},
+    chat::{
+        ChatInput, Patience, Unread, Until,
+        preparation::{conversation_bytes, stopped},
+    },
+    error::Result,
 };
 
 /// Headings of the document.
@@ -103,12 +108,24 @@ impl Outcomes for Looks {
     const FAILURES: &'static [u16] = &[400, 401, 404, 500, 503];
 }
 
+/// Tokens of a conversation that are counted at least, however small the model's context.
+const MAX_COUNTED: usize = 1 << 20;
+
 /// Tokens of the prompt that a conversation makes on the engine of this name, which may have to load.
 pub(crate) async fn count_tokens(state: &AppState, model: &str, input: ChatInput) -> Result<usize> {
     let lease = lease(state, model).await?;
-    let text = std::sync::Arc::clone(&lease.text);
-    // Templates and tokenizers take as long as the text is: not a matter for the async threads.
-    let counted = tokio::task::spawn_blocking(move || text.chat_prompt(&input)).await;
-    let failed = |e| Error::internal(format!("the tokens were not counted: {e}"));
-    Ok(counted.map_err(failed)??.len())
+    let text = Arc::clone(&lease.text);
+    let max_tokens = (2 * lease.engine.spec().context_len).max(MAX_COUNTED);
+    let bytes = conversation_bytes(&input);
+    let counting = move |patience: &Patience| {
+        let until = Until { max_tokens, patience: patience.clone() };
+        match text.prompt(&input, &until) {
+            Ok(prompt) => Ok(prompt.tokens.len()),
+            Err(Unread::Refused(error)) => Err(error),
+            Err(Unread::Stopped(why)) => Err(stopped(why, "messages", |least| {
+                format!("the conversation has at least {least} tokens, limit {max_tokens}")
+            })),
+        }
+    };
+    lease.text.preparations().run(bytes, counting).await
 }

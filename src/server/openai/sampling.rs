@@ -21,8 +21,8 @@ use crate::{
 const MAX_LOGIT_BIAS: usize = 4096;
 /// Bytes of a text that has a bias.
 const MAX_BIAS_BYTES: usize = 256;
-/// Bytes of a cache salt.
-const MAX_SALT_BYTES: usize = 1024;
+/// Characters of a cache salt.
+const MAX_SALT_CHARS: usize = 1024;
 
 /// The shared fields of a request, as they came.
 #[derive(Clone, Debug, Default)]
@@ -284,8 +284,9 @@ fn stop_tokens(ids: Option<Vec<u32>>) -> Result<Vec<u32>> {
 
 fn salt(salt: Option<String>) -> Result<Option<String>> {
     match salt {
-        Some(salt) if salt.len() > MAX_SALT_BYTES => {
-            let text = format!("cache_salt has {} bytes, limit {MAX_SALT_BYTES}", salt.len());
+        Some(salt) if salt.chars().nth(MAX_SALT_CHARS).is_some() => {
+            let chars = salt.chars().count();
+            let text = format!("cache_salt has {chars} characters, limit {MAX_SALT_CHARS}");
             Err(Error::invalid("cache_salt", text))
         }
         salt => Ok(salt),

@@ -294,11 +294,6 @@ async fn messages_that_are_wrong() {
         (json!([{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
         (json!([{"role": "assistant"}]), "messages[0].content"),
         (
-            json!([{"role": "assistant", "tool_calls": [
-                {"id": "c", "type": "function", "function": {"name": "f", "arguments": "nope"}}]}]),
-            "messages[0].tool_calls[0].function.arguments",
-        ),
-        (
             json!([{"role": "assistant", "tool_calls": [{"id": "c", "type": "function"}]}]),
             "messages[0].tool_calls[0].function",
         ),

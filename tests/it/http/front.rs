@@ -298,3 +298,60 @@ async fn query_parameters_that_are_unknown_are_refused_by_name() {
         assert!(text.contains(&format!("{:?}", want.unwrap())), "{path}: {text}");
     }
 }
+
+#[tokio::test]
+async fn pages_of_others_neither_reach_nor_drive_the_server() {
+    let server = Server::new();
+    server.register("m").await;
+    let unload = "/engines/m/unload";
+    let rebound = [("host", "evil.example:8080"), ("origin", "http://evil.example:8080")];
+    for (method, path) in [("GET", "/engines"), ("DELETE", "/engines/m"), ("POST", unload)] {
+        let reply = server.request(method, path, &rebound, "").await;
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (403, &json!("host_not_allowed"))
+        );
+    }
+    let foreign: [&[(&str, &str)]; 4] = [
+        &[("host", "127.0.0.1:8080"), ("origin", "https://evil.example")],
+        &[("host", "127.0.0.1:8080"), ("origin", "null")],
+        &[("host", "127.0.0.1:8080"), ("sec-fetch-site", "cross-site")],
+        &[("host", "localhost:8080"), ("origin", "http://localhost:3000")],
+    ];
+    for headers in foreign {
+        let reply = server.request("POST", unload, headers, "").await;
+        let code = reply.json()["error"]["code"].clone();
+        assert_eq!((reply.status, code), (403, json!("origin_not_allowed")), "{headers:?}");
+    }
+    let own = [("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")];
+    assert_eq!(server.request("POST", unload, &own, "").await.status, 200);
+    // With keys the name does not matter: such a page has none.
+    let keys = ApiKeys::new(["sesame"]);
+    let keyed = Server::with(Options { keys, ..Options::default() }, |app| app);
+    let behind_proxy = [("host", "ai.example.org"), ("x-api-key", "sesame")];
+    assert_eq!(keyed.request("GET", "/engines", &behind_proxy, "").await.status, 200);
+}
+
+#[tokio::test]
+async fn pages_are_not_framed_and_sdks_pass_preflights() {
+    let cors = Cors::new(vec!["https://a.example".to_owned()]);
+    let server = Server::with(Options { cors, ..Options::default() }, |app| app);
+    for path in ["/", "/docs"] {
+        let reply = server.get(path).await;
+        assert_eq!(reply.header("x-frame-options"), Some("DENY"), "{path}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
+        let policy = reply.header("content-security-policy").expect("a policy");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    }
+    let ask = [
+        ("origin", "https://a.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "x-stainless-os,anthropic-beta,openai-project,x-evil"),
+    ];
+    let reply = server.request("OPTIONS", "/v1/chat/completions", &ask, "").await;
+    let allowed = reply.header("access-control-allow-headers").expect("headers");
+    for name in ["x-stainless-os", "anthropic-beta", "openai-project"] {
+        assert!(allowed.contains(name), "{allowed}");
+    }
+    assert!(!allowed.contains("x-evil"), "{allowed}");
+}

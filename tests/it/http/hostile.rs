@@ -155,3 +155,36 @@ async fn harm_is_refused_and_disturbs_nobody() {
     assert_eq!(reply.text.matches("\"text\":\"7\"").count(), 500);
     assert!(reply.text.ends_with("data: [DONE]\n\n"));
 }
+
+#[tokio::test]
+async fn prompts_that_cannot_fit_are_refused_by_their_size() {
+    let server = Server::new();
+    server.load("m").await;
+    // A token has twelve bytes at most here.
+    let long = "word ".repeat(200_000);
+    let message = json!([{"role": "user", "content": long}]);
+    let cases = [
+        ("/v1/completions", json!({"model": "m", "prompt": long})),
+        ("/v1/completions", json!({"model": "m", "prompt": ["a", long]})),
+        ("/v1/chat/completions", json!({"model": "m", "messages": message})),
+        ("/v1/responses", json!({"model": "m", "input": long})),
+        ("/v1/messages", json!({"model": "m", "messages": message, "max_tokens": 5})),
+        ("/v1/inference/completions", json!({"model": "m", "prompt": long})),
+        ("/api/chat", json!({"model": "m", "messages": message})),
+        ("/api/generate", json!({"model": "m", "prompt": long, "raw": true})),
+        ("/v1/embeddings", json!({"model": "m", "input": ["a", long]})),
+        ("/api/embed", json!({"model": "m", "input": long})),
+        ("/v1/rerank", json!({"model": "m", "query": long, "documents": ["a"]})),
+        ("/v1/rerank", json!({"model": "m", "query": "a", "documents": [long]})),
+    ];
+    for (path, body) in cases {
+        let reply = server.post(path, body.to_string()).await;
+        assert_eq!(reply.status, 400, "{path}: {}", reply.text);
+        assert!(reply.text.contains("at least 83"), "{path}: {}", reply.text);
+        let numbers = ["2048", "2047", "2046"];
+        assert!(numbers.iter().any(|n| reply.text.contains(n)), "{path}: {}", reply.text);
+    }
+    let counted = json!({"model": "m", "messages": message});
+    let reply = server.post("/v1/messages/count_tokens", counted.to_string()).await;
+    assert_eq!(reply.status, 200, "what is counted may be longer: {}", reply.text);
+}

@@ -210,3 +210,34 @@ async fn a_model_without_the_tokens_fills_in_nothing() {
         assert_eq!(reply.json()["error"]["param"], param, "{path}");
     }
 }
+
+#[tokio::test]
+async fn documented_limits_are_the_limits() {
+    let server = server().await;
+    let cases = [
+        ("stop_token_ids", json!(vec![1; 256]), 200),
+        ("stop_token_ids", json!(vec![1; 257]), 400),
+        ("t_max_predict_ms", json!(-1), 200),
+        ("t_max_predict_ms", json!(-5), 400),
+        ("t_max_predict_ms", json!(86_400_001), 400),
+        ("request_id", json!("é".repeat(512)), 200),
+        ("request_id", json!("x".repeat(513)), 400),
+        ("cache_salt", json!("é".repeat(1024)), 200),
+        ("cache_salt", json!("x".repeat(1025)), 400),
+    ];
+    for (name, value, status) in cases {
+        for path in [CHAT, COMPLETIONS] {
+            let mut body = json!({"model": "m", "max_tokens": 2});
+            match path {
+                CHAT => body["messages"] = json!([{"role": "user", "content": "hi"}]),
+                _ => body["prompt"] = "a".into(),
+            }
+            body[name] = value.clone();
+            let reply = server.post(path, body.to_string()).await;
+            assert_eq!(reply.status, status, "{path} {name}: {}", reply.text);
+            if status == 400 {
+                assert_eq!(reply.json()["error"]["param"], name);
+            }
+        }
+    }
+}

@@ -371,3 +371,27 @@ async fn clients_see_that_somebody_is_there() {
         assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"), "{accept}");
     }
 }
+
+#[tokio::test]
+async fn a_refused_request_does_not_change_how_long_an_engine_stays() {
+    let server = Server::new();
+    server.load("e").await;
+    let cases = [
+        ("/api/generate", json!({"model": "e", "prompt": "a", "format": {"type": "nonsense"}})),
+        ("/api/generate", json!({"model": "e", "prompt": "a", "options": {"min_p": 5}})),
+        (
+            "/api/chat",
+            json!({"model": "e", "messages": [{"role": "user", "content": "a"}], "format": {"type": "nonsense"}}),
+        ),
+        ("/api/embed", json!({"model": "e", "input": "a", "dimensions": 500})),
+    ];
+    for (path, mut body) in cases {
+        body["keep_alive"] = "0s".into();
+        let reply = server.post(path, body.to_string()).await;
+        assert_eq!(reply.status, 400, "{path}: {}", reply.text);
+        let status = server.registry.status("e").expect("registered");
+        assert!(status.stats.is_some(), "{path} {body} unloaded the engine");
+        let expires = status.expires_in.expect("it stays for a while");
+        assert!(expires.as_secs() > 60, "{path} {body}: {expires:?}");
+    }
+}

@@ -357,6 +357,38 @@ async fn completions_default_to_16_tokens() {
 }
 
 #[tokio::test]
+async fn offsets_and_likely_tokens_are_exact_within_characters() {
+    let server = server().await;
+    // `?` is followed by the four bytes of an emoji, `!` by the two of an accented letter.
+    let fields = json!({"prompt": "é?", "echo": true, "logprobs": 2, "max_tokens": 5});
+    let whole = ask(&server, "/v1/completions", completion(fields.clone())).await;
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["text"], "é?\u{1f600}");
+    let logprobs = &choice["logprobs"];
+    let tokens = ["bytes:\\xc3", "bytes:\\xa9", "?"];
+    let emoji = ["bytes:\\xf0", "bytes:\\x9f", "bytes:\\x98", "bytes:\\x80"];
+    assert_eq!(logprobs["tokens"], json!([&tokens[..], &emoji[..]].concat()));
+    assert_eq!(logprobs["text_offset"], json!([0, 0, 1, 2, 2, 2, 2]));
+    for (i, token) in emoji.iter().enumerate() {
+        let top = logprobs["top_logprobs"][3 + i].as_object().expect("a map");
+        assert!(top.len() >= 2 && top.contains_key(*token), "{top:?} {token}");
+    }
+    // The third token of the prompt is unlikely, and told nevertheless.
+    let unlikely = logprobs["top_logprobs"][2].as_object().expect("a map");
+    assert!(unlikely.len() == 3 && unlikely.contains_key("?"), "{unlikely:?}");
+    let mut streamed = fields;
+    streamed["stream"] = true.into();
+    let reply = server.post("/v1/completions", completion(streamed)).await;
+    let offsets = reply.text.lines().filter_map(|line| line.strip_prefix("data: {"));
+    let offsets: Vec<Value> = offsets
+        .map(|data| serde_json::from_str::<Value>(&format!("{{{data}")).expect("JSON"))
+        .flat_map(|event| event["choices"][0]["logprobs"]["text_offset"].as_array().cloned())
+        .flatten()
+        .collect();
+    assert_eq!(Value::from(offsets), logprobs["text_offset"]);
+}
+
+#[tokio::test]
 async fn prompts_can_be_echoed_and_scored() {
     let server = server().await;
     let fields = json!({"prompt": "uv", "echo": true, "logprobs": 1, "max_tokens": 2});

@@ -20,18 +20,22 @@ const ENDLESS: &str =
     r#"{"model": "m", "prompt": "7", "temperature": 0, "max_tokens": 2000, "stream": true}"#;
 
 /// A server that listens.
-struct Listening {
-    address: std::net::SocketAddr,
+pub(super) struct Listening {
+    pub(super) address: std::net::SocketAddr,
     registry: Arc<Registry>,
-    stop: oneshot::Sender<()>,
-    serving: JoinHandle<std::io::Result<()>>,
+    pub(super) stop: oneshot::Sender<()>,
+    pub(super) serving: JoinHandle<std::io::Result<()>>,
 }
 
 impl Listening {
     async fn start(drain_limit: Duration) -> Self {
+        Self::with(Options::default(), drain_limit).await
+    }
+
+    pub(super) async fn with(options: Options, drain_limit: Duration) -> Self {
         let registry = Registry::new(Arc::new(AlphabetLoader), RegistryConfig::default());
         registry.add(EngineSpec::new("m", "alphabet"), true).await.expect("loaded");
-        let app = App::new(Arc::new(AppState::new(Arc::clone(&registry), Options::default())));
+        let app = App::new(Arc::new(AppState::new(Arc::clone(&registry), options)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -42,20 +46,25 @@ impl Listening {
         Self { address, registry, stop, serving }
     }
 
-    async fn connect(&self) -> Client {
+    pub(super) async fn connect(&self) -> Client {
         Client {
             stream: TcpStream::connect(self.address).await.expect("connected"),
             buffer: vec![],
         }
     }
 
-    async fn is_alive(&self) -> bool {
+    pub(super) async fn is_alive(&self) -> bool {
         let mut client = self.connect().await;
         client.send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").await;
         client.response().await.starts_with("HTTP/1.1 200")
     }
 
-    async fn until_running(&self, count: usize) {
+    pub(super) fn completion_tokens(&self) -> u64 {
+        let status = self.registry.status("m").expect("registered");
+        status.stats.map_or(0, |stats| stats.generated_tokens)
+    }
+
+    pub(super) async fn until_running(&self, count: usize) {
         let is_so = |status: &kolosal_server::registry::Status| {
             status.stats.as_ref().is_some_and(|stats| stats.running == count)
         };
@@ -64,19 +73,19 @@ impl Listening {
 }
 
 /// A client that speaks bytes.
-struct Client {
-    stream: TcpStream,
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    async fn send(&mut self, text: &str) {
+    pub(super) async fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.expect("sent");
         self.stream.flush().await.expect("sent");
     }
 
     /// Reads until the buffer has `text`; what follows it stays in the buffer.
-    async fn until(&mut self, text: &str) -> String {
+    pub(super) async fn until(&mut self, text: &str) -> String {
         loop {
             let found =
                 self.buffer.windows(text.len()).position(|window| window == text.as_bytes());
@@ -93,7 +102,7 @@ impl Client {
     }
 
     /// One response with a `content-length`.
-    async fn response(&mut self) -> String {
+    pub(super) async fn response(&mut self) -> String {
         let head = self.until("\r\n\r\n").await;
         let length = head
             .lines()
@@ -110,8 +119,18 @@ impl Client {
         head + &String::from_utf8_lossy(&body)
     }
 
+    /// One frame of HTTP/2, its head included.
+    pub(super) async fn frame(&mut self) -> Vec<u8> {
+        let mut frame = vec![0; 9];
+        self.stream.read_exact(&mut frame).await.expect("a head");
+        let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
+        frame.resize(9 + length, 0);
+        self.stream.read_exact(&mut frame[9..]).await.expect("a payload");
+        frame
+    }
+
     /// All that comes until the server closes.
-    async fn rest(mut self) -> String {
+    pub(super) async fn rest(mut self) -> String {
         // A reset is a close as well.
         let _ = self.stream.read_to_end(&mut self.buffer).await;
         String::from_utf8_lossy(&self.buffer).into_owned()

@@ -197,25 +197,53 @@ async fn batches_of_prompts_and_echo_are_constrained() {
 }
 
 #[tokio::test]
-async fn stops_count_where_the_document_is_complete() {
+async fn stops_end_a_document_wherever_they_stand() {
     let server = Server::new();
     server.load("m").await;
     let cases = [
-        // Within a document there is no end.
-        (json!({"guided_choice": ["{\"abc\": 1}"], "stop": "abc"}), "{\"abc\": 1}"),
-        (json!({"guided_choice": ["{\"abc\": 1}"], "stop": ["c", "{", "}"]}), "{\"abc\": 1}"),
-        (json!({"guided_choice": ["xyz"], "stop_token_ids": [u32::from(b'y')]}), "xyz"),
-        // Where it may end it does.
+        (json!({"guided_choice": ["{\"abc\": 1}"], "stop": "abc"}), "{\""),
+        (json!({"guided_choice": ["{\"abc\": 1}"], "stop": ["c", ":", "}"]}), "{\"ab"),
+        (json!({"guided_choice": ["xyz"], "stop_token_ids": [u32::from(b'y')]}), "x"),
         (json!({"grammar": "start: /[a-z]+/", "stop": "d"}), "abc"),
         (json!({"grammar": "start: \"ab\" \"c\"?", "stop": "c"}), "ab"),
         (json!({"grammar": "start: /[a-z]+/", "stop_token_ids": [u32::from(b'e')]}), "abcd"),
-        (json!({"grammar": "start: \"ab\" /c*d/", "stop": ["b", "c", "d"]}), "abcd"),
+        (json!({"grammar": "start: \"ab\" /c*d/", "stop": ["c", "d"]}), "ab"),
+        // A minimum holds where the grammar has more to say, and ends where it has not.
+        (
+            json!({"grammar": "start: /[a-z]+/", "stop": "d", "min_tokens": 5}),
+            "abcdefghijklmnopqrstuvwxyz",
+        ),
+        (json!({"guided_choice": ["xyz"], "min_tokens": 9}), "xyz"),
     ];
     for (fields, expected) in cases {
         let mut fields = fields;
         fields["temperature"] = json!(0);
         let body = ask(&server, CHAT, chat(&fields)).await;
         assert_eq!(text(&body, 0), (expected, "stop"), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn a_character_that_is_cut_is_left_out() {
+    let server = Server::new();
+    server.load("m").await;
+    for (max_tokens, expected) in
+        [(1, ""), (3, ""), (4, "\u{1f600}"), (6, "\u{1f600}"), (7, "\u{1f600}漢")]
+    {
+        let fields = json!({"guided_choice": ["\u{1f600}漢"], "max_tokens": max_tokens});
+        for path in [CHAT, COMPLETIONS] {
+            let body = if path == CHAT { chat(&fields) } else { completion(&fields) };
+            let whole = ask(&server, path, body.clone()).await;
+            assert_eq!(text(&whole, 0).0, expected, "{path} {max_tokens}");
+            let mut streamed: Value = serde_json::from_str(&body).expect("JSON");
+            streamed["stream"] = true.into();
+            let events = events(&server.post(path, streamed.to_string()).await);
+            assert_eq!(joined(&events, 0), expected, "{path} {max_tokens} streamed");
+        }
+        let prompt = json!([[97, 0xf0, 0x9f]]);
+        let fields = json!({"prompt": prompt, "echo": true, "max_tokens": 1});
+        let body = ask(&server, COMPLETIONS, completion(&fields)).await;
+        assert_eq!(text(&body, 0).0, "a", "an echo ends before the character too");
     }
 }
 
