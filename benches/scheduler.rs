@@ -36,6 +36,7 @@ fn main() {
 fn scheduler(max_running: usize) -> Scheduler {
     Scheduler::new(SchedulerConfig {
         num_blocks: 300 * PROMPT / 32,
+        first_blocks: 300 * PROMPT / 32,
         max_running,
         prefix_cache: true,
         whole_sequences: false,

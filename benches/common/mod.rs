@@ -53,7 +53,7 @@ impl Options {
         match self.0.get("model") {
             Some(path) => {
                 let name = Path::new(path).file_stem().unwrap_or_default().to_string_lossy();
-                (name.into_owned(), open(Path::new(path), Access::Map).expect("a model"))
+                (name.into_owned(), open(Path::new(path), Access::OnDemand).expect("a model"))
             }
             None => {
                 let tiny = tiny::Tiny { context: 4096, ..tiny::Tiny::default() };

@@ -10,10 +10,10 @@
 use std::time::{Duration, Instant};
 
 use kolosal_kernels::attention::{
-    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvShape, SpanRef, attention,
-    kv_write,
+    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvPool, KvShape, SpanRef,
+    attention, kv_write,
 };
-use kolosal_kernels::memory::{Floats, HalfPool};
+use kolosal_kernels::memory::Floats;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::{Rows, RowsMut, detect};
 
@@ -60,7 +60,7 @@ impl Bench {
         let per_sequence = positions.div_ceil(BLOCK);
         let num_blocks = per_sequence * sequences;
         let layouts = KvLayout::of_layers(std::iter::repeat_n(shape, num_layers));
-        let mut cache = HalfPool::new(layouts[0].block_len * num_blocks);
+        let mut cache = KvPool::whole(layouts[0].block_len, num_blocks).expect("memory");
         let order = scattered(num_blocks);
         let blocks: Vec<&[u32]> = order.chunks(per_sequence).collect();
         let q = Floats::from(vec![0.25; sequences * heads * shape.head_dim_k]);
@@ -98,7 +98,8 @@ impl Bench {
                 let kv = Kv { layout, cache: &cache };
                 let q = Rows::new(&q, sequences, heads * shape.head_dim_k);
                 let out = RowsMut::new(&mut out, sequences, heads * shape.head_dim_v);
-                attention(&AttnInput { q, kv, spans: &spans, params }, out, &mut scratch, pool);
+                attention(&AttnInput { q, kv, spans: &spans, params }, out, &mut scratch, pool)
+                    .expect("memory");
             }
             times.push(step.elapsed().as_secs_f64());
         }

@@ -9,11 +9,11 @@
 use std::time::{Duration, Instant};
 
 use kolosal_kernels::attention::{
-    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvShape, SpanRef, attention,
-    kv_write,
+    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvPool, KvShape, SpanRef,
+    attention, kv_write,
 };
 use kolosal_kernels::linear::{Acts, Packed, gated, linear};
-use kolosal_kernels::memory::{Floats, HalfPool};
+use kolosal_kernels::memory::Floats;
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::quant::{GgmlType, quantize};
 use kolosal_kernels::rope::{RopeHeads, RopeStyle, RopeTable, rope};
@@ -88,7 +88,7 @@ impl Model {
         };
         let frequency = |i: usize| 1e4f64.powf(-2.0 * i as f64 / head_dim as f64);
         let mut rope = RopeTable::new((0..head_dim / 2).map(frequency).collect(), 1.0);
-        rope.reserve(1 << 14);
+        rope.reserve(1 << 14).expect("memory");
         Self {
             shape,
             layers: (0..shape.layers).map(layer).collect(),
@@ -185,7 +185,7 @@ struct Step {
     positions: Vec<u32>,
     slots: Vec<u32>,
     layouts: Vec<KvLayout>,
-    cache: HalfPool,
+    cache: KvPool,
     scratch: AttnScratch,
     acts: Acts,
     hidden_acts: Acts,
@@ -222,7 +222,8 @@ impl Step {
             kv_len,
             positions,
             slots,
-            cache: HalfPool::new(layouts[0].block_len * per_sequence * load.sequences),
+            cache: KvPool::whole(layouts[0].block_len, per_sequence * load.sequences)
+                .expect("memory"),
             blocks,
             layouts,
             scratch: AttnScratch::new(),
@@ -311,7 +312,7 @@ impl Step {
             };
             let (kv, q) = (Kv { layout, cache }, Rows::new(q, rows, wide));
             let input = AttnInput { q, kv, spans: &spans, params };
-            attention(&input, RowsMut::new(mixed, rows, wide), scratch, pool);
+            attention(&input, RowsMut::new(mixed, rows, wide), scratch, pool).expect("memory");
         });
         clock.time("quantise", || acts.set(Rows::new(mixed, rows, wide), pool));
         clock.time("o", || {

@@ -4,7 +4,7 @@
 //! unloaded model would stay resident, and the next one would touch all of its KV pool. So large
 //! buffers are mappings of their own.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,10 @@ const HUGE_PAGE: usize = 2 << 20;
 const PAGE: usize = 64 << 10;
 /// Smaller buffers are aligned to cache lines.
 pub(crate) const CACHE_LINE: usize = 64;
+
+/// What an empty buffer is aligned as.
+#[repr(align(64))]
+struct Line;
 
 /// Bytes, zero at first. Untouched pages of a large buffer take no memory, and a page lies near the
 /// core that first writes it.
@@ -33,28 +37,51 @@ unsafe impl Send for Buffer {}
 // SAFETY: shared access is read-only.
 unsafe impl Sync for Buffer {}
 
+/// The system has no memory for this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes that were wanted at once.
+    pub wanted: usize,
+}
+
+impl std::fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no memory for {} bytes", self.wanted)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
 impl Buffer {
+    /// No bytes.
+    pub(crate) const fn empty() -> Buffer {
+        Buffer { start: NonNull::<Line>::dangling().cast(), len: 0, mapping: None }
+    }
+
     /// For bytes that will all be used: in huge pages where the system has them.
-    pub(crate) fn new(len: usize) -> Buffer {
-        let buffer = Buffer::sparse(len);
+    pub(crate) fn new(len: usize) -> Result<Buffer, OutOfMemory> {
+        let buffer = Buffer::sparse(len)?;
         if buffer.mapping.is_some() {
             advise_huge_pages(buffer.start, len);
         }
-        buffer
+        Ok(buffer)
     }
 
     /// For bytes of which few may ever be used.
-    pub(crate) fn sparse(len: usize) -> Buffer {
+    pub(crate) fn sparse(len: usize) -> Result<Buffer, OutOfMemory> {
+        if len == 0 {
+            return Ok(Buffer::empty());
+        }
         if len >= HUGE_PAGE
             && let Some(buffer) = Buffer::mapped(len)
         {
-            return buffer;
+            return Ok(buffer);
         }
-        let layout = Buffer::layout(len);
+        let layout = Buffer::layout(len).ok_or(OutOfMemory { wanted: len })?;
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Buffer { start, len, mapping: None }
+        let start = NonNull::new(start).ok_or(OutOfMemory { wanted: len })?;
+        Ok(Buffer { start, len, mapping: None })
     }
 
     /// None if the system refuses; the allocator may know better.
@@ -66,10 +93,13 @@ impl Buffer {
     }
 
     /// Makes it at least `len` bytes. What it held is lost if it has to grow.
-    pub(crate) fn reserve(&mut self, len: usize) {
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<(), OutOfMemory> {
         if self.len < len {
-            *self = Buffer::new(len);
+            // What it had is of no more use, and may be what is missing.
+            *self = Buffer::empty();
+            *self = Buffer::new(len)?;
         }
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -89,17 +119,28 @@ impl Buffer {
         self.start.as_ptr()
     }
 
-    fn layout(len: usize) -> Layout {
-        Layout::from_size_align(len.max(CACHE_LINE), CACHE_LINE)
-            .expect("a buffer fits in memory: this is a bug")
+    /// The bytes as half floats.
+    pub(crate) fn as_halves(&self) -> &[u16] {
+        // SAFETY: aligned to a cache line, and all of it is initialised.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.len / 2) }
+    }
+
+    pub(crate) fn as_halves_mut(&mut self) -> &mut [u16] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len / 2) }
+    }
+
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::from_size_align(len.max(CACHE_LINE), CACHE_LINE).ok()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.mapping.is_none() {
+        let is_allocated = self.mapping.is_none() && self.len > 0;
+        if let (true, Some(layout)) = (is_allocated, Buffer::layout(self.len)) {
             // SAFETY: allocated in `sparse` with the same layout.
-            unsafe { dealloc(self.start.as_ptr(), Buffer::layout(self.len)) }
+            unsafe { dealloc(self.start.as_ptr(), layout) }
         }
     }
 }
@@ -127,27 +168,27 @@ const CHUNK: usize = 32 << 20;
 
 impl Arena {
     /// As [`Buffer::new`].
-    pub(crate) fn buffer(&self, len: usize) -> Buffer {
-        let size = len.next_multiple_of(CACHE_LINE);
-        if size > CHUNK / 4 {
+    pub(crate) fn buffer(&self, len: usize) -> Result<Buffer, OutOfMemory> {
+        if len > CHUNK / 4 {
             return Buffer::new(len);
         }
+        let size = len.next_multiple_of(CACHE_LINE);
         let mut chunk = self.chunk.lock().unwrap_or_else(PoisonError::into_inner);
         if chunk.as_ref().is_none_or(|chunk| chunk.left < size) {
             *chunk = Chunk::new();
         }
-        let Some(chunk) = chunk.as_mut() else { return Buffer::new(len) };
+        let Some(chunk) = chunk.as_mut().filter(|_| size > 0) else { return Buffer::new(len) };
         let start = chunk.next;
         // SAFETY: at most one past the end, as `size` is at most what is left.
         chunk.next = unsafe { start.add(size) };
         chunk.left -= size;
-        Buffer { start, len, mapping: Some(Arc::clone(&chunk.mapping)) }
+        Ok(Buffer { start, len, mapping: Some(Arc::clone(&chunk.mapping)) })
     }
 }
 
 impl Chunk {
     fn new() -> Option<Chunk> {
-        let Buffer { start, len, ref mapping } = Buffer::new(CHUNK);
+        let Buffer { start, len, ref mapping } = Buffer::new(CHUNK).ok()?;
         Some(Chunk { mapping: Arc::clone(mapping.as_ref()?), next: start, left: len })
     }
 }
@@ -155,39 +196,6 @@ impl Chunk {
 impl std::fmt::Debug for Arena {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Arena")
-    }
-}
-
-/// Half floats, as bits, zero at first; huge pages of them that are never written take no memory.
-pub struct HalfPool(Buffer);
-
-impl HalfPool {
-    /// A pool of `len` half floats.
-    pub fn new(len: usize) -> HalfPool {
-        HalfPool(Buffer::new(len.checked_mul(2).expect("a pool fits in memory: this is a bug")))
-    }
-}
-
-impl Deref for HalfPool {
-    type Target = [u16];
-
-    fn deref(&self) -> &[u16] {
-        // SAFETY: the buffer is aligned to a cache line and all of it is initialised.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / 2) }
-    }
-}
-
-impl DerefMut for HalfPool {
-    fn deref_mut(&mut self) -> &mut [u16] {
-        let len = self.0.len() / 2;
-        // SAFETY: as above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
-    }
-}
-
-impl std::fmt::Debug for HalfPool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HalfPool").field("len", &self.len()).finish()
     }
 }
 
@@ -201,6 +209,8 @@ pub struct Floats {
 
 impl Floats {
     /// `len` zeros.
+    ///
+    /// Panics without memory for them.
     pub fn new(len: usize) -> Floats {
         let mut floats = Floats::default();
         floats.resize(len);
@@ -213,12 +223,24 @@ impl Floats {
     }
 
     /// Makes it `len` floats, of any values.
+    ///
+    /// Panics without memory for them.
     pub fn resize(&mut self, len: usize) {
+        self.try_resize(len).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Makes it `len` floats, of any values.
+    ///
+    /// # Errors
+    /// The system has no memory for them; there are none then.
+    pub fn try_resize(&mut self, len: usize) -> Result<(), OutOfMemory> {
         if self.capacity() < len {
-            let bytes = len.checked_mul(4).expect("a tensor fits in memory: this is a bug");
-            self.buffer = Some(Buffer::new(bytes));
+            self.len = 0;
+            self.buffer = None;
+            self.buffer = Some(Buffer::new(len.saturating_mul(4))?);
         }
         self.len = len;
+        Ok(())
     }
 }
 
@@ -370,7 +392,7 @@ mod tests {
     #[test]
     fn buffers_are_zero_aligned_and_writable() {
         for len in [0, 1, 63, 4096, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 5] {
-            for mut buffer in [Buffer::new(len), Buffer::sparse(len)] {
+            for mut buffer in [Buffer::new(len).unwrap(), Buffer::sparse(len).unwrap()] {
                 let align = if len >= HUGE_PAGE { HUGE_PAGE } else { CACHE_LINE };
                 assert_eq!(buffer.as_ptr().align_offset(align), 0, "{len} bytes");
                 // SAFETY: the buffer has `len` initialised bytes.
@@ -386,7 +408,8 @@ mod tests {
     fn buffers_of_an_arena_do_not_overlap_and_outlive_it() {
         let arena = Arena::default();
         let sizes = [1, 64, 100_000, CHUNK / 4, CHUNK / 4, CHUNK / 4, CHUNK / 4, CHUNK, 7];
-        let mut buffers: Vec<Buffer> = sizes.iter().map(|&len| arena.buffer(len)).collect();
+        let mut buffers: Vec<Buffer> =
+            sizes.iter().map(|&len| arena.buffer(len).unwrap()).collect();
         drop(arena);
         let fill = |buffer: &mut Buffer, value: u8| {
             // SAFETY: the buffer has so many initialised bytes.
@@ -420,13 +443,26 @@ mod tests {
     }
 
     #[test]
-    fn pools_hold_what_is_written() {
-        for len in [3, HUGE_PAGE] {
-            let mut pool = HalfPool::new(len);
-            pool[len - 1] = 9;
-            assert_eq!((pool.len(), pool[0], pool[len - 1]), (len, 0, 9));
-            release_unused();
-            assert_eq!(pool[len - 1], 9);
+    fn memory_that_is_not_there_is_refused_with_its_size() {
+        for len in [usize::MAX / 8, usize::MAX] {
+            let refused = Some(OutOfMemory { wanted: len });
+            assert_eq!(Buffer::new(len).err(), refused);
+            assert_eq!(Buffer::sparse(len).err(), refused);
+            assert_eq!(Arena::default().buffer(len).err(), refused);
+            let mut buffer = Buffer::new(8).unwrap();
+            assert_eq!((buffer.reserve(len).err(), buffer.len()), (refused, 0));
         }
+        let mut floats = Floats::new(3);
+        assert!(floats.try_resize(usize::MAX / 64).is_err());
+        assert!(floats.is_empty());
+        assert_eq!(floats.try_resize(3), Ok(()));
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_released() {
+        let mut buffer = Buffer::new(HUGE_PAGE).unwrap();
+        buffer.as_halves_mut()[HUGE_PAGE / 2 - 1] = 9;
+        release_unused();
+        assert_eq!(buffer.as_halves()[HUGE_PAGE / 2 - 1], 9);
     }
 }

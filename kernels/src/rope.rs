@@ -3,6 +3,7 @@
 //! Angles are computed in f64 and kept as a table of f32 cosines and sines, for every position
 //! that was ever needed.
 
+use crate::memory::OutOfMemory;
 use crate::parallel::over_rows;
 use crate::pool::Pool;
 use crate::rows::RowsMut;
@@ -50,11 +51,19 @@ impl RopeTable {
     }
 
     /// Makes the table hold `positions` positions or more; at least doubles it when it must grow.
-    pub fn reserve(&mut self, positions: usize) {
+    ///
+    /// # Errors
+    /// The system has no memory for them.
+    pub fn reserve(&mut self, positions: usize) -> Result<(), OutOfMemory> {
         if positions <= self.positions {
-            return;
+            return Ok(());
         }
         let positions = positions.max(self.positions * 2).max(256);
+        let missing = (positions - self.positions).saturating_mul(self.frequencies.len());
+        for values in [&mut self.cos, &mut self.sin] {
+            let refused = OutOfMemory { wanted: missing.saturating_mul(4) };
+            values.try_reserve_exact(missing).map_err(|_| refused)?;
+        }
         for position in self.positions..positions {
             for frequency in &self.frequencies {
                 let (sin, cos) = (position as f64 * frequency).sin_cos();
@@ -63,6 +72,7 @@ impl RopeTable {
             }
         }
         self.positions = positions;
+        Ok(())
     }
 
     /// Cosines and sines of one position.
@@ -180,7 +190,7 @@ mod tests {
             for style in [RopeStyle::Norm, RopeStyle::Neox] {
                 let mut table = plain(10_000.0, rot_dim);
                 let positions: Vec<u32> = (0..200).map(|i| i * 37 % 5000).collect();
-                table.reserve(5000);
+                table.reserve(5000).unwrap();
                 let cols = heads * head_dim;
                 let x = values(200 * cols);
                 let run = |tier, threads| {
@@ -221,10 +231,10 @@ mod tests {
     #[test]
     fn growth_keeps_what_was_there() {
         let mut table = plain(500_000.0, 8);
-        table.reserve(3);
+        table.reserve(3).unwrap();
         assert_eq!(table.positions(), 256);
         let before = table.cos.clone();
-        table.reserve(300);
+        table.reserve(300).unwrap();
         assert_eq!(table.positions(), 512);
         assert_eq!(table.cos[..before.len()], before);
         assert_eq!(table.row(0), (&[1.0; 4][..], &[0.0; 4][..]));

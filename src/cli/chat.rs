@@ -21,6 +21,8 @@ use crate::registry::{Loaded, Loader};
 
 /// Ends the dialogue.
 const GOODBYE: [&str; 3] = ["/bye", "/exit", "/quit"];
+/// Said at the first Ctrl-C of an empty prompt.
+const HOW_TO_END: &str = "Ctrl-D, or Ctrl-C again, ends";
 /// Forgets what was said.
 const CLEAR: &str = "/clear";
 
@@ -110,12 +112,20 @@ impl Chat<'_> {
         let mut editor = rustyline::DefaultEditor::new().map_err(Failure::failed)?;
         let commands = format!("{CLEAR} forgets, {} ends", GOODBYE[0]);
         self.app.out.note(format!("{} — {commands}", self.args.model));
+        let mut was_interrupted = false;
         loop {
             let line = match editor.readline(">>> ") {
                 Ok(line) => line,
+                // The first may be meant for an answer that has just ended, or for the line.
+                Err(ReadlineError::Interrupted) if !was_interrupted => {
+                    was_interrupted = true;
+                    self.app.out.note(HOW_TO_END);
+                    continue;
+                }
                 Err(ReadlineError::Interrupted | ReadlineError::Eof) => return Ok(()),
                 Err(error) => return Err(Failure::failed(error)),
             };
+            was_interrupted = false;
             match line.trim() {
                 "" => {}
                 CLEAR => messages.clone_from(&system),
@@ -125,7 +135,7 @@ impl Chat<'_> {
                 prompt => {
                     let _full_history = editor.add_history_entry(prompt);
                     match self.answer(&mut messages, prompt) {
-                        Err(Failure::Interrupted) => self.app.out.note("interrupted"),
+                        Err(Failure::Interrupted) => self.app.out.note("\ninterrupted"),
                         Err(Failure::Failed(reason)) => {
                             self.app.out.note(format!("error: {reason}"));
                         }

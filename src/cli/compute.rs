@@ -42,7 +42,7 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn open(app: &App, args: &RunnerArgs, room: Room) -> Outcome<Self> {
         let path = models::locate(app, &args.model)?;
-        let gguf = model::open(&path, Access::Map).context(path.display())?;
+        let gguf = model::open(&path, Access::OnDemand).context(path.display())?;
         let cpus = args.cpu_affinity.as_ref().map(|list| list.cpus.clone()).unwrap_or_default();
         let threads = threads::count(args.threads, &cpus);
         let options = RunnerOptions {
@@ -95,7 +95,7 @@ fn work(gguf: &Gguf) -> Work {
     work.head = head.map_or(0, |tensor| tensor.num_elements() as u64);
     let (mut read, mut all) = (0, 0);
     for tensor in gguf.tensors() {
-        let bytes = gguf.data(tensor).len() as u64;
+        let bytes = tensor.num_bytes() as u64;
         all += bytes;
         let is_body = tensor.name.starts_with("blk.");
         // Of stacked experts a row visits a few.

@@ -19,7 +19,7 @@ const SHOWN_ELEMENTS: usize = 6;
 
 pub(super) fn run(app: &App, args: &InspectArgs) -> Outcome {
     let path = compute::locate_here(app, &args.file)?;
-    let gguf = model::open(&path, Access::Map).context(path.display())?;
+    let gguf = model::open(&path, Access::OnDemand).context(path.display())?;
     let findings = Findings::of(&gguf, args.context as usize);
     if app.out.json {
         print_json(app, &gguf, &findings, args.full)

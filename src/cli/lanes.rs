@@ -24,7 +24,7 @@ impl Lanes {
     ///
     /// # Errors
     /// The runner's pool is too small for them.
-    pub(super) fn new(runner: &dyn Runner, count: usize, positions: usize) -> Outcome<Self> {
+    pub(super) fn new(runner: &mut dyn Runner, count: usize, positions: usize) -> Outcome<Self> {
         let blocks_per_lane = positions.div_ceil(BLOCK).max(1);
         let spec = runner.spec();
         let needed = blocks_per_lane.saturating_mul(count);
@@ -38,6 +38,12 @@ impl Lanes {
             return Err(Failure::failed(format!(
                 "{count} sequences of {positions} positions need {needed} KV blocks, there are {}",
                 spec.num_blocks
+            )));
+        }
+        let there = runner.grow_kv(needed);
+        if there < needed {
+            return Err(Failure::failed(format!(
+                "there is no memory for {needed} KV blocks, only for {there}"
             )));
         }
         Ok(Self { lengths: vec![0; count], blocks_per_lane: blocks_per_lane as u32 })

@@ -65,7 +65,7 @@ pub(super) fn remove(app: &App, args: &RmArgs) -> Outcome {
 
 pub(super) fn show(app: &App, args: &ModelArg) -> Outcome {
     let path = locate_here(app, &args.model)?;
-    let gguf = model::open(&path, Access::Map).context(path.display())?;
+    let gguf = model::open(&path, Access::OnDemand).context(path.display())?;
     let facts = facts(&gguf, &path);
     if app.out.json {
         let object = facts.into_iter().map(|(key, value)| (key.to_owned(), value));

@@ -11,7 +11,7 @@ use crate::model::{self, gguf::Access};
 
 pub(super) fn run(app: &App, args: &TokenizeArgs) -> Outcome {
     let path = locate_here(app, &args.model)?;
-    let gguf = model::open(&path, Access::Map).context(path.display())?;
+    let gguf = model::open(&path, Access::OnDemand).context(path.display())?;
     let tokenizer = Tokenizer::from_gguf(gguf.metadata()).context(path.display())?;
     let mut text = String::new();
     std::io::stdin().lock().read_to_string(&mut text).context("standard input")?;

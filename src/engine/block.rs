@@ -8,7 +8,8 @@
 //!                     cached (refs = 0) ── take, oldest first ─► used
 //! ```
 //!
-//! Every block is in exactly one of the three states: free + used + cached = pool.
+//! Every block is in exactly one of the three states: free + used + cached = pool. Blocks of a pool that
+//! grows are in none of them until they are there: those with the highest numbers.
 
 /// No neighbour in the list of cached blocks.
 const NONE: u32 = u32::MAX;
@@ -23,6 +24,8 @@ pub struct BlockPool {
     /// Most recently used cached block, or [`NONE`].
     newest: u32,
     num_cached: usize,
+    /// Blocks that are there.
+    num_ready: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -55,12 +58,39 @@ impl BlockPool {
             oldest: NONE,
             newest: NONE,
             num_cached: 0,
+            num_ready: num_blocks as usize,
         }
     }
 
+    /// A pool of `most` blocks, of which the first `ready` are there.
+    #[must_use]
+    pub fn growing(ready: usize, most: usize) -> Self {
+        let mut pool = Self::new(most);
+        pool.num_ready = ready.min(pool.blocks.len());
+        pool.free.retain(|&block| (block as usize) < ready);
+        pool
+    }
+
+    /// The first `ready` blocks are there now. They are taken after those that were in use before, whose
+    /// memory is warm.
+    pub fn grow_to(&mut self, ready: usize) {
+        let ready = ready.min(self.blocks.len());
+        if ready > self.num_ready {
+            self.free.splice(0..0, (self.num_ready as u32..ready as u32).rev());
+            self.num_ready = ready;
+        }
+    }
+
+    /// Blocks at most, those included that are not there yet.
     #[must_use]
     pub fn num_blocks(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Blocks that are there.
+    #[must_use]
+    pub fn num_ready(&self) -> usize {
+        self.num_ready
     }
 
     #[must_use]
@@ -75,7 +105,7 @@ impl BlockPool {
 
     #[must_use]
     pub fn num_used(&self) -> usize {
-        self.blocks.len() - self.free.len() - self.num_cached
+        self.num_ready - self.free.len() - self.num_cached
     }
 
     /// Blocks that [`Self::take`] can still hand out.
@@ -173,7 +203,8 @@ impl BlockPool {
         for (entry, state) in self.blocks.iter().zip(&mut state) {
             *state += u8::from(entry.refs > 0);
         }
-        match state.iter().position(|&count| count != 1) {
+        let wanted = |block: usize| u8::from(block < self.num_ready);
+        match (0..state.len()).position(|block| state[block] != wanted(block)) {
             Some(block) => Err(format!("block {block} is in {} states", state[block])),
             None => Ok(()),
         }
@@ -241,6 +272,25 @@ mod tests {
         assert_eq!(pool.cached().collect::<Vec<_>>(), [1, 2, 0]);
         assert_eq!(pool.take(), Some(Taken { block: 1, evicted: true }));
         assert_eq!((pool.num_free(), pool.num_used(), pool.num_cached()), (0, 1, 2));
+        pool.check().unwrap();
+    }
+
+    #[test]
+    fn blocks_that_come_later_are_taken_last() {
+        let mut pool = BlockPool::growing(2, 5);
+        let take = |pool: &mut BlockPool| pool.take().map(|taken| taken.block);
+        assert_eq!((take(&mut pool), take(&mut pool), take(&mut pool)), (Some(0), Some(1), None));
+        pool.check().unwrap();
+        pool.release(1);
+        pool.grow_to(4);
+        assert_eq!((pool.num_ready(), pool.num_free(), pool.num_used()), (4, 3, 1));
+        pool.check().unwrap();
+        let next: Vec<_> = (0..4).map(|_| take(&mut pool)).collect();
+        assert_eq!(next, [Some(1), Some(2), Some(3), None]);
+        pool.grow_to(3);
+        assert_eq!(pool.num_ready(), 4, "it does not shrink");
+        pool.grow_to(9);
+        assert_eq!((pool.num_ready(), take(&mut pool)), (5, Some(4)));
         pool.check().unwrap();
     }
 

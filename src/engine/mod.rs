@@ -14,6 +14,7 @@ pub mod batch;
 pub mod block;
 pub mod budget;
 pub mod draft;
+mod growth;
 mod guide;
 pub mod job;
 pub mod logits;
@@ -34,6 +35,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 pub use draft::Drafts;
+pub use growth::MemoryRoom;
 pub use job::{Job, JobResult};
 pub use request::{
     Constraint, EmbedRequest, Event, FinishReason, LogprobsOf, Outcome, Request, Timings,
@@ -178,6 +180,12 @@ impl Engine {
                 Err(self.shared.unloading())
             }
         }
+    }
+
+    /// Names whom to ask before the KV pool grows. Until then it grows as far as the system lets it; a
+    /// second call changes nothing.
+    pub fn set_room(&self, room: Arc<dyn MemoryRoom>) {
+        self.shared.meters.set_room(room);
     }
 
     /// Numbers about the engine now.

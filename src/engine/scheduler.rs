@@ -29,6 +29,8 @@ const MAX_ADMISSION_SCAN: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerConfig {
     pub num_blocks: usize,
+    /// Of them, those that are there from the beginning; a sequence may need no more.
+    pub first_blocks: usize,
     /// Sequences that hold blocks at the same time.
     pub max_running: usize,
     pub prefix_cache: bool,
@@ -110,7 +112,7 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
             config,
-            pool: BlockPool::new(config.num_blocks),
+            pool: BlockPool::growing(config.first_blocks, config.num_blocks),
             prefix: PrefixCache::new(config.num_blocks),
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -130,8 +132,9 @@ impl Scheduler {
     /// An empty prompt, or a sequence that needs more blocks than there are: (needed, pool).
     pub fn submit(&mut self, new: NewSequence) -> Result<(), (usize, usize)> {
         let needed = Self::blocks_needed(new.prompt.len(), new.max_tokens);
-        if needed > self.pool.num_blocks() || new.prompt.is_empty() {
-            return Err((needed, self.pool.num_blocks()));
+        // The rest of the pool may never come.
+        if needed > self.config.first_blocks || new.prompt.is_empty() {
+            return Err((needed, self.config.first_blocks));
         }
         self.queue(Sequence::new(new));
         Ok(())
@@ -182,6 +185,34 @@ impl Scheduler {
     /// Takes the guess away, which holds for one step.
     pub fn take_draft(&mut self, id: u64) -> Vec<u32> {
         self.running_mut(id).map(|sequence| std::mem::take(&mut sequence.draft)).unwrap_or_default()
+    }
+
+    /// Blocks that would have to be there for the next step to take none from the cache nor from a
+    /// sequence.
+    #[must_use]
+    pub fn blocks_wanted(&self) -> usize {
+        let ready = self.pool.num_ready();
+        if ready == self.pool.num_blocks() {
+            return ready;
+        }
+        let missing = |sequence: &Sequence, held: usize| {
+            let len = sequence.tokens().len() + sequence.draft.len();
+            len.div_ceil(BLOCK).saturating_sub(held)
+        };
+        let running = self.running.iter().map(|sequence| missing(sequence, sequence.blocks.len()));
+        let places = self.config.max_running.saturating_sub(self.running.len());
+        let waiting = self.waiting.iter().take(places);
+        let waiting = waiting.map(|sequence| missing(sequence, self.find_cached(sequence).len()));
+        let mut sequences = self.running.len();
+        // Each keeps a block to grow into.
+        let needed = running.sum::<usize>() + waiting.inspect(|_| sequences += 1).sum::<usize>();
+        let wanted = (needed + sequences).saturating_sub(self.pool.num_free());
+        (ready + wanted).min(self.pool.num_blocks())
+    }
+
+    /// The pool has become larger.
+    pub fn grow_to(&mut self, ready: usize) {
+        self.pool.grow_to(ready);
     }
 
     /// Chooses the rows of the next step; it is empty only when there are no sequences.

@@ -1,9 +1,12 @@
 //! Numbers about an engine that anyone may read while it runs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use super::growth::{Asked, MemoryRoom};
 
 /// A snapshot of an engine. Counts from the start unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,7 +15,8 @@ pub struct EngineStats {
     pub running: usize,
     /// Sequences that wait now.
     pub waiting: usize,
-    /// Blocks of the KV pool: total = free + used + cached.
+    /// Blocks of the KV pool at most: total = free + used + cached, whether free ones are there already or
+    /// would have to be had.
     pub blocks_total: usize,
     pub blocks_free: usize,
     pub blocks_used: usize,
@@ -65,6 +69,8 @@ pub struct Meters {
     /// Milliseconds from `epoch`.
     last_activity_ms: AtomicU64,
     idle: Notify,
+    /// Who is asked before the KV pool grows.
+    pub(super) room: Asked,
 }
 
 impl Default for Meters {
@@ -90,6 +96,7 @@ impl Default for Meters {
             job_ms: AtomicU64::new(0),
             last_activity_ms: AtomicU64::new(0),
             idle: Notify::new(),
+            room: Asked::default(),
         }
     }
 }
@@ -122,6 +129,11 @@ impl Meters {
             jobs_failed: self.jobs_failed.load(Relaxed),
             last_activity: self.epoch + Duration::from_millis(self.last_activity_ms.load(Relaxed)),
         }
+    }
+
+    /// Names whom to ask before the KV pool grows; a second call changes nothing.
+    pub fn set_room(&self, room: Arc<dyn MemoryRoom>) {
+        self.room.set(room);
     }
 
     /// Jobs that were accepted and have not ended.

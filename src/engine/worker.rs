@@ -12,6 +12,7 @@ use super::active::{Active, Step};
 use super::batch;
 use super::budget::StepBudget;
 use super::draft::{Speculation, cost::RowCost};
+use super::growth::Growth;
 use super::guide::MaskHelpers;
 use super::job::{Job, JobWriter, job};
 use super::pooler::Pooler;
@@ -83,6 +84,7 @@ pub struct Worker {
     speculation: Speculation,
     max_running: usize,
     num_failed_steps: u32,
+    growth: Growth,
 }
 
 impl Worker {
@@ -91,6 +93,7 @@ impl Worker {
         let spec = runner.spec();
         let scheduler = Scheduler::new(SchedulerConfig {
             num_blocks: spec.num_blocks,
+            first_blocks: spec.first_blocks(),
             max_running: if spec.one_at_a_time { 1 } else { config.max_running },
             prefix_cache: config.prefix_cache && !spec.is_encoder(),
             whole_sequences: spec.is_encoder(),
@@ -116,6 +119,7 @@ impl Worker {
             speculation: Speculation::new(max_draft, cost),
             max_running: config.max_running,
             num_failed_steps: 0,
+            growth: Growth::default(),
         };
         worker.publish();
         worker
@@ -186,6 +190,7 @@ impl Worker {
     pub fn step(&mut self) -> Result<(), String> {
         self.remove_cancelled();
         self.propose_drafts();
+        self.grow();
         let plan = self.scheduler.schedule(&self.budget.budget());
         self.note_admitted(&plan);
         let result = if plan.pieces.is_empty() { Ok(()) } else { self.run(&plan) };
@@ -347,6 +352,15 @@ impl Worker {
         }
     }
 
+    /// Makes the pool larger where the step would otherwise evict or preempt.
+    fn grow(&mut self) {
+        let (ready, wanted) = (self.scheduler.pool().num_ready(), self.scheduler.blocks_wanted());
+        if wanted > ready {
+            let (runner, asked) = (self.runner.as_mut(), &self.meters.room);
+            self.scheduler.grow_to(self.growth.grow(runner, asked, [ready, wanted]));
+        }
+    }
+
     /// Gives sequences that decode the tokens that may follow, as far as computing them pays, and has
     /// the masks of constraints computed while the model computes.
     fn propose_drafts(&mut self) {
@@ -401,7 +415,8 @@ impl Worker {
         let meters = &self.meters;
         meters.running.store(self.scheduler.running().len() as u64, Relaxed);
         meters.blocks_total.store(pool.num_blocks() as u64, Relaxed);
-        meters.blocks_free.store(pool.num_free() as u64, Relaxed);
+        let unready = pool.num_blocks() - pool.num_ready();
+        meters.blocks_free.store((pool.num_free() + unready) as u64, Relaxed);
         meters.blocks_used.store(pool.num_used() as u64, Relaxed);
         meters.blocks_cached.store(pool.num_cached() as u64, Relaxed);
         meters.prefix_queried.store(counts.prefix_queried, Relaxed);

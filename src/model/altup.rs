@@ -245,14 +245,14 @@ impl<O: Load> Loader<'_, O> {
     ) -> Result<AltUp<O>, ModelError> {
         let (hidden, layers) = (model.hidden, model.layers.len());
         let all = layers * spec.width;
-        let inputs = self.source("per_layer_token_embd.weight", &[model.vocab_size, all])?;
+        let inputs = self.table("per_layer_token_embd.weight", &[model.vocab_size, all])?;
         let layers = (0..layers)
             .map(|index| self.altup_layer(index, hidden, (spec, model.norm)))
             .collect::<Result<_, _>>()?;
         let others = spec.streams - 1;
         Ok(AltUp {
             spec: spec.clone(),
-            inputs: self.ops.load_table(&inputs)?,
+            inputs,
             project: self.linear("per_layer_model_proj", all, hidden)?,
             project_norm: self.norm("per_layer_proj_norm", spec.width, model.norm)?,
             spread: self.experts("altup_proj", others, hidden, hidden)?,

@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::error::ModelError;
 use super::latent;
 use super::moe;
-use super::ops::{Norm, Ops};
+use super::ops::{KvBlocks, Norm, Ops};
 use super::runner::{Logits, Purpose, Runner, RunnerError, RunnerSpec};
 use super::spec::{ActSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, QkNorm};
 use super::weights::{self, Ffn, Files, Gated, Head, Layer, Qkv, Weights};
@@ -16,7 +16,7 @@ use super::weights::{self, Ffn, Files, Gated, Head, Layer, Qkv, Weights};
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     pub context_len: usize,
-    pub num_blocks: usize,
+    pub blocks: KvBlocks,
     pub max_rows: usize,
 }
 
@@ -43,11 +43,12 @@ impl<O: Ops> Decoder<O> {
     ) -> Result<Self, ModelError> {
         let weights = weights::load(&mut ops, &model, files, capacity.context_len)?;
         let attns: Vec<_> = model.layers.iter().map(|layer| &layer.attn).collect();
-        ops.reserve_kv(&attns, capacity.num_blocks)?;
+        let kv_growth = ops.reserve_kv(&attns, capacity.blocks)?;
         let spec = RunnerSpec {
             vocab_size: model.vocab_size,
             context_len: capacity.context_len,
-            num_blocks: capacity.num_blocks,
+            num_blocks: capacity.blocks.most,
+            kv_growth,
             max_rows: capacity.max_rows,
             kv_bytes_per_block: model.kv_bytes_per_block(),
             weight_bytes: ops.weight_bytes(),
@@ -159,6 +160,10 @@ impl<O: Ops> Runner for Decoder<O> {
         debug_assert!(batch.len() <= self.spec.max_rows);
         let data = self.run(batch).map_err(|error| RunnerError(error.to_string()))?;
         Ok(Logits { data, vocab_size: self.spec.vocab_size })
+    }
+
+    fn grow_kv(&mut self, num_blocks: usize) -> usize {
+        self.ops.grow_kv(num_blocks)
     }
 
     fn recycle(&mut self, logits: Logits) {

@@ -1,6 +1,9 @@
 //! Why a model cannot be loaded.
 
+use kolosal_kernels::memory::OutOfMemory;
+
 use super::gguf::GgufError;
+use super::memory::refusal;
 
 /// Failure to turn a file into a runner; the text tells a person what is missing.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +26,29 @@ pub enum ModelError {
     UnusedTensors { architecture: String, names: String },
     #[error("device '{device}': {problem}")]
     Device { device: String, problem: String },
+    #[error("{}", refusal(*.wanted))]
+    Memory { wanted: u64 },
     #[error("{0}")]
     Limit(String),
     #[error("tensor operation failed: {0}")]
     Candle(#[from] candle_core::Error),
 }
 
+impl From<OutOfMemory> for ModelError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Memory { wanted: error.wanted as u64 }
+    }
+}
+
 impl From<ModelError> for crate::error::Error {
     fn from(error: ModelError) -> Self {
+        match error {
+            // Lack of memory is no fault of the model.
+            ModelError::Memory { .. } | ModelError::Gguf(GgufError::Memory { .. }) => {
+                return Self::unavailable(error.to_string(), 10).with_code("insufficient_memory");
+            }
+            _ => {}
+        }
         Self::new(crate::error::Kind::ModelLoading, error.to_string())
             .with_code("model_loading_failed")
     }

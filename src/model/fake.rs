@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::batch::{BLOCK, Batch, Span};
-use super::runner::{Logits, Pooling, Runner, RunnerError, RunnerSpec};
+use super::runner::{KvGrowth, Logits, Pooling, Runner, RunnerError, RunnerSpec};
 
 /// Values of a hidden state.
 const HIDDEN: usize = 8;
@@ -18,6 +18,8 @@ pub struct FakeConfig {
     pub vocab_size: usize,
     pub context_len: usize,
     pub num_blocks: usize,
+    /// Of them, those that are only there when they were asked for.
+    pub later_blocks: usize,
     pub max_rows: usize,
     /// Other seeds are other models.
     pub seed: u64,
@@ -42,6 +44,7 @@ impl Default for FakeConfig {
             vocab_size: 64,
             context_len: 4096,
             num_blocks: 256,
+            later_blocks: 0,
             max_rows: 256,
             seed: 0,
             pooling: Pooling::Mean,
@@ -72,6 +75,8 @@ pub struct FakeRunner {
     config: FakeConfig,
     spec: RunnerSpec,
     slots: Vec<Option<Slot>>,
+    /// Blocks of the pool that are there.
+    ready_blocks: usize,
     steps: u64,
     hook: Option<Hook>,
     /// Of the last batch, until they are taken.
@@ -85,6 +90,7 @@ impl FakeRunner {
             vocab_size: config.vocab_size,
             context_len: config.context_len,
             num_blocks: config.num_blocks,
+            kv_growth: KvGrowth { later_blocks: config.later_blocks, step_blocks: 3 },
             max_rows: config.max_rows,
             kv_bytes_per_block: BLOCK * size_of::<Slot>(),
             weight_bytes: 0,
@@ -94,7 +100,8 @@ impl FakeRunner {
             ..RunnerSpec::default()
         };
         let slots = vec![None; config.num_blocks * BLOCK];
-        Self { config, spec, slots, steps: 0, hook: None, hidden: Vec::new() }
+        let ready_blocks = spec.first_blocks();
+        Self { config, spec, slots, ready_blocks, steps: 0, hook: None, hidden: Vec::new() }
     }
 
     /// Calls `hook` with the step's number at the start of every step, on the engine's thread.
@@ -143,7 +150,7 @@ impl FakeRunner {
         if kv_len > self.config.context_len || span.blocks.len() * BLOCK < kv_len {
             return Err(format!("{kv_len} positions in {} blocks", span.blocks.len()));
         }
-        if let Some(block) = span.blocks.iter().find(|&&b| b as usize >= self.config.num_blocks) {
+        if let Some(block) = span.blocks.iter().find(|&&b| b as usize >= self.ready_blocks) {
             return Err(format!("block {block} is not in the pool"));
         }
         for (row, position) in
@@ -192,6 +199,11 @@ impl FakeRunner {
 impl Runner for FakeRunner {
     fn spec(&self) -> &RunnerSpec {
         &self.spec
+    }
+
+    fn grow_kv(&mut self, num_blocks: usize) -> usize {
+        self.ready_blocks = self.ready_blocks.max(num_blocks.min(self.config.num_blocks));
+        self.ready_blocks
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError> {

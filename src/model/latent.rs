@@ -141,10 +141,12 @@ impl<O: Load> Loader<'_, O> {
         LatentSpec { rank, still, value, .. }: LatentSpec,
     ) -> Result<(Vec<O::Linear>, Vec<O::Linear>), ModelError> {
         let n = heads * (still + value);
-        let source = self.source(name, &[n, rank])?;
+        let found = self.source(name, &[n, rank])?;
         if !O::READS {
             return Ok((Vec::new(), Vec::new()));
         }
+        let bytes = self.bytes(&found, 0..n)?;
+        let source = found.weight(n, &bytes);
         let row = source.bytes.len() / n;
         let (mut k_b, mut v_b) = (Vec::new(), Vec::new());
         for head in source.bytes.chunks_exact((still + value) * row) {

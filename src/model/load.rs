@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use candle_core::Device;
+use kolosal_kernels::attention::KvPool;
 
 use super::arch;
 use super::batch::BLOCK;
 use super::decoder::{Capacity, Decoder};
 use super::error::ModelError;
 use super::gguf::{Access, Gguf, GgufError};
+use super::ops::KvBlocks;
 use super::ops::candle::CandleOps;
 use super::ops::cpu::CpuOps;
 use super::quantize::Quantize;
@@ -106,22 +108,30 @@ pub fn open(path: &Path, access: Access) -> Result<Gguf, GgufError> {
 /// Loads a model.
 ///
 /// # Errors
-/// See [`ModelError`].
+/// See [`ModelError`]; one is that a file was written to meanwhile.
 pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, ModelError> {
+    let runner = runner(gguf, options)?;
+    gguf.check_unchanged()?;
+    Ok(runner)
+}
+
+fn runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, ModelError> {
+    let Chosen { device, note } = device(&options.device)?;
     if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        let device = device(&options.device)?.unwrap_or(Device::Cpu);
-        return Ok(Box::new(TransformersRunner::load(gguf, options, device)?));
+        let runner = TransformersRunner::load(gguf, options, device.unwrap_or(Device::Cpu))?;
+        return Ok(Box::new(runner.with_warning(note)));
     }
     let model = arch::describe(gguf)?;
     let capacity = capacity(&model, options);
     let files = Files { gguf, quantize: options.quantize };
-    match device(&options.device)? {
+    match device {
         Some(device) => {
             let ops = CandleOps::new(device);
             Ok(Box::new(Decoder::load(ops, model, files, capacity)?))
         }
         None => {
-            let mut ops = CpuOps::new(threads::pool(options.threads, &options.cpus)?);
+            let pool = threads::pool(options.threads, &options.cpus)?;
+            let mut ops = CpuOps::new(pool).with_note(note);
             if options.lock_weights {
                 ops = ops.with_locked_weights();
             }
@@ -152,7 +162,8 @@ fn check_weights(
     weights::check(model, files, capacity(model, options).context_len)
 }
 
-/// Bytes that [`load_runner`] will need: weights, KV pool and activations.
+/// Bytes that [`load_runner`] will need: weights, activations, and of the KV pool what must be there from
+/// the beginning.
 ///
 /// # Errors
 /// As [`check`].
@@ -164,7 +175,13 @@ pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, Model
     let model = arch::describe(gguf)?;
     check_weights(&model, gguf, options)?;
     let capacity = capacity(&model, options);
-    let kv = model.kv_bytes_per_block() as u64 * capacity.num_blocks as u64;
+    let block_bytes = model.kv_bytes_per_block();
+    let KvBlocks { first, most } = capacity.blocks;
+    let blocks = match grows(&options.device) {
+        true => first.next_multiple_of(KvPool::piece_blocks(block_bytes, most)).min(most),
+        false => most,
+    };
+    let kv = block_bytes as u64 * blocks as u64;
     let widest = model.hidden.max(model.layers.iter().map(widest_row).max().unwrap_or(0));
     let activations = (widest * 4 * 6) as u64 * capacity.max_rows as u64
         + (model.vocab_size * 4 * options.n_parallel.max(1)) as u64;
@@ -203,29 +220,64 @@ fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
     let wanted = one * options.n_parallel.max(1);
     let affordable = options.max_kv_bytes / model.kv_bytes_per_block().max(1);
     // One block more than a full context: the prefix cache may hold a shared one.
-    let num_blocks = wanted.min(affordable).max(one) + 1;
+    let blocks = KvBlocks { first: one + 1, most: wanted.min(affordable).max(one) + 1 };
     // An encoder computes a text in one step.
     let least = if model.head == HeadSpec::Logits { 1 } else { context_len };
-    Capacity { context_len, num_blocks, max_rows: options.max_rows.max(least) }
+    Capacity { context_len, blocks, max_rows: options.max_rows.max(least) }
 }
 
-/// A candle device, or `None` for our own CPU kernels.
-fn device(choice: &DeviceChoice) -> Result<Option<Device>, ModelError> {
-    match choice {
-        DeviceChoice::Cpu => Ok(None),
-        DeviceChoice::CandleCpu => Ok(Some(Device::Cpu)),
-        DeviceChoice::Auto => Ok(gpu(0).ok().flatten()),
+/// Where a model is to run.
+struct Chosen {
+    /// `None`: our own CPU kernels.
+    device: Option<Device>,
+    /// Why it is not where one might expect.
+    note: Option<String>,
+}
+
+fn device(choice: &DeviceChoice) -> Result<Chosen, ModelError> {
+    let device = match choice {
+        DeviceChoice::Cpu => None,
+        DeviceChoice::CandleCpu => Some(Device::Cpu),
+        DeviceChoice::Auto => return Ok(gpu_or_cpu(gpu(0))),
         DeviceChoice::Gpu(index) => match gpu(*index) {
-            Ok(Some(device)) => Ok(Some(device)),
-            Ok(None) => Err(ModelError::Device {
-                device: format!("gpu {index}"),
-                problem: "this build has no GPU support (features: cuda, metal)".to_owned(),
-            }),
-            Err(error) => Err(ModelError::Device {
-                device: format!("gpu {index}"),
-                problem: error.to_string(),
-            }),
+            Ok(Some(device)) => Some(device),
+            Ok(None) => {
+                return Err(ModelError::Device {
+                    device: format!("gpu {index}"),
+                    problem: "this build has no GPU support (features: cuda, metal)".to_owned(),
+                });
+            }
+            Err(error) => {
+                return Err(ModelError::Device {
+                    device: format!("gpu {index}"),
+                    problem: error.to_string(),
+                });
+            }
         },
+    };
+    Ok(Chosen { device, note: None })
+}
+
+/// The GPU if there is one that works; one that does not is told of.
+fn gpu_or_cpu(gpu: Result<Option<Device>, candle_core::Error>) -> Chosen {
+    match gpu {
+        Ok(device) => Chosen { device, note: None },
+        Err(error) => {
+            let note = format!("the GPU cannot be used, the CPU computes instead: {error}");
+            tracing::warn!("{note}");
+            Chosen { device: None, note: Some(note) }
+        }
+    }
+}
+
+/// Whether the KV pool grows with its use there: on GPUs it is had as a whole.
+fn grows(choice: &DeviceChoice) -> bool {
+    let has_gpus =
+        candle_core::utils::cuda_is_available() || candle_core::utils::metal_is_available();
+    match choice {
+        DeviceChoice::Cpu => true,
+        DeviceChoice::Auto => !has_gpus,
+        DeviceChoice::CandleCpu | DeviceChoice::Gpu(_) => false,
     }
 }
 
@@ -238,4 +290,19 @@ fn gpu(index: usize) -> Result<Option<Device>, candle_core::Error> {
         return Device::new_metal(index).map(Some);
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_fails_is_told_of() {
+        let failed = Err(candle_core::Error::Msg("driver too old".to_owned()));
+        let Chosen { device, note } = gpu_or_cpu(failed);
+        assert!(device.is_none());
+        assert!(note.is_some_and(|note| note.contains("driver too old")), "the reason is there");
+        let Chosen { device, note } = gpu_or_cpu(Ok(None));
+        assert!(device.is_none() && note.is_none(), "no GPU is no failure");
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::thread::ScopedJoinHandle;
 
+use kolosal_kernels::memory::OutOfMemory;
 use kolosal_kernels::quant::{self, GgmlType};
 
 use super::error::ModelError;
@@ -127,17 +129,30 @@ impl Quantize {
             let workers: Vec<_> = source
                 .bytes
                 .chunks(share)
-                .map(|bytes| scope.spawn(move || quantise(bytes)))
+                .map(|bytes| {
+                    let thread = std::thread::Builder::new();
+                    // Where no thread can be had, this one does the work.
+                    thread.spawn_scoped(scope, move || quantise(bytes)).map_err(|_| bytes)
+                })
                 .collect();
             let unfinished = || Err(quant::QuantError::Unsupported(ty));
-            workers.into_iter().map(|w| w.join().unwrap_or_else(|_| unfinished())).collect()
+            let finish = |worker: Result<ScopedJoinHandle<'_, _>, _>| match worker {
+                Ok(worker) => worker.join().unwrap_or_else(|_| unfinished()),
+                Err(bytes) => quantise(bytes),
+            };
+            workers.into_iter().map(finish).collect()
         });
-        let mut bytes = Vec::with_capacity(rows * source.k / ty.block_len() * ty.block_bytes());
+        let wanted = rows * source.k / ty.block_len() * ty.block_bytes();
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(wanted).map_err(|_| OutOfMemory { wanted })?;
         for part in parts {
-            bytes.extend(part.map_err(|error| ModelError::BadTensor {
-                name: source.name.to_owned(),
-                ty: source.ty.name(),
-                problem: error.to_string(),
+            bytes.extend(part.map_err(|error| match error {
+                quant::QuantError::Memory(error) => error.into(),
+                error => ModelError::BadTensor {
+                    name: source.name.to_owned(),
+                    ty: source.ty.name(),
+                    problem: error.to_string(),
+                },
             })?);
         }
         Ok(Quantised { ty, bytes })
@@ -152,6 +167,9 @@ fn convert(
     row_bytes: usize,
 ) -> Result<Vec<u8>, quant::QuantError> {
     let (mut out, mut row) = (Vec::new(), vec![0f32; source.k]);
+    let wanted = bytes.len() / row_bytes * source.k / ty.block_len() * ty.block_bytes();
+    let refused = quant::QuantError::Memory(OutOfMemory { wanted });
+    out.try_reserve_exact(wanted).map_err(|_| refused)?;
     for bytes in bytes.chunks_exact(row_bytes) {
         quant::dequantize(source.ty, bytes, &mut row)?;
         quant::quantize(ty, &row, &mut out)?;

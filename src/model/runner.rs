@@ -11,8 +11,10 @@ pub struct RunnerSpec {
     pub vocab_size: usize,
     /// Positions a sequence may have.
     pub context_len: usize,
-    /// Blocks in the KV pool.
+    /// Blocks in the KV pool at most.
     pub num_blocks: usize,
+    /// Which of them are there from the beginning.
+    pub kv_growth: KvGrowth,
     /// Rows that [`Runner::forward`] accepts in one batch.
     pub max_rows: usize,
     /// Bytes of KV in one block over all layers.
@@ -34,7 +36,23 @@ pub struct RunnerSpec {
     pub warning: Option<String>,
 }
 
+/// How a KV pool grows with its use. By default it is there as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvGrowth {
+    /// Blocks, those with the highest numbers, that are only there once [`Runner::grow_kv`] got them. The
+    /// others suffice for a sequence of the whole context.
+    pub later_blocks: usize,
+    /// Blocks that come at once.
+    pub step_blocks: usize,
+}
+
 impl RunnerSpec {
+    /// Blocks of the KV pool that are there from the beginning.
+    #[must_use]
+    pub fn first_blocks(&self) -> usize {
+        self.num_blocks.saturating_sub(self.kv_growth.later_blocks)
+    }
+
     /// Tokens see those after them: a sequence must be computed in one step, and no part of it can
     /// be reused by another.
     #[must_use]
@@ -101,6 +119,12 @@ pub trait Runner: Send {
     /// # Errors
     /// A failed device operation. A batch that contradicts [`RunnerSpec`] is a bug of the caller.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError>;
+
+    /// Makes `num_blocks` blocks of the KV pool be there, or as many of them as the system has memory for:
+    /// how many are. What blocks hold stays.
+    fn grow_kv(&mut self, _num_blocks: usize) -> usize {
+        self.spec().num_blocks
+    }
 
     /// Takes back logits that were read, for their memory to be used again.
     fn recycle(&mut self, _logits: Logits) {}

@@ -20,7 +20,7 @@ use super::batch::{BLOCK, Batch, Span};
 use super::error::ModelError;
 use super::gguf::Gguf;
 use super::load::RunnerOptions;
-use super::runner::{Logits, Pooling, Purpose, Runner, RunnerError, RunnerSpec};
+use super::runner::{KvGrowth, Logits, Pooling, Purpose, Runner, RunnerError, RunnerSpec};
 
 /// Tokens of a beginning that are read in one piece. The model keeps a mask for each size that it
 /// meets, so that sizes are powers of two up to here.
@@ -79,6 +79,7 @@ impl TransformersRunner {
             vocab_size: sizes.vocab_size,
             context_len,
             num_blocks: context_len.div_ceil(BLOCK) + 1,
+            kv_growth: KvGrowth::default(),
             max_rows: options.max_rows.max(1),
             kv_bytes_per_block: sizes.kv_bytes_per_block,
             weight_bytes: gguf.file_bytes() as usize + sizes.embedding_bytes,
@@ -102,6 +103,12 @@ impl TransformersRunner {
             tokens: vec![0; spec.num_blocks * BLOCK],
             spec,
         })
+    }
+
+    /// Adds what a person should know.
+    pub(super) fn with_warning(mut self, warning: Option<String>) -> Self {
+        self.spec.warning = warning;
+        self
     }
 
     /// Logits of the last of `tokens`, (vocabulary).

@@ -1,7 +1,6 @@
 //! Admission by bytes: how much memory loaded models may take, and whose turn it is to go.
 
-use std::fs;
-use std::path::Path;
+use crate::model::memory::available;
 
 /// Share of the memory found free at start that loaded models may take.
 const BUDGET_SHARE: f64 = 0.9;
@@ -56,51 +55,11 @@ pub(super) fn choose_victims(idle: &[u64], short: Shortage) -> Option<Vec<usize>
     Some(victims)
 }
 
-/// Bytes that models may take on this machine: 90 % of what is free now, by `/proc/meminfo` and by the
-/// limits of the control groups that this process is in. `None` where neither can be read.
+/// Bytes that models may take: 90 % of what is free for this process now. `None` where that cannot be
+/// known.
 #[must_use]
 pub fn detect_budget() -> Option<u64> {
-    let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
-    let free = [host, cgroup_free()].into_iter().flatten().min()?;
-    Some((free as f64 * BUDGET_SHARE) as u64)
-}
-
-/// `MemAvailable` of `/proc/meminfo` in bytes.
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-/// What the tightest control group above this process leaves, version 2 then version 1.
-fn cgroup_free() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mut least = None;
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        let (root, limit, usage) = if controllers.is_empty() {
-            ("/sys/fs/cgroup", "memory.max", "memory.current")
-        } else if controllers.split(',').any(|name| name == "memory") {
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
-        } else {
-            continue;
-        };
-        for group in Path::new(path.trim_start_matches('/')).ancestors() {
-            let folder = Path::new(root).join(group);
-            let number = |file: &str| read_number(&folder.join(file));
-            if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
-                let free = limit.saturating_sub(usage);
-                least = Some(least.map_or(free, |least: u64| least.min(free)));
-            }
-        }
-    }
-    least
-}
-
-/// A file with one number; `max` is none.
-fn read_number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    available().map(|free| (free as f64 * BUDGET_SHARE) as u64)
 }
 
 #[cfg(test)]
@@ -131,12 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn meminfo_is_read() {
-        let text = "MemTotal:       100 kB\nMemAvailable:     12 kB\n";
-        assert_eq!(mem_available(text), Some(12 * 1024));
-        for bad in ["", "MemAvailable: x kB", "MemAvailable: 12 MB", "MemFree: 12 kB"] {
-            assert_eq!(mem_available(bad), None, "{bad:?}");
-        }
+    fn a_budget_is_found() {
         if cfg!(target_os = "linux") {
             assert!(detect_budget().is_some_and(|bytes| bytes > 0));
         }

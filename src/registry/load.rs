@@ -123,7 +123,7 @@ impl GgufLoader {
 }
 
 fn open(spec: &EngineSpec, path: &Path) -> Result<Gguf> {
-    let access = if spec.params.use_mmap { Access::Map } else { Access::Read };
+    let access = if spec.params.use_mmap { Access::OnDemand } else { Access::AtOnce };
     model::open(path, access).map_err(|error| open_error(path, &error))
 }
 

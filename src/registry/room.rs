@@ -66,6 +66,20 @@ impl Table {
         Ok(Admission::Wait)
     }
 
+    /// An engine wants `bytes` more for its KV. What is free goes to loads that wait for room first.
+    pub(super) fn grow(&mut self, id: &str, load_id: u64, bytes: u64) -> bool {
+        let is_free = self.room_queue.is_empty() && self.shortage(bytes).bytes == 0;
+        let entry = self.entry_of(id, load_id).filter(|entry| entry.room.admitted && is_free);
+        entry.map(|entry| entry.room.bytes += bytes).is_some()
+    }
+
+    /// An engine could not get what it was granted by [`Self::grow`].
+    pub(super) fn shrink(&mut self, id: &str, load_id: u64, bytes: u64) {
+        if let Some(entry) = self.entry_of(id, load_id) {
+            entry.room.bytes = entry.room.bytes.saturating_sub(bytes);
+        }
+    }
+
     /// The load has waited for room in vain.
     pub(super) fn no_room(&self, id: &str, need: u64) -> Error {
         let holders: Vec<String> = self

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::engine::MemoryRoom;
 use crate::error::{Error, Result};
 use crate::hub::Slots;
 
@@ -132,7 +133,11 @@ impl Shared {
     async fn load(self: Arc<Self>, id: String, load_id: u64, cancelled: CancellationToken) {
         let outcome = self.try_load(&id, load_id, &cancelled).await;
         match &outcome {
-            Ok(_) => info!(engine = id, "engine loaded"),
+            Ok(loaded) => {
+                let (shared, id) = (Arc::downgrade(&self), id.clone());
+                loaded.engine.set_room(Arc::new(LoadRoom { shared, id, load_id }));
+                info!(engine = loaded.engine.config().name, "engine loaded");
+            }
             Err(error) => warn!(engine = id, %error, "engine not loaded"),
         }
         let mut table = self.lock();
@@ -269,6 +274,26 @@ impl Shared {
             let timeout = shared.lock().shortest_timeout();
             let pause = timeout.map_or(longest, |timeout| (timeout / 4).clamp(shortest, longest));
             let _ = tokio::time::timeout(pause, shared.sweep_now.notified()).await;
+        }
+    }
+}
+
+/// The room of one load.
+struct LoadRoom {
+    shared: Weak<Shared>,
+    id: String,
+    load_id: u64,
+}
+
+impl MemoryRoom for LoadRoom {
+    fn take(&self, bytes: u64) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| shared.lock().grow(&self.id, self.load_id, bytes))
+    }
+
+    fn give_back(&self, bytes: u64) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.lock().shrink(&self.id, self.load_id, bytes);
         }
     }
 }

@@ -66,7 +66,7 @@ pub struct LoadParams {
     pub n_gpu_layers: u32,
     /// Which GPU; -1 = the first usable, up to 15.
     pub main_gpu_id: i32,
-    /// Map the file instead of reading it into memory as a whole.
+    /// Read weights from the file as they are needed instead of the whole file at first.
     pub use_mmap: bool,
     /// Weights are locked in memory, as far as the system lets it.
     pub use_mlock: bool,

@@ -299,7 +299,7 @@ fn what_was_written_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
     valid().write(&path).unwrap();
-    for access in [Access::Map, Access::Read] {
+    for access in [Access::OnDemand, Access::AtOnce] {
         let gguf = Gguf::open_with(&path, access).unwrap();
         let meta = gguf.metadata();
         assert_eq!(meta.architecture().unwrap(), "test");
@@ -322,9 +322,9 @@ fn what_was_written_is_read() {
 
         let a = gguf.tensor("a").unwrap();
         assert_eq!((&a.shape[..], a.ty, a.num_elements()), (&[3, 4][..], GgmlType::F32, 12));
-        assert_eq!(&gguf.data(a)[4..8], 1f32.to_le_bytes());
+        assert_eq!(&gguf.data(a).unwrap()[4..8], 1f32.to_le_bytes());
         let b = gguf.tensor("b.weight").unwrap();
-        assert_eq!((&b.shape[..], gguf.data(b)), (&[2, 32][..], &[7; 36][..]));
+        assert_eq!((&b.shape[..], gguf.data(b).unwrap()), (&[2, 32][..], vec![7; 36]));
         assert_eq!(gguf.tensors().len(), 3);
         assert!(gguf.tensor("d").is_none());
         assert_eq!(gguf.file_bytes(), fs::metadata(&path).unwrap().len());
@@ -394,7 +394,7 @@ fn alignment_is_honoured_both_ways() {
         writer.set("general.alignment", alignment);
         let gguf = Gguf::from_bytes(writer.to_bytes()).unwrap();
         assert_eq!(gguf.alignment(), u64::from(alignment));
-        assert_eq!(gguf.data(gguf.tensor("b.weight").unwrap()), [7; 36], "{alignment}");
+        assert_eq!(gguf.data(gguf.tensor("b.weight").unwrap()).unwrap(), [7; 36], "{alignment}");
     }
 }
 
@@ -428,7 +428,7 @@ fn split_models_open_from_any_of_their_files() {
         assert_eq!(gguf.paths().len(), 3);
         for t in 1..=3u8 {
             let tensor = gguf.tensor(&format!("t{t}")).unwrap();
-            assert_eq!(gguf.data(tensor), [t; 32]);
+            assert_eq!(gguf.data(tensor).unwrap(), [t; 32]);
         }
     }
 }
@@ -515,6 +515,46 @@ fn a_file_that_changed_its_size_is_noticed() {
     let file = fs::OpenOptions::new().append(true).open(&path).unwrap();
     file.set_len(gguf.file_bytes() + 1).unwrap();
     assert!(matches!(gguf.check_unchanged(), Err(GgufError::Changed { .. })));
+    file.set_len(gguf.file_bytes() / 4).unwrap();
+    let last = gguf.tensors().last().unwrap();
+    assert!(matches!(gguf.data(last), Err(GgufError::Changed { .. })));
+}
+
+#[test]
+fn a_file_that_was_written_to_is_noticed_and_one_that_was_replaced_is_read_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    valid().write(&path).unwrap();
+    let (gguf, whole) =
+        (Gguf::open(&path).unwrap(), Gguf::open_with(&path, Access::AtOnce).unwrap());
+    fs::rename(&path, dir.path().join("old.gguf")).unwrap();
+    fs::write(&path, b"another").unwrap();
+    gguf.check_unchanged().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(dir.path().join("old.gguf")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert!(matches!(gguf.check_unchanged(), Err(GgufError::Written { .. })));
+    whole.check_unchanged().unwrap();
+}
+
+/// Metadata of several MB are read piece by piece.
+#[test]
+fn a_long_vocabulary_is_read_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let mut writer = valid();
+    let text = |i: usize| format!("{i:0>40}").into_bytes().into_boxed_slice();
+    writer.set("long", Array::String((0..150_000).map(text).collect()));
+    writer.write(&path).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    let strings = gguf.metadata().strings("long").unwrap().unwrap();
+    assert_eq!((strings.len(), &strings[149_999]), (150_000, &text(149_999)));
+    assert_eq!(gguf.data(gguf.tensor("b.weight").unwrap()).unwrap(), [7; 36]);
+    // Wherever such a file is cut, it is an error.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    for len in [1 << 20, 3 << 20, gguf.file_bytes() - 100] {
+        file.set_len(len).unwrap();
+        assert!(Gguf::open(&path).is_err(), "{len}");
+    }
 }
 
 /// Touches everything that an open file offers.
@@ -523,7 +563,7 @@ fn walk(gguf: &Gguf) {
         assert_eq!(gguf.metadata().get(key).map(Value::type_name), Some(value.type_name()));
     }
     for tensor in gguf.tensors() {
-        assert_eq!(gguf.data(tensor).len(), tensor.num_bytes());
+        assert_eq!(gguf.data(tensor).unwrap().len(), tensor.num_bytes());
         assert!(tensor.num_elements() > 0);
     }
 }
@@ -575,6 +615,6 @@ proptest! {
         let read = gguf.metadata().i32s("n").unwrap().unwrap();
         prop_assert_eq!(&*read, &numbers[..]);
         prop_assert_eq!(gguf.metadata().u64("s").unwrap(), Some(scalar));
-        prop_assert_eq!(gguf.data(&gguf.tensors()[0]).len(), rows * 34);
+        prop_assert_eq!(gguf.data(&gguf.tensors()[0]).unwrap().len(), rows * 34);
     }
 }

@@ -457,7 +457,7 @@ async fn a_repository_of_safetensors_comes_whole_and_goes_whole() {
     let hub = hub_at(dir.path(), &server);
     let reference = Reference::parse("hf:o/r").unwrap();
     let path = hub.fetch(&reference, &NoProgress).await.unwrap();
-    let gguf = model::open(&path, Access::Map).unwrap();
+    let gguf = model::open(&path, Access::OnDemand).unwrap();
     assert_eq!(gguf.metadata().u32("bert.pooling_type").unwrap(), Some(2), "the folder came too");
     assert_eq!(hub.resolve(&reference), Some(path));
     assert_eq!(hub.list()[0].files.len(), 5);

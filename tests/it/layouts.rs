@@ -46,7 +46,7 @@ fn rewritten(gguf: &Gguf, edit: impl Fn(Tensor) -> Vec<Tensor>) -> Vec<u8> {
         writer.set(key, value.clone());
     }
     for info in gguf.tensors() {
-        let bytes = gguf.data(info).to_vec();
+        let bytes = gguf.data(info).unwrap();
         let (name, shape) = (info.name.clone(), info.shape.clone());
         for tensor in edit(Tensor { name, shape, ty: info.ty, bytes }) {
             writer.tensor(&tensor.name, &tensor.shape, tensor.ty, tensor.bytes).unwrap();
@@ -89,7 +89,8 @@ fn fused_experts_compute_the_same() {
             let up = gguf.tensor(&gate.name.replace("gate", "up")).unwrap();
             let experts = gate.shape[0];
             let stride = gate.bytes.len() / experts;
-            let pairs = gate.bytes.chunks_exact(stride).zip(gguf.data(up).chunks_exact(stride));
+            let ups = gguf.data(up).unwrap();
+            let pairs = gate.bytes.chunks_exact(stride).zip(ups.chunks_exact(stride));
             let bytes = pairs.flat_map(|(gate, up)| [gate, up].concat()).collect();
             let shape = vec![experts, 2 * gate.shape[1], gate.shape[2]];
             vec![Tensor { name: gate.name.replace("gate", "gate_up"), shape, bytes, ..gate }]

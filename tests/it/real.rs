@@ -216,7 +216,7 @@ fn requantised(gguf: &Gguf, ty: GgmlType) -> Gguf {
         None => true,
     };
     for tensor in gguf.tensors().iter().filter(|tensor| kept(&tensor.name)) {
-        let bytes = gguf.data(tensor);
+        let bytes = gguf.data(tensor).unwrap();
         if tensor.shape.len() < 2 {
             writer.tensor(&tensor.name, &tensor.shape, tensor.ty, bytes).unwrap();
             continue;
@@ -224,7 +224,7 @@ fn requantised(gguf: &Gguf, ty: GgmlType) -> Gguf {
         let width = *tensor.shape.last().unwrap();
         let to = if width.is_multiple_of(ty.block_len()) { ty } else { GgmlType::Q8_0 };
         let mut values = vec![0.0; tensor.num_elements()];
-        dequantize(tensor.ty, bytes, &mut values).unwrap();
+        dequantize(tensor.ty, &bytes, &mut values).unwrap();
         let mut out = Vec::new();
         quantize(to, &values, &mut out).unwrap();
         writer.tensor(&tensor.name, &tensor.shape, to, out).unwrap();

@@ -28,7 +28,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn open(name: &str) -> Gguf {
-    model::open(&folder(name), Access::Map).unwrap()
+    model::open(&folder(name), Access::OnDemand).unwrap()
 }
 
 fn expected(name: &str) -> Value {
@@ -228,7 +228,7 @@ fn assert_same_ids(name: &str, edit: impl Fn(&mut Value)) {
     edit(&mut json);
     std::fs::write(&path, json.to_string()).unwrap();
     let theirs = tokenizers::Tokenizer::from_file(&path).unwrap();
-    let gguf = model::open(dir.path(), Access::Read).unwrap();
+    let gguf = model::open(dir.path(), Access::AtOnce).unwrap();
     let ours = TextModel::from_gguf(gguf.metadata()).unwrap().tokenizer;
     for text in texts().into_iter().chain(SCRIPTS.iter().map(|&text| text.to_owned())) {
         let expected = theirs.encode(text.as_str(), false).unwrap().get_ids().to_vec();
@@ -418,7 +418,7 @@ async fn a_real_embedding_model_equals_sentence_transformers() {
     let Some(dir) = std::env::var_os("KOLOSAL_TEST_EMBED_MODEL").map(PathBuf::from) else {
         return crate::sdk::skipped("KOLOSAL_TEST_EMBED_MODEL is not set");
     };
-    let gguf = model::open(&dir, Access::Map).unwrap();
+    let gguf = model::open(&dir, Access::OnDemand).unwrap();
     let text = Arc::new(TextModel::from_gguf(gguf.metadata()).unwrap());
     let runner = load_runner(&gguf, &options(DeviceChoice::Cpu)).unwrap();
     let engine = Engine::start(runner, EngineConfig::default()).unwrap();
@@ -444,7 +444,8 @@ async fn a_ranker_in_a_gguf_file_gives_the_same_scores() {
             writer.set(key, value.clone());
         }
         for tensor in gguf.tensors() {
-            writer.tensor(&tensor.name, &tensor.shape, tensor.ty, gguf.data(tensor)).unwrap();
+            let data = gguf.data(tensor).unwrap();
+            writer.tensor(&tensor.name, &tensor.shape, tensor.ty, data).unwrap();
         }
         let file = Gguf::from_bytes(writer.to_bytes()).unwrap();
         let runner = load_runner(&file, &options(DeviceChoice::Cpu)).unwrap();
@@ -527,14 +528,14 @@ fn what_is_wrong_with_a_directory_is_said() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{name}/{file} has no {from}");
         std::fs::write(&path, text.replace(from, to)).unwrap();
-        let error = safetensors::open(spoilt.path(), Access::Map).err();
+        let error = safetensors::open(spoilt.path(), Access::OnDemand).err();
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains(wanted), "{name}/{file}, {to}: {error:?}");
     }
     for missing in ["config.json", "tokenizer.json", "model.safetensors"] {
         let spoilt = copy("llama");
         std::fs::remove_file(spoilt.path().join(missing)).unwrap();
-        let error = safetensors::open(spoilt.path(), Access::Map).unwrap_err().to_string();
+        let error = safetensors::open(spoilt.path(), Access::OnDemand).unwrap_err().to_string();
         assert!(error.contains(missing), "{error}");
     }
 }
@@ -557,7 +558,7 @@ fn spoilt_files_never_panic() {
         }
         std::fs::write(&path, bytes).unwrap();
         // Most changes are found; others are of names or numbers, and then the weights do not fit.
-        if let Ok(gguf) = safetensors::open(spoilt.path(), Access::Map) {
+        if let Ok(gguf) = safetensors::open(spoilt.path(), Access::OnDemand) {
             let _ = load_runner(&gguf, &options(DeviceChoice::Cpu));
         }
     }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kolosal_server::engine::budget::StepBudget;
 use kolosal_server::engine::stats::Meters;
 use kolosal_server::engine::worker::{Submission, Worker};
-use kolosal_server::engine::{EngineConfig, FinishReason, Job, Request, Sampling};
+use kolosal_server::engine::{EngineConfig, FinishReason, Job, MemoryRoom, Request, Sampling};
 use kolosal_server::model::fake::{FakeConfig, FakeRunner};
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -64,6 +65,18 @@ impl Plan {
     }
 }
 
+/// Grants growth now and then.
+#[derive(Default)]
+struct Moody(AtomicU64);
+
+impl MemoryRoom for Moody {
+    fn take(&self, _: u64) -> bool {
+        self.0.fetch_add(1, Relaxed).is_multiple_of(3)
+    }
+
+    fn give_back(&self, _: u64) {}
+}
+
 struct Simulation {
     seed: u64,
     dice: Dice,
@@ -83,10 +96,14 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let max_rows = dice.pick(&[9, 16, 40, 200]);
+        let num_blocks = dice.pick(&[13, 14, 20, 60]);
+        // Thirteen make a context, which is always there.
+        let later_blocks = if dice.one_in(2) { num_blocks - 13 } else { 0 };
         let model = FakeConfig {
             vocab_size: dice.pick(&[4, 64]),
             context_len: 400,
-            num_blocks: dice.pick(&[13, 14, 20, 60]),
+            num_blocks,
+            later_blocks,
             max_rows,
             seed,
             eos: Some((1, dice.pick(&[0.01, 0.002]))),
@@ -105,6 +122,7 @@ impl Simulation {
             mask_threads: 0,
         };
         let meters = Arc::new(Meters::default());
+        meters.set_room(Arc::new(Moody::default()));
         let runner = Box::new(FakeRunner::new(model.clone()));
         let worker = Worker::new(runner, &config, Arc::clone(&meters));
         Self {
@@ -256,6 +274,7 @@ impl Simulation {
 #[test]
 fn random_traffic() {
     let (mut checked, mut preemptions, mut hits, mut guessed) = (0, 0, 0, 0);
+    let mut grown = 0;
     for seed in 0..60 {
         let done = Simulation::new(seed).run(1000);
         let stats = done.meters.snapshot();
@@ -263,10 +282,13 @@ fn random_traffic() {
         preemptions += stats.preemptions;
         hits += stats.prefix_hit_tokens;
         guessed += stats.accepted_draft_tokens;
+        let first = done.model.num_blocks - done.model.later_blocks;
+        grown += done.worker.scheduler().pool().num_ready() - first;
     }
     // The traffic must have exercised what it is for.
     let exercised = [checked as u64, preemptions, hits, guessed];
     assert!(exercised.iter().all(|&count| count > 200), "{exercised:?}");
+    assert!(grown > 100, "pools grew by {grown} blocks");
 }
 
 /// With prompts that share nothing, sequences are admitted in order of arrival, whatever else happens.

@@ -1,7 +1,6 @@
 //! Writing the cache.
 
-use super::{BLOCK, KvLayout};
-use crate::parallel::Shared;
+use super::{BLOCK, KvLayout, KvPool};
 use crate::pool::Pool;
 use crate::rows::Rows;
 use crate::simd::{Kernel, LANES, Level, Simd, dispatch};
@@ -13,8 +12,7 @@ const SERIAL_BELOW: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct KvMut<'a> {
     pub layout: KvLayout,
-    /// (blocks, [`KvLayout::block_len`]).
-    pub cache: &'a mut [u16],
+    pub cache: &'a mut KvPool,
 }
 
 /// Stores rows of keys `k` (T, kv_heads * head_dim_k) and values `v` (T, kv_heads * head_dim_v),
@@ -28,19 +26,19 @@ pub fn kv_write(kv: KvMut<'_>, k: Rows<'_>, v: Rows<'_>, slots: &[u32], pool: &P
     assert_eq!(k.cols, shape.kv_heads * shape.head_dim_k, "columns of the keys");
     assert_eq!(v.cols, shape.kv_heads * shape.head_dim_v, "columns of the values");
     assert!(k.rows == slots.len() && v.rows == slots.len(), "one slot for each row");
-    let num_slots = layout.num_blocks(cache.len()) * BLOCK;
+    let num_slots = layout.num_blocks(cache) * BLOCK;
     for slot in slots {
         assert!((*slot as usize) < num_slots, "slot {slot} of {num_slots}");
     }
     let level = Level::current();
-    let cache = Shared::new(cache);
+    let (at, pieces) = (cache.locate(), cache.shared());
     // A thread takes the keys or the values of one head, so no two write to the same place even
     // if slots repeat.
     let write = |_: usize, item: usize| {
         let head = item / 2;
         for (row, slot) in slots.iter().enumerate() {
             let (block, position) = (*slot / BLOCK as u32, *slot as usize % BLOCK);
-            let start = layout.head(block, head);
+            let start = layout.head(head);
             let (values, range) = if item.is_multiple_of(2) {
                 let values = &k.row(row)[head * shape.head_dim_k..][..shape.head_dim_k];
                 (values, start..start + shape.k_len())
@@ -48,8 +46,9 @@ pub fn kv_write(kv: KvMut<'_>, k: Rows<'_>, v: Rows<'_>, slots: &[u32], pool: &P
                 let values = &v.row(row)[head * shape.head_dim_v..][..shape.head_dim_v];
                 (values, start + shape.k_len()..start + shape.head_len())
             };
+            let (piece, range) = at.place(block, range);
             // SAFETY: this item alone touches the keys, or the values, of this head.
-            let place = unsafe { cache.slice(range) };
+            let place = unsafe { pieces[piece].slice(range) };
             let to = if item.is_multiple_of(2) {
                 let tile = &mut place[position / LANES * (shape.k_len() / 2)..];
                 Destination::Column(&mut tile[position % LANES..shape.k_len() / 2])
@@ -66,14 +65,6 @@ pub fn kv_write(kv: KvMut<'_>, k: Rows<'_>, v: Rows<'_>, slots: &[u32], pool: &P
     } else {
         pool.for_each(items, write);
     }
-}
-
-/// Copies block `from` of a cache whose blocks are `block_len` long to block `to`, all layers.
-///
-/// Panics if the cache does not have them.
-pub fn copy_block(cache: &mut [u16], block_len: usize, from: u32, to: u32) {
-    let start = from as usize * block_len;
-    cache.copy_within(start..start + block_len, to as usize * block_len);
 }
 
 /// Where the halves of one head of one row go.

@@ -17,13 +17,16 @@
 //! ```
 
 mod cache;
+mod kv_pool;
 mod plan;
 mod tile;
 
 use std::ops::Range;
 
-pub use cache::{KvMut, copy_block, kv_write};
+pub use cache::{KvMut, kv_write};
+pub use kv_pool::KvPool;
 
+use crate::memory::OutOfMemory;
 use crate::parallel::Shared;
 use crate::pool::Pool;
 use crate::rows::{Rows, RowsMut};
@@ -102,15 +105,16 @@ impl KvLayout {
         layouts
     }
 
-    /// Where the keys of a head begin; its values follow them.
-    fn head(&self, block: u32, kv_head: usize) -> usize {
-        block as usize * self.block_len + self.offset + kv_head * self.shape.head_len()
+    /// Where in a block the keys of a head begin; its values follow them.
+    fn head(&self, kv_head: usize) -> usize {
+        self.offset + kv_head * self.shape.head_len()
     }
 
-    /// Whole blocks in a cache of `len` half floats.
-    fn num_blocks(&self, len: usize) -> usize {
+    /// Blocks of a cache in which this layer has its place.
+    fn num_blocks(&self, cache: &KvPool) -> usize {
         assert!(self.offset + self.shape.len() <= self.block_len, "a layer outside its block");
-        len / self.block_len
+        assert_eq!(self.block_len, cache.block_len(), "half floats of a block");
+        cache.num_blocks()
     }
 }
 
@@ -118,8 +122,7 @@ impl KvLayout {
 #[derive(Clone, Copy, Debug)]
 pub struct Kv<'a> {
     pub layout: KvLayout,
-    /// (blocks, [`KvLayout::block_len`]).
-    pub cache: &'a [u16],
+    pub cache: &'a KvPool,
 }
 
 /// One sequence's part of a batch.
@@ -192,17 +195,23 @@ impl AttnScratch {
 ///
 /// Panics if the shapes do not fit, if spans overlap, or if a span names a block that the pools
 /// do not have.
+///
+/// # Errors
+/// The system has no memory for partial results.
 pub fn attention(
     input: &AttnInput<'_>,
     mut out: RowsMut<'_>,
     scratch: &mut AttnScratch,
     pool: &Pool,
-) {
+) -> Result<(), OutOfMemory> {
     check(input, &out);
     let level = Level::current();
     let AttnScratch { plan, work, partials } = scratch;
     let total = plan.make(input, pool.threads());
-    partials.resize(partials.len().max(plan.partial_lines), Line::default());
+    let missing = plan.partial_lines.saturating_sub(partials.len());
+    let wanted = plan.partial_lines.saturating_mul(size_of::<Line>());
+    partials.try_reserve(missing).map_err(|_| OutOfMemory { wanted })?;
+    partials.resize(partials.len() + missing, Line::default());
     work.resize_with(work.len().max(pool.threads()), Work::default);
 
     let out = out.shared();
@@ -235,6 +244,7 @@ pub fn attention(
         dispatch(level, FoldTile { input, tile, work: &mut work[0], partial, out });
     };
     pool.for_each(plan.folds.len(), fold);
+    Ok(())
 }
 
 /// Panics on input that would read or write out of bounds.
@@ -254,7 +264,7 @@ fn check(input: &AttnInput<'_>, out: &RowsMut<'_>) {
     assert!(params.sinks.is_none_or(|sinks| sinks.len() == heads), "one sink for each head");
     assert!(params.slopes.is_none_or(|slopes| slopes.len() == heads), "one slope for each head");
     assert!(params.chunk != Some(0), "a chunk needs positions");
-    let blocks = kv.layout.num_blocks(kv.cache.len());
+    let blocks = kv.layout.num_blocks(kv.cache);
     let mut covered = 0;
     for span in *spans {
         assert!(covered <= span.rows.start && span.rows.start <= span.rows.end, "spans overlap");

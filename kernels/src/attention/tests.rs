@@ -125,7 +125,7 @@ impl Data {
             params: self.params(),
         };
         let out_rows = RowsMut::new(&mut out, rows, self.case.heads * shape.head_dim_v);
-        attention(&input, out_rows, &mut cache.scratch, &cache.pool);
+        attention(&input, out_rows, &mut cache.scratch, &cache.pool).unwrap();
         out
     }
 
@@ -194,7 +194,7 @@ impl Data {
 
 struct Cache {
     layout: KvLayout,
-    cells: Vec<u16>,
+    cells: KvPool,
     scratch: AttnScratch,
     pool: Pool,
 }
@@ -205,7 +205,8 @@ impl Cache {
         let other = KvShape { kv_heads: 1, head_dim_k: 3, head_dim_v: 16 };
         let layout = KvLayout::of_layers([other, data.case.shape, other])[1];
         // Not a number: what another sequence left behind must not matter.
-        let cells = vec![0x7e00; data.num_blocks * layout.block_len];
+        let mut cells = KvPool::whole(layout.block_len, data.num_blocks).unwrap();
+        cells.fill(0x7e00);
         Cache { layout, cells, scratch: AttnScratch::new(), pool: Pool::new(threads) }
     }
 }
@@ -362,7 +363,7 @@ fn shared_blocks_and_copies_read_the_same() {
     // The second sequence begins with a block of the first and a copy of another.
     let mut forked = Data::new(data.case.clone());
     forked.blocks[1][0] = data.blocks[0][0];
-    copy_block(&mut cache.cells, cache.layout.block_len, data.blocks[0][1], forked.blocks[1][1]);
+    cache.cells.copy_block(data.blocks[0][1], forked.blocks[1][1]);
     for i in 0..3 {
         let len = forked.sequences[0][i].len();
         let prefix = forked.sequences[0][i].clone();
@@ -381,10 +382,10 @@ fn the_last_row_of_a_repeated_slot_stays() {
     let pool = Pool::new(3);
     let write = |values: &[f32], slots: &[u32]| {
         let layout = KvLayout::of_layers([shape])[0];
-        let mut cache = vec![0; layout.block_len];
+        let mut cache = KvPool::whole(layout.block_len, 1).unwrap();
         let rows = Rows::new(values, slots.len(), 6);
         kv_write(KvMut { layout, cache: &mut cache }, rows, rows, slots, &pool);
-        cache
+        cache.block(0).to_vec()
     };
     let values: Vec<f32> = (0..12_000).map(|i| i as f32).collect();
     assert_eq!(write(&values, &[5; 2000]), write(&values[11_994..], &[5]));

@@ -129,7 +129,7 @@ impl<'a> TileRows<'a> {
         let mut v = k;
         let blocks = span.blocks[..span.kv_len.div_ceil(BLOCK)].iter();
         for (i, block) in blocks.skip(segment * SEGMENT_BLOCKS).take(SEGMENT_BLOCKS).enumerate() {
-            let head = &cache[layout.head(*block, tile.kv_head)..][..layout.shape.head_len()];
+            let head = &cache.block(*block)[layout.head(tile.kv_head)..][..layout.shape.head_len()];
             let (keys, values) = head.split_at(layout.shape.k_len());
             k[i] = keys.as_chunks().0;
             v[i] = values.as_chunks().0;
@@ -144,7 +144,7 @@ impl<'a> TileRows<'a> {
         let Kv { layout, cache } = self.input.kv;
         let block = (start / BLOCK).max(segment * SEGMENT_BLOCKS);
         let block = self.span.blocks.get(block).copied().unwrap_or(0);
-        cache.as_ptr().wrapping_add(layout.head(block, self.tile.kv_head)).cast()
+        cache.block(block)[layout.head(self.tile.kv_head)..].as_ptr().cast()
     }
 
     /// Copies the queries, scaled, so that a dimension's values for `width` rows lie together.

@@ -19,7 +19,7 @@ use super::tiers::dispatch;
 use crate::activation::Activation;
 use crate::detect::{self, Tier};
 use crate::elementwise::{activate_row, glu_row};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, OutOfMemory};
 use crate::norm::{layer_norm_row, rms_norm_row};
 use crate::pool::Pool;
 use crate::rows::Rows;
@@ -33,7 +33,7 @@ pub(super) const TILE: usize = 8;
 const MIN_PARALLEL: usize = 6144;
 
 /// Activations of some rows, ready to be multiplied. The memory is reused from one `set` to the
-/// next.
+/// next; a `set` that needs more than [`Acts::reserve`] has seen to panics where there is none.
 pub struct Acts {
     rows: usize,
     cols: usize,
@@ -51,8 +51,8 @@ impl Acts {
             cols: 0,
             keeps_quants: true,
             keeps_floats: true,
-            quants: Buffer::new(0),
-            floats: Buffer::new(0),
+            quants: Buffer::empty(),
+            floats: Buffer::empty(),
         }
     }
 
@@ -188,19 +188,30 @@ impl Acts {
         self.fill_indexed(x.rows, x.cols, pool, |i, out| f(x.row(i), out));
     }
 
-    fn reserve(&mut self, rows: usize, cols: usize) {
-        (self.rows, self.cols) = (rows, cols);
+    /// Has memory for `rows` rows of `cols` values, so that setting them needs no more.
+    ///
+    /// # Errors
+    /// The system has none.
+    pub fn reserve(&mut self, rows: usize, cols: usize) -> Result<(), OutOfMemory> {
+        (self.rows, self.cols) = (0, cols);
         if self.has_quants() {
-            self.quants.reserve(rows * (cols / 32) * BLOCK_BYTES);
+            self.quants.reserve(rows * (cols / 32) * BLOCK_BYTES)?;
         }
         if self.keeps_floats {
-            self.floats.reserve(rows * cols * 4);
+            self.floats.reserve(rows * cols * 4)?;
         }
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// As [`Self::reserve`]; panics without memory.
+    fn shape(&mut self, rows: usize, cols: usize) {
+        self.reserve(rows, cols).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Room for quants of this shape that threads write side by side; none if floats are kept too.
     pub(super) fn quants_mut(&mut self, rows: usize, cols: usize) -> Option<SharedBytes> {
-        self.reserve(rows, cols);
+        self.shape(rows, cols);
         let is_apt = self.has_quants() && !self.keeps_floats;
         is_apt.then(|| SharedBytes(self.quants.as_mut_ptr()))
     }
@@ -225,7 +236,7 @@ impl Acts {
         pool: &Pool,
         f: impl Fn(usize, &mut [f32]) -> Option<&'a [f32]> + Sync,
     ) {
-        self.reserve(rows, cols);
+        self.shape(rows, cols);
         let writer = RowWriter {
             tier: detect::tier(),
             rows,

@@ -223,7 +223,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { expanded: Buffer::new(0), carry: Buffer::new(0) });
+        RefCell::new(Scratch { expanded: Buffer::empty(), carry: Buffer::empty() });
 }
 
 /// One panel, or several side by side, times some tiles.
@@ -356,8 +356,11 @@ impl Task<'_> {
         let step_bytes = T::SUB_BLOCKS * T::Expanded::BYTES;
         let panels = self.panels;
         let part_len = (EXPANDED_BYTES / step_bytes / panels).max(1);
-        scratch.expanded.reserve(part_len * panels * step_bytes);
-        scratch.carry.reserve(self.tiles.len() * TILE * panels * PANEL * 4);
+        let has_room = scratch
+            .expanded
+            .reserve(part_len * panels * step_bytes)
+            .and_then(|()| scratch.carry.reserve(self.tiles.len() * TILE * panels * PANEL * 4));
+        has_room.unwrap_or_else(|error| panic!("{error}"));
         let expanded = scratch.expanded.as_mut_ptr();
         for start in (0..num_steps).step_by(part_len) {
             let len = part_len.min(num_steps - start);

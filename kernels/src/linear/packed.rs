@@ -6,7 +6,7 @@ use super::format::{self, Format};
 use super::pack::{Codebook, pack_panel};
 use super::tiers::{Work, dispatch};
 use crate::detect;
-use crate::memory::{self, Arena, Buffer};
+use crate::memory::{self, Arena, Buffer, OutOfMemory};
 use crate::pool::Pool;
 use crate::quant::GgmlType;
 use crate::simd::Simd;
@@ -130,6 +130,14 @@ pub enum PackError {
     Shape { ty: GgmlType, n: usize, k: usize },
     /// The bytes are not those of such a matrix.
     Length { expected: usize, actual: usize },
+    /// There is no room for the packed form.
+    Memory(OutOfMemory),
+}
+
+impl From<OutOfMemory> for PackError {
+    fn from(error: OutOfMemory) -> PackError {
+        PackError::Memory(error)
+    }
 }
 
 impl std::fmt::Display for PackError {
@@ -142,6 +150,7 @@ impl std::fmt::Display for PackError {
             PackError::Length { expected, actual } => {
                 write!(f, "the weights have {actual} bytes instead of {expected}")
             }
+            PackError::Memory(error) => error.fmt(f),
         }
     }
 }
@@ -204,7 +213,7 @@ impl Packed {
         k: usize,
         bytes: &[u8],
         pool: &Pool,
-        buffer: impl FnOnce(usize) -> Buffer,
+        buffer: impl FnOnce(usize) -> Result<Buffer, OutOfMemory>,
     ) -> Result<Packed, PackError> {
         let packing = Packing::of(ty).ok_or(PackError::Unsupported(ty))?;
         let shape = PackError::Shape { ty, n, k };
@@ -220,7 +229,7 @@ impl Packed {
         if total > isize::MAX as usize / 2 {
             return Err(shape);
         }
-        let mut panels = buffer(total);
+        let mut panels = buffer(total)?;
         let codebook = Codebook::of(ty);
         let out = SharedBytes(panels.as_mut_ptr());
         pool.for_each(num_panels, |_, panel| {

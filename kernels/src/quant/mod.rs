@@ -14,6 +14,8 @@ pub(crate) use iq::IntegerBlock;
 pub use quantize::quantize;
 pub use types::GgmlType;
 
+use crate::memory::OutOfMemory;
+
 /// Why bytes could not be converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantError {
@@ -21,6 +23,8 @@ pub enum QuantError {
     Length { ty: GgmlType, values: usize, bytes: usize },
     /// There is no quantiser for this type.
     Unsupported(GgmlType),
+    /// There is no room for the result.
+    Memory(OutOfMemory),
 }
 
 impl std::fmt::Display for QuantError {
@@ -33,6 +37,7 @@ impl std::fmt::Display for QuantError {
                 ty.block_bytes()
             ),
             QuantError::Unsupported(ty) => write!(f, "cannot quantise to {ty}"),
+            QuantError::Memory(error) => error.fmt(f),
         }
     }
 }
@@ -65,14 +70,15 @@ pub fn exact_form(ty: GgmlType) -> Option<GgmlType> {
 /// Bytes of the [`exact_form`] of `values` values.
 ///
 /// # Errors
-/// The values or the bytes are not a whole number of blocks.
+/// The values or the bytes are not a whole number of blocks, or there is no memory.
 pub fn to_exact_form(ty: GgmlType, bytes: &[u8], values: usize) -> Result<Vec<u8>, QuantError> {
     if ty.row_bytes(values) != Some(bytes.len()) {
         return Err(QuantError::Length { ty, values, bytes: bytes.len() });
     }
-    let mut out = Vec::with_capacity(values * 2);
+    let (mut out, wanted) = (Vec::new(), values * 2);
+    out.try_reserve_exact(wanted).map_err(|_| QuantError::Memory(OutOfMemory { wanted }))?;
+    let mut block_values = vec![0.0; ty.block_len()];
     if exact_form(ty) == Some(GgmlType::Q8_0) {
-        let mut block_values = vec![0.0; ty.block_len()];
         for block in bytes.chunks_exact(ty.block_bytes()) {
             // With a scale of one the values are the codes.
             let unit = [&half_one(), &block[2..]].concat();
@@ -84,9 +90,10 @@ pub fn to_exact_form(ty: GgmlType, bytes: &[u8], values: usize) -> Result<Vec<u8
         }
         return Ok(out);
     }
-    let mut floats = vec![0.0; values];
-    dequantize(ty, bytes, &mut floats)?;
-    quantize(GgmlType::F16, &floats, &mut out)?;
+    for block in bytes.chunks_exact(ty.block_bytes()) {
+        dequantize(ty, block, &mut block_values)?;
+        quantize(GgmlType::F16, &block_values, &mut out)?;
+    }
     Ok(out)
 }
 

@@ -1,8 +1,8 @@
 //! Everything between the products: attention, norms, rotary embedding, element-wise functions.
 
 use kolosal_kernels::attention::{
-    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvShape, SpanRef, attention,
-    kv_write,
+    AttnInput, AttnParams, AttnScratch, BLOCK, Kv, KvLayout, KvMut, KvPool, KvShape, SpanRef,
+    attention, kv_write,
 };
 use kolosal_kernels::pool::Pool;
 use kolosal_kernels::rope::{RopeHeads, RopeStyle, RopeTable, rope};
@@ -108,7 +108,8 @@ fn attend(variant: Variant, pool: &Pool) -> Findings {
     let sinks = random.values(HEADS);
     let slopes: Vec<f32> = (0..HEADS).map(|head| 0.4 / (head + 1) as f32).collect();
     let layout = KvLayout::of_layers([SHAPE])[0];
-    let mut cache = vec![0x7e00; num_blocks * layout.block_len];
+    let mut cache = KvPool::whole(layout.block_len, num_blocks).expect("a small cache fits");
+    cache.fill(0x7e00);
     let (mut q, mut spans) = (Vec::new(), Vec::new());
     for (sequence, (kv_len, rows)) in sequences.iter().zip(SPANS) {
         let slot = |p: usize| sequence.blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
@@ -134,7 +135,8 @@ fn attend(variant: Variant, pool: &Pool) -> Findings {
     let kv = Kv { layout, cache: &cache };
     let input = AttnInput { q: Rows::new(&q, rows, q_cols), kv, spans: &spans, params };
     let mut out = vec![f32::NAN; rows * out_cols];
-    attention(&input, RowsMut::new(&mut out, rows, out_cols), &mut AttnScratch::new(), pool);
+    attention(&input, RowsMut::new(&mut out, rows, out_cols), &mut AttnScratch::new(), pool)
+        .expect("a small result fits");
     let mut wanted = Vec::with_capacity(out.len());
     for (sequence, (kv_len, rows)) in sequences.iter().zip(SPANS) {
         for position in kv_len - rows..kv_len {
@@ -184,7 +186,7 @@ fn turn(style: RopeStyle, pool: &Pool) -> Findings {
     let frequencies: Vec<f64> =
         (0..num_pairs).map(|i| 10_000_f64.powf(-f64::from(i) / f64::from(num_pairs))).collect();
     let mut table = RopeTable::new(frequencies.clone(), 1.0);
-    table.reserve(4096);
+    table.reserve(4096).expect("a small table fits");
     let x = Random::new(3).values(positions.len() * heads * head_dim);
     let mut out = x.clone();
     let shape = RopeHeads { heads, head_dim, offset: 0, style };

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::{Error, Kind};
+use crate::model::memory::refusal;
 
 /// Why a GGUF file cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,10 @@ pub enum GgufError {
     NotAFile { path: PathBuf },
     #[error("{} changed from {before} to {after} bytes while it was open", path.display())]
     Changed { path: PathBuf, before: u64, after: u64 },
+    #[error("{} was written to while it was read", path.display())]
+    Written { path: PathBuf },
+    #[error("{}", refusal(*.wanted))]
+    Memory { wanted: u64 },
     #[error("not a GGUF file: it starts with {found:02x?} instead of \"GGUF\"")]
     NotGguf { found: Vec<u8> },
     #[error("GGUF version {version} is not supported; 2 and 3 are")]
@@ -63,6 +68,9 @@ impl GgufError {
 
 impl From<GgufError> for Error {
     fn from(error: GgufError) -> Self {
+        if let GgufError::Memory { .. } = error {
+            return Self::unavailable(error.to_string(), 10).with_code("insufficient_memory");
+        }
         Self::new(Kind::ModelLoading, error.to_string())
     }
 }

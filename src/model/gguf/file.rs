@@ -1,22 +1,24 @@
 //! An open model: one GGUF file or a split set.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kolosal_kernels::quant::GgmlType;
 
-use super::map::Bytes;
+use super::bytes::Bytes;
 use super::parse::{self, Header};
 use super::{GgufError, Metadata, TensorInfo, split};
 
 /// How the bytes of a file are reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Mapped: pages are read when touched. The file must not shrink meanwhile.
+    /// A tensor is read when it is asked for. The file must not be written to meanwhile, which is
+    /// noticed.
     #[default]
-    Map,
+    OnDemand,
     /// Read into memory as a whole: takes the file's size in memory, survives changes to the file.
-    Read,
+    AtOnce,
 }
 
 /// An open GGUF model. See the module documentation for what has been checked.
@@ -59,10 +61,10 @@ struct Part {
 }
 
 impl Gguf {
-    /// Maps the file at `path` and, for any file of a split set (`…-00001-of-00003.gguf`), all its
+    /// Opens the file at `path` and, for any file of a split set (`…-00001-of-00003.gguf`), all its
     /// siblings.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        Self::open_with(path, Access::Map)
+        Self::open_with(path, Access::OnDemand)
     }
 
     /// Like [`Gguf::open`], with a choice of access.
@@ -99,12 +101,12 @@ impl Gguf {
 
     /// A model from bytes in memory; split models cannot be opened this way.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, GgufError> {
-        let header = parse::parse(&bytes)?;
+        let header = parse::parse(&bytes, bytes.len())?;
         if split::is_split(&header.metadata)? {
             return Err(GgufError::Split("only a part of a split model is given".into()));
         }
         let path = PathBuf::from("<memory>");
-        Self::assemble(vec![Part { path, bytes: Bytes::Heap(bytes), header }])
+        Self::assemble(vec![Part { path, bytes: Bytes::Memory(bytes), header }])
     }
 
     /// A model from parts; places must lie within their files.
@@ -131,7 +133,7 @@ impl Gguf {
                 Place::File { file, start, len } => (file, start, len),
                 Place::Memory(bytes) => {
                     let len = bytes.len();
-                    gguf.shards.push(Bytes::Heap(bytes));
+                    gguf.shards.push(Bytes::Memory(bytes));
                     (gguf.shards.len() - 1, 0, len)
                 }
             };
@@ -199,13 +201,31 @@ impl Gguf {
 
     /// The bytes of one of this file's tensors, aligned in the file to [`Gguf::alignment`].
     ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn data(&self, tensor: &TensorInfo) -> Result<Vec<u8>, GgufError> {
+        let mut bytes = Vec::new();
+        self.read(tensor, 0..tensor.len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Puts a part of a tensor's bytes into `into`, in place of what it held.
+    ///
+    /// # Errors
+    /// The file has changed or cannot be read, or there is no memory for the bytes.
+    ///
     /// # Panics
-    /// If `tensor` belongs to another file.
-    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        self.shards
-            .get(tensor.shard)
-            .and_then(|bytes| bytes.get(tensor.start..)?.get(..tensor.len))
-            .expect("tensors lie inside the file they were read from: this is a bug")
+    /// If `tensor` belongs to another file, or the part lies outside of it.
+    pub fn read(
+        &self,
+        tensor: &TensorInfo,
+        part: Range<usize>,
+        into: &mut Vec<u8>,
+    ) -> Result<(), GgufError> {
+        assert!(part.start <= part.end && part.end <= tensor.len, "{part:?} of {tensor:?}");
+        let shard = self.shards.get(tensor.shard);
+        let shard = shard.expect("tensors lie in a file they were read from: this is a bug");
+        shard.read(tensor.start + part.start, part.len(), into)
     }
 
     /// Alignment of the tensor data of the first file.
@@ -224,25 +244,32 @@ impl Gguf {
         &self.paths
     }
 
-    /// Fails when a mapped file has changed its size since it was opened.
+    /// Fails when a file was written to since it was opened: what was read before may be half old and
+    /// half new.
     ///
-    /// Worth asking before and after long passes over the data; it narrows the window in which a
-    /// truncated file ends the process, but cannot close it.
+    /// # Errors
+    /// [`GgufError::Changed`] and [`GgufError::Written`], or a file cannot be looked at.
     pub fn check_unchanged(&self) -> Result<(), GgufError> {
-        for (path, bytes) in self.paths.iter().zip(&self.shards) {
-            let Bytes::Mapped(map) = bytes else { continue };
-            let found = std::fs::metadata(path).map_err(|e| GgufError::io("stat", path, e))?;
-            if found.len() != map.len() as u64 {
-                let (before, after) = (map.len() as u64, found.len());
-                return Err(GgufError::Changed { path: path.clone(), before, after });
-            }
-        }
-        Ok(())
+        self.shards.iter().try_for_each(Bytes::check_unchanged)
     }
 }
 
+/// Bytes of a file that are read at first; vocabularies need more.
+const HEAD: usize = 1 << 20;
+
 fn open_part(path: &Path, access: Access) -> Result<Part, GgufError> {
     let bytes = Bytes::open(path, access)?;
-    let header = parse::parse(&bytes)?;
+    let mut head = Vec::new();
+    let mut wanted = HEAD;
+    let header = loop {
+        bytes.read(0, wanted.min(bytes.len()), &mut head)?;
+        match parse::parse(&head, bytes.len()) {
+            // The file has what the head lacks.
+            Err(GgufError::Truncated { offset, needed, remaining, .. }) if needed <= remaining => {
+                wanted = (head.len() * 4).max(offset as usize + needed as usize);
+            }
+            parsed => break parsed?,
+        }
+    };
     Ok(Part { path: path.into(), bytes, header })
 }

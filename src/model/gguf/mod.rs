@@ -1,4 +1,4 @@
-//! GGUF: a hardened, memory-mapped reader and a writer.
+//! GGUF: a hardened reader and a writer.
 //!
 //! A model file is hostile until checked. The reader therefore keeps three promises:
 //!
@@ -11,17 +11,16 @@
 //! Strings are kept as the bytes in the file: vocabularies hold entries that are not UTF-8 or that
 //! contain NUL.
 //!
-//! # A mapped file must not shrink
+//! # Files that change
 //!
-//! Reading a page of a mapping whose file was truncated raises `SIGBUS`, which ends the process; no
-//! check in a program can rule that out. [`Gguf::open`] compares the size before and after mapping,
-//! [`Gguf::check_unchanged`] does so again at any time, and our own writers replace files by rename
-//! instead of writing into them. Where model files may change under a running server, open with
-//! [`Access::Read`].
+//! Files are read and never mapped, so that one which shrinks is an error and not the end of the process.
+//! [`Gguf::check_unchanged`] tells whether a file was written to since it was opened; loaders ask at the
+//! end, when nothing of the file is needed any more. One that was replaced by another of its name is read
+//! to its end as it was. Where model files may be written to, open with [`Access::AtOnce`].
 
+mod bytes;
 mod error;
 mod file;
-mod map;
 mod metadata;
 mod parse;
 mod split;
@@ -29,10 +28,10 @@ mod tensor;
 mod value;
 mod writer;
 
+pub(in crate::model) use bytes::Bytes;
 pub use error::GgufError;
 pub use file::{Access, Gguf};
 pub(in crate::model) use file::{Composed, Place};
-pub(in crate::model) use map::Bytes;
 pub use metadata::Metadata;
 pub use parse::limits;
 pub use split::parse_name as parse_split_name;

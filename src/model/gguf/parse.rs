@@ -59,9 +59,10 @@ pub(super) struct Described {
     pub(super) len: usize,
 }
 
-/// Reads and checks all that precedes the tensor data of a file.
-pub(super) fn parse(file: &[u8]) -> Result<Header, GgufError> {
-    let mut cursor = Cursor { bytes: file, at: 0 };
+/// Reads and checks all that precedes the tensor data of a file of `file_len` bytes, of which `head` are
+/// the first. Where the head ends early, it is said to be truncated although enough bytes remain.
+pub(super) fn parse(head: &[u8], file_len: usize) -> Result<Header, GgufError> {
+    let mut cursor = Cursor { bytes: head, file_len, at: 0 };
     let version = read_version(&mut cursor)?;
     let num_tensors = cursor.count("number of tensors", limits::TENSORS, TENSOR_BYTES_MIN)?;
     let num_keys = cursor.count("number of metadata keys", limits::KEYS, KEY_VALUE_BYTES_MIN)?;
@@ -82,7 +83,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, GgufError> {
         }
         tensors.push(tensor);
     }
-    place(&mut tensors, cursor.at, alignment, file.len())?;
+    place(&mut tensors, cursor.at, alignment, file_len)?;
     Ok(Header { version, metadata, tensors, alignment })
 }
 
@@ -274,24 +275,30 @@ fn at_most(what: &str, value: u64, limit: u64) -> Result<(), GgufError> {
 
 /// A position in the file.
 struct Cursor<'a> {
+    /// The first of the file's bytes.
     bytes: &'a [u8],
+    file_len: usize,
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// The next `len` bytes; `what` names them in errors.
     fn take(&mut self, what: &str, len: usize) -> Result<&'a [u8], GgufError> {
+        let remaining = self.file_len - self.at;
+        if len <= remaining {
+            let end = (self.at + len) as u64;
+            at_most("size of the metadata", end, limits::METADATA_BYTES as u64)?;
+        }
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let Some(taken) = rest.get(..len) else {
             return Err(GgufError::Truncated {
                 what: what.into(),
                 offset: self.at as u64,
                 needed: len as u64,
-                remaining: rest.len() as u64,
+                remaining: remaining as u64,
             });
         };
         self.at += len;
-        at_most("size of the metadata", self.at as u64, limits::METADATA_BYTES as u64)?;
         Ok(taken)
     }
 
@@ -308,7 +315,7 @@ impl<'a> Cursor<'a> {
     fn count(&mut self, what: &str, limit: u64, bytes_min: u64) -> Result<usize, GgufError> {
         let count = u64::from_le_bytes(self.array(what)?);
         at_most(what, count, limit)?;
-        let remaining = (self.bytes.len() - self.at) as u64;
+        let remaining = (self.file_len - self.at) as u64;
         let needed = count.saturating_mul(bytes_min);
         if needed > remaining {
             let (what, offset) = (what.into(), self.at as u64);

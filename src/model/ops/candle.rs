@@ -12,9 +12,10 @@ use candle_core::{D, DType, Device, Module, Tensor};
 use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::{self, GgmlType};
 
-use super::{Load, Norm, Ops, WeightSource};
+use super::{KvBlocks, Load, Norm, Ops, WeightSource};
 use crate::model::batch::{BLOCK, Batch, Span};
 use crate::model::error::ModelError;
+use crate::model::runner::KvGrowth;
 use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle, Xielu};
 
 /// Weights and KV pool on a candle device.
@@ -25,6 +26,7 @@ pub struct CandleOps {
     slots: Vec<u32>,
     spans: Vec<Span>,
     weight_bytes: usize,
+    num_blocks: usize,
 }
 
 struct LayerKv {
@@ -53,7 +55,7 @@ impl CandleOps {
     #[must_use]
     pub fn new(device: Device) -> Self {
         let (kv, slots, spans) = (Vec::new(), Vec::new(), Vec::new());
-        Self { device, kv, positions: None, slots, spans, weight_bytes: 0 }
+        Self { device, kv, positions: None, slots, spans, weight_bytes: 0, num_blocks: 0 }
     }
 
     fn quantized(&mut self, source: &WeightSource<'_>) -> Result<Arc<QTensor>, ModelError> {
@@ -274,8 +276,13 @@ impl Ops for CandleOps {
     type Tensor = Tensor;
     type Act = Tensor;
 
-    fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
-        let slots = num_blocks * BLOCK;
+    fn reserve_kv(
+        &mut self,
+        layers: &[&AttnSpec],
+        blocks: KvBlocks,
+    ) -> Result<KvGrowth, ModelError> {
+        let slots = blocks.most * BLOCK;
+        self.num_blocks = blocks.most;
         for attn in layers {
             // What is another layer's takes no room.
             let slots = if attn.shares_kv.is_some() { 1 } else { slots };
@@ -286,7 +293,11 @@ impl Ops for CandleOps {
             let slopes = attn.slopes().map(|all| Tensor::from_vec(all, shape, &self.device));
             self.kv.push(LayerKv { k, v, slopes: slopes.transpose()? });
         }
-        Ok(())
+        Ok(KvGrowth::default())
+    }
+
+    fn grow_kv(&mut self, _: usize) -> usize {
+        self.num_blocks
     }
 
     fn weight_bytes(&self) -> usize {

@@ -5,25 +5,28 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use kolosal_kernels::RowsMut;
 use kolosal_kernels::attention::{
-    self, AttnInput, AttnParams, AttnScratch, Kv, KvLayout, KvMut, KvShape, SpanRef,
+    self, AttnInput, AttnParams, AttnScratch, Kv, KvLayout, KvMut, KvPool, KvShape, SpanRef,
 };
 use kolosal_kernels::elementwise;
-use kolosal_kernels::linear::{self, Acts, Packed};
-use kolosal_kernels::memory::{self, Arena, Floats, HalfPool};
+use kolosal_kernels::linear::{self, Acts, PackError, Packed};
+use kolosal_kernels::memory::{self, Arena, Floats};
 use kolosal_kernels::norm;
 use kolosal_kernels::pool::Pool;
-use kolosal_kernels::quant::{self, GgmlType};
+use kolosal_kernels::quant::{self, GgmlType, QuantError};
 use kolosal_kernels::rope::{self, RopeHeads, RopeTable};
-use kolosal_kernels::{Rows, RowsMut};
 
 use super::activation::{activation, oai_swiglu};
+use super::buffers::{Buffers, CpuAct, CpuTensor};
 use super::locking::Locking;
-use super::{Load, Norm, Ops, WeightSource, rows};
+use super::{KvBlocks, Load, Norm, Ops, WeightSource, rows};
 use crate::model::batch::{Batch, Span};
 use crate::model::error::ModelError;
+use crate::model::memory::copied;
+use crate::model::runner::KvGrowth;
 use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle};
 
 /// Weights, KV pool and scratch on the host.
@@ -40,40 +43,19 @@ pub struct CpuOps {
     weight_bytes: usize,
     /// Whether weights are locked in memory, and how that goes.
     locking: Option<Locking>,
+    /// What a person should know of why it is this back end.
+    note: Option<String>,
     /// Some matrix is kept in floats, so that inputs are kept in floats too.
     has_float_weights: bool,
 }
 
 /// The KV of all layers.
+#[derive(Default)]
 struct KvCache {
     layers: Vec<KvLayout>,
     /// Of each layer, the slopes of its linear biases.
     slopes: Vec<Option<Vec<f32>>>,
-    halves: HalfPool, // (blocks, block_len), f16
-}
-
-/// (rows, cols) of f32 in a buffer that returns to its pool.
-pub struct CpuTensor {
-    data: Floats,
-    rows: usize,
-    cols: usize,
-    home: Buffers,
-}
-
-/// Quantised rows in a buffer that returns to its pool.
-pub struct CpuAct {
-    acts: Option<Acts>,
-    home: Buffers,
-}
-
-/// Buffers between uses: a forward pass allocates nothing after the first of its size.
-#[derive(Clone, Default)]
-struct Buffers(Arc<Mutex<Spare>>);
-
-#[derive(Default)]
-struct Spare {
-    floats: Vec<Floats>,
-    acts: Vec<Acts>,
+    blocks: KvPool,
 }
 
 pub struct CpuLinear {
@@ -89,60 +71,6 @@ pub enum CpuTable {
     Raw { ty: GgmlType, k: usize, row_bytes: usize, bytes: Vec<u8> },
 }
 
-impl Buffers {
-    /// A tensor whose contents are whatever its buffer last held.
-    fn tensor(&self, rows: usize, cols: usize) -> CpuTensor {
-        let len = rows * cols;
-        let mut data = self
-            .lock(|spare| {
-                let fit = (0..spare.floats.len())
-                    .filter(|&index| spare.floats[index].capacity() >= len)
-                    .min_by_key(|&index| spare.floats[index].capacity());
-                fit.map(|index| spare.floats.swap_remove(index))
-            })
-            .unwrap_or_default();
-        data.resize(len);
-        CpuTensor { data, rows, cols, home: self.clone() }
-    }
-
-    fn acts(&self, with_floats: bool) -> Acts {
-        let fresh = || if with_floats { Acts::new() } else { Acts::for_quantised() };
-        self.lock(|spare| spare.acts.pop()).unwrap_or_else(fresh)
-    }
-
-    fn lock<T>(&self, with: impl FnOnce(&mut Spare) -> T) -> T {
-        let mut spare = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        with(&mut spare)
-    }
-}
-
-impl Drop for CpuTensor {
-    fn drop(&mut self) {
-        let data = std::mem::take(&mut self.data);
-        if data.capacity() > 0 {
-            self.home.lock(|spare| spare.floats.push(data));
-        }
-    }
-}
-
-impl Drop for CpuAct {
-    fn drop(&mut self) {
-        if let Some(acts) = self.acts.take() {
-            self.home.lock(|spare| spare.acts.push(acts));
-        }
-    }
-}
-
-impl CpuTensor {
-    fn view(&self) -> Rows<'_> {
-        Rows { data: &self.data, rows: self.rows, cols: self.cols, stride: self.cols }
-    }
-
-    fn view_mut(&mut self) -> RowsMut<'_> {
-        RowsMut { data: &mut self.data, rows: self.rows, cols: self.cols, stride: self.cols }
-    }
-}
-
 impl CpuOps {
     /// A back end that computes on `pool`.
     #[must_use]
@@ -151,13 +79,14 @@ impl CpuOps {
             pool,
             arena: Arena::default(),
             buffers: Buffers::default(),
-            kv: KvCache { layers: Vec::new(), slopes: Vec::new(), halves: HalfPool::new(0) },
+            kv: KvCache::default(),
             positions: Vec::new(),
             slots: Vec::new(),
             spans: Vec::new(),
             scratch: AttnScratch::new(),
             weight_bytes: 0,
             locking: None,
+            note: None,
             has_float_weights: false,
         }
     }
@@ -166,6 +95,13 @@ impl CpuOps {
     #[must_use]
     pub fn with_locked_weights(mut self) -> Self {
         self.locking = Some(Locking::default());
+        self
+    }
+
+    /// Says why it is this back end.
+    #[must_use]
+    pub fn with_note(mut self, note: Option<String>) -> Self {
+        self.note = note;
         self
     }
 
@@ -178,11 +114,17 @@ impl CpuOps {
         let mut bytes = Cow::Borrowed(source.bytes);
         if let Some(exact) = quant::exact_form(ty) {
             let converted = quant::to_exact_form(ty, source.bytes, n * k);
-            bytes = Cow::Owned(converted.map_err(|error| bad(error.to_string()))?);
+            bytes = Cow::Owned(converted.map_err(|error| match error {
+                QuantError::Memory(error) => error.into(),
+                error => bad(error.to_string()),
+            })?);
             ty = exact;
         }
         let packed = Packed::pack_in(&self.arena, ty, n, k, &bytes, &self.pool);
-        let packed = packed.map_err(|error| bad(error.to_string()))?;
+        let packed = packed.map_err(|error| match error {
+            PackError::Memory(error) => error.into(),
+            error => bad(error.to_string()),
+        })?;
         if let Some(locking) = &mut self.locking {
             locking.take(packed.bytes(), || packed.lock());
         }
@@ -191,10 +133,12 @@ impl CpuOps {
         Ok(Arc::new(packed))
     }
 
-    fn prepared(&self, fill: impl FnOnce(&mut Acts)) -> CpuAct {
-        let mut acts = self.buffers.acts(self.has_float_weights);
-        fill(&mut acts);
-        CpuAct { acts: Some(acts), home: self.buffers.clone() }
+    fn prepared(
+        &self,
+        shape: [usize; 2],
+        fill: impl FnOnce(&mut Acts),
+    ) -> Result<CpuAct, ModelError> {
+        Ok(self.buffers.acts(self.has_float_weights, shape, fill)?)
     }
 }
 
@@ -218,7 +162,7 @@ impl Load for CpuOps {
     }
 
     fn load_table(&mut self, source: &WeightSource<'_>) -> Result<CpuTable, ModelError> {
-        let bytes = source.bytes.to_vec();
+        let bytes = copied(source.bytes)?;
         if let Some(locking) = &mut self.locking {
             locking.take(bytes.len(), || memory::lock(&bytes));
         }
@@ -246,7 +190,7 @@ impl Load for CpuOps {
         };
         let (frequencies, magnitude) = spec.frequencies(factors);
         let mut table = RopeTable::new(frequencies, magnitude);
-        table.reserve(context_len);
+        table.reserve(context_len)?;
         Ok((table, style))
     }
 }
@@ -255,7 +199,11 @@ impl Ops for CpuOps {
     type Tensor = CpuTensor;
     type Act = CpuAct;
 
-    fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError> {
+    fn reserve_kv(
+        &mut self,
+        layers: &[&AttnSpec],
+        blocks: KvBlocks,
+    ) -> Result<KvGrowth, ModelError> {
         let slopes = layers.iter().map(|attn| attn.slopes()).collect();
         let shapes = layers.iter().map(|attn| KvShape {
             // What is another layer's takes no room.
@@ -265,12 +213,20 @@ impl Ops for CpuOps {
         });
         let layers = KvLayout::of_layers(shapes);
         let block_len = layers.first().map_or(0, |layout| layout.block_len);
-        // Pages cost no memory until a block is first used.
-        let len = block_len.checked_mul(num_blocks).ok_or_else(|| {
-            ModelError::Limit(format!("{num_blocks} blocks of KV exceed the address space"))
-        })?;
-        self.kv = KvCache { layers, slopes, halves: HalfPool::new(len) };
-        Ok(())
+        let mut pool = KvPool::new(block_len, blocks.most);
+        pool.grow_to(blocks.first)?;
+        let growth = KvGrowth {
+            later_blocks: blocks.most - pool.num_blocks(),
+            step_blocks: KvPool::piece_blocks(block_len * 2, blocks.most),
+        };
+        self.kv = KvCache { layers, slopes, blocks: pool };
+        Ok(growth)
+    }
+
+    fn grow_kv(&mut self, num_blocks: usize) -> usize {
+        // What is refused is no failure: there are as many blocks as there are.
+        let _refused = self.kv.blocks.grow_to(num_blocks);
+        self.kv.blocks.num_blocks()
     }
 
     fn weight_bytes(&self) -> usize {
@@ -286,7 +242,9 @@ impl Ops for CpuOps {
     }
 
     fn warning(&self) -> Option<String> {
-        self.locking.as_ref()?.warning(self.weight_bytes)
+        let locking = self.locking.as_ref().and_then(|l| l.warning(self.weight_bytes));
+        let all: Vec<String> = [self.note.clone(), locking].into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
@@ -308,7 +266,7 @@ impl Ops for CpuOps {
             CpuTable::Packed(packed) => packed.k(),
             CpuTable::Raw { k, .. } => *k,
         };
-        let mut out = self.buffers.tensor(ids.len(), cols);
+        let mut out = self.buffers.tensor(ids.len(), cols)?;
         for (row, &id) in out.data.chunks_exact_mut(cols).zip(ids) {
             match table {
                 CpuTable::Packed(packed) => packed.row(id as usize, row),
@@ -326,7 +284,7 @@ impl Ops for CpuOps {
     }
 
     fn norm(&mut self, x: &CpuTensor, norm: &Norm<Vec<f32>>) -> Result<CpuTensor, ModelError> {
-        let mut out = self.buffers.tensor(x.rows, x.cols);
+        let mut out = self.buffers.tensor(x.rows, x.cols)?;
         let (weight, eps) = (&norm.weight, norm.spec.eps);
         match norm.spec.kind {
             NormKind::Rms => norm::rms_norm(x.view(), weight, eps, out.view_mut(), &self.pool),
@@ -340,16 +298,16 @@ impl Ops for CpuOps {
 
     fn norm_act(&mut self, x: &CpuTensor, norm: &Norm<Vec<f32>>) -> Result<CpuAct, ModelError> {
         let (weight, eps) = (&norm.weight, norm.spec.eps);
-        Ok(self.prepared(|acts| match norm.spec.kind {
+        self.prepared([x.rows, x.cols], |acts| match norm.spec.kind {
             NormKind::Rms => acts.set_rms_norm(x.view(), weight, eps, &self.pool),
             NormKind::Layer => {
                 acts.set_layer_norm(x.view(), weight, norm.bias.as_deref(), eps, &self.pool);
             }
-        }))
+        })
     }
 
     fn act(&mut self, x: &CpuTensor) -> Result<CpuAct, ModelError> {
-        Ok(self.prepared(|acts| acts.set(x.view(), &self.pool)))
+        self.prepared([x.rows, x.cols], |acts| acts.set(x.view(), &self.pool))
     }
 
     fn linear<const N: usize>(
@@ -358,7 +316,8 @@ impl Ops for CpuOps {
         weights: [&CpuLinear; N],
     ) -> Result<[CpuTensor; N], ModelError> {
         let acts = x.acts.as_ref().expect("acts are present until drop: this is a bug");
-        let mut out = weights.map(|linear| self.buffers.tensor(acts.rows(), linear.packed.n()));
+        let widths = weights.map(|linear| linear.packed.n());
+        let mut out = self.buffers.tensors(acts.rows(), widths)?;
         {
             let mut views = out.each_mut().map(|tensor| Some(tensor.view_mut()));
             let mut group: [(&Packed, RowsMut<'_>); N] = std::array::from_fn(|index| {
@@ -406,10 +365,11 @@ impl Ops for CpuOps {
                 Err(ModelError::Limit("xIELU has no gated form".to_owned()))
             }
             Some(act) => {
-                Ok(self.prepared(|acts| acts.set_glu(gate.view(), up.view(), act, &self.pool)))
+                let shape = [gate.rows, gate.cols];
+                self.prepared(shape, |acts| acts.set_glu(gate.view(), up.view(), act, &self.pool))
             }
             None => {
-                let mut out = self.buffers.tensor(gate.rows, gate.cols);
+                let mut out = self.buffers.tensor(gate.rows, gate.cols)?;
                 oai_swiglu(&gate.data, &up.data, &mut out.data);
                 self.act(&out)
             }
@@ -426,9 +386,9 @@ impl Ops for CpuOps {
         if let (true, Some(act)) = (is_plain(gate) && is_plain(up), activation(act)) {
             let input = x.acts.as_ref().expect("acts are present until drop: this is a bug");
             let mut is_done = false;
-            let out = self.prepared(|acts| {
+            let out = self.prepared([input.rows(), gate.packed.n()], |acts| {
                 is_done = linear::gated(input, [&gate.packed, &up.packed], act, acts, &self.pool);
-            });
+            })?;
             if is_done {
                 return Ok(out);
             }
@@ -439,7 +399,7 @@ impl Ops for CpuOps {
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
         if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
-            let mut out = self.buffers.tensor(x.rows, x.cols);
+            let mut out = self.buffers.tensor(x.rows, x.cols)?;
             let apply = |x: f32| match act {
                 ActSpec::Xielu(xielu) => xielu.apply(x),
                 _ => x.tanh(),
@@ -449,7 +409,7 @@ impl Ops for CpuOps {
         }
         let act = activation(act)
             .ok_or_else(|| ModelError::Limit("a clamped gate needs two inputs".to_owned()))?;
-        Ok(self.prepared(|acts| acts.set_act(x.view(), act, &self.pool)))
+        self.prepared([x.rows, x.cols], |acts| acts.set_act(x.view(), act, &self.pool))
     }
 
     fn head_norm(
@@ -463,7 +423,7 @@ impl Ops for CpuOps {
             norm::rms_norm_heads(x.view_mut(), &norm.weight, norm.spec.eps, &self.pool);
             return Ok(x);
         }
-        let mut out = self.buffers.tensor(x.rows, x.cols);
+        let mut out = self.buffers.tensor(x.rows, x.cols)?;
         rows::layer_norm_heads(&x.data, norm, &mut out.data, &self.pool);
         Ok(out)
     }
@@ -486,10 +446,10 @@ impl Ops for CpuOps {
         spec: &AttnSpec,
         sinks: Option<&Vec<f32>>,
     ) -> Result<CpuTensor, ModelError> {
-        let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim);
+        let mut out = self.buffers.tensor(q.rows, spec.heads * spec.value_dim)?;
         let layout = self.kv.layers[layer];
         if let Some([k, v]) = kv {
-            let kv = KvMut { layout, cache: &mut self.kv.halves };
+            let kv = KvMut { layout, cache: &mut self.kv.blocks };
             attention::kv_write(kv, k.view(), v.view(), &self.slots, &self.pool);
         }
         let spans: Vec<SpanRef<'_>> = self
@@ -511,9 +471,9 @@ impl Ops for CpuOps {
             sinks: sinks.map(Vec::as_slice),
             causal: spec.causal,
         };
-        let kv = Kv { layout, cache: &self.kv.halves };
+        let kv = Kv { layout, cache: &self.kv.blocks };
         let input = AttnInput { q: q.view(), kv, spans: &spans, params };
-        attention::attention(&input, out.view_mut(), &mut self.scratch, &self.pool);
+        attention::attention(&input, out.view_mut(), &mut self.scratch, &self.pool)?;
         Ok(out)
     }
 
@@ -533,7 +493,7 @@ impl Ops for CpuOps {
         heads: usize,
         range: Range<usize>,
     ) -> Result<CpuTensor, ModelError> {
-        let mut out = self.buffers.tensor(x.rows, heads * range.len());
+        let mut out = self.buffers.tensor(x.rows, heads * range.len())?;
         let heads_of_rows = x.data.chunks_exact(x.cols / heads);
         for (head, target) in heads_of_rows.zip(out.data.chunks_exact_mut(range.len())) {
             target.copy_from_slice(&head[range.clone()]);
@@ -543,7 +503,7 @@ impl Ops for CpuOps {
 
     fn join(&mut self, parts: &[&CpuTensor], heads: usize) -> Result<CpuTensor, ModelError> {
         let rows = parts.first().map_or(0, |part| part.rows);
-        let mut out = self.buffers.tensor(rows, parts.iter().map(|part| part.cols).sum());
+        let mut out = self.buffers.tensor(rows, parts.iter().map(|part| part.cols).sum())?;
         let mut at = 0;
         for head in 0..rows * heads {
             for part in parts {
@@ -556,7 +516,7 @@ impl Ops for CpuOps {
     }
 
     fn rows(&mut self, x: &CpuTensor, rows: &[u32]) -> Result<CpuTensor, ModelError> {
-        let mut out = self.buffers.tensor(rows.len(), x.cols);
+        let mut out = self.buffers.tensor(rows.len(), x.cols)?;
         for (target, &row) in out.data.chunks_exact_mut(x.cols).zip(rows) {
             target.copy_from_slice(&x.data[row as usize * x.cols..][..x.cols]);
         }
@@ -578,7 +538,7 @@ impl Ops for CpuOps {
     }
 
     fn zeros_like(&mut self, like: &CpuTensor) -> Result<CpuTensor, ModelError> {
-        let mut out = self.buffers.tensor(like.rows, like.cols);
+        let mut out = self.buffers.tensor(like.rows, like.cols)?;
         out.data.fill(0.0);
         Ok(out)
     }
@@ -588,12 +548,11 @@ impl Ops for CpuOps {
     }
 
     fn recycle(&mut self, values: Floats) {
-        self.buffers.lock(|spare| spare.floats.push(values));
+        self.buffers.give_back(values);
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
-        let block_len = self.kv.layers.first().map_or(0, |layout| layout.block_len);
-        attention::copy_block(&mut self.kv.halves, block_len, from, to);
+        self.kv.blocks.copy_block(from, to);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! [`candle`] with portable candle tensors (CUDA, Metal, and the oracle of the CPU back end).
 
 mod activation;
+mod buffers;
 pub mod candle;
 pub mod cpu;
 mod locking;
@@ -14,6 +15,7 @@ use kolosal_kernels::quant::GgmlType;
 
 use super::batch::Batch;
 use super::error::ModelError;
+use super::runner::KvGrowth;
 use super::spec::{ActSpec, AttnSpec, NormSpec, RopeSpec};
 
 /// A weight matrix as it lies in the file: `n` rows of `k` values.
@@ -33,6 +35,14 @@ pub struct Norm<V> {
     pub weight: V,
     pub bias: Option<V>,
     pub spec: NormSpec,
+}
+
+/// Blocks of a KV pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvBlocks {
+    /// That there must be before the first step.
+    pub first: usize,
+    pub most: usize,
 }
 
 /// What takes the weights of a model: a back end, or a check of whether one could.
@@ -74,8 +84,14 @@ pub trait Ops: Load + Send {
     /// The prepared input of linear layers (quantised on the CPU).
     type Act: Send;
 
-    /// Reserves the KV pool: `num_blocks` blocks for each layer.
-    fn reserve_kv(&mut self, layers: &[&AttnSpec], num_blocks: usize) -> Result<(), ModelError>;
+    /// Reserves the KV pool for these layers: how the rest of it is had.
+    fn reserve_kv(
+        &mut self,
+        layers: &[&AttnSpec],
+        blocks: KvBlocks,
+    ) -> Result<KvGrowth, ModelError>;
+    /// See [`Runner::grow_kv`](crate::model::Runner::grow_kv).
+    fn grow_kv(&mut self, num_blocks: usize) -> usize;
     /// Bytes of resident weights so far.
     fn weight_bytes(&self) -> usize;
     /// `cpu`, `cuda:0`, `metal:0`.

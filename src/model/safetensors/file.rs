@@ -37,15 +37,29 @@ pub(super) struct Entry {
 impl File {
     pub(super) fn open(path: PathBuf, access: Access) -> Result<Self, GgufError> {
         let bytes = Bytes::open(&path, access)?;
-        let tensors = parse(&bytes)
+        let tensors = head(&bytes)
+            .and_then(|head| parse(&head, bytes.len()))
             .map_err(|source| GgufError::Shard { path: path.clone(), source: Box::new(source) })?;
         Ok(Self { path, bytes, tensors })
     }
 
     /// The bytes of one of this file's tensors.
-    pub(super) fn data(&self, entry: &Entry) -> &[u8] {
-        &self.bytes[entry.start..entry.start + entry.len]
+    pub(super) fn data(&self, entry: &Entry) -> Result<Vec<u8>, GgufError> {
+        let mut data = Vec::new();
+        self.bytes.read(entry.start, entry.len, &mut data)?;
+        Ok(data)
     }
+}
+
+/// The bytes of a file before its tensors', as far as there are.
+fn head(bytes: &Bytes) -> Result<Vec<u8>, GgufError> {
+    let mut head = Vec::new();
+    bytes.read(0, bytes.len().min(8), &mut head)?;
+    if let Some(len) = head.first_chunk::<8>() {
+        let len = u64::from_le_bytes(*len).min(MAX_HEADER) as usize;
+        bytes.read(0, bytes.len().min(8 + len), &mut head)?;
+    }
+    Ok(head)
 }
 
 /// A tensor as the header describes it.
@@ -87,13 +101,13 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// Checks the header of a file.
-fn parse(bytes: &[u8]) -> Result<Vec<Entry>, GgufError> {
+/// Checks the header of a file of `file_len` bytes, which is within the first of them.
+fn parse(bytes: &[u8], file_len: usize) -> Result<Vec<Entry>, GgufError> {
     let truncated = |needed: u64, offset: u64| GgufError::Truncated {
         what: "safetensors header".to_owned(),
         offset,
         needed,
-        remaining: (bytes.len() as u64).saturating_sub(offset),
+        remaining: (file_len as u64).saturating_sub(offset),
     };
     let (len, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| truncated(8, 0))?;
     let len = u64::from_le_bytes(*len);
@@ -101,7 +115,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<Entry>, GgufError> {
         let what = "length of safetensors header".to_owned();
         return Err(GgufError::Limit { what, value: len, limit: MAX_HEADER });
     }
-    let (header, data) = rest.split_at_checked(len as usize).ok_or_else(|| truncated(len, 8))?;
+    let header = rest.get(..len as usize).ok_or_else(|| truncated(len, 8))?;
     let Header(described) = serde_json::from_slice(header)
         .map_err(|error| GgufError::malformed("safetensors header", error.to_string()))?;
     if described.len() as u64 > limits::TENSORS {
@@ -115,7 +129,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<Entry>, GgufError> {
         if !names.insert(name.clone()) {
             return Err(GgufError::Duplicate { what: "tensor", name });
         }
-        entries.push(entry(name, &tensor, base, data.len())?);
+        entries.push(entry(name, &tensor, base, file_len - base)?);
     }
     apart(&entries)?;
     Ok(entries)
@@ -199,7 +213,7 @@ mod tests {
             "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
             "b": {"dtype": "BF16", "shape": [], "data_offsets": [24, 26]},
             "c": {"dtype": "I64", "shape": [1], "data_offsets": [26, 34]}}"#;
-        let entries = parse(&file(header, 34)).unwrap();
+        let entries = parse(&file(header, 34), header.len() + 8 + 34).unwrap();
         let base = 8 + header.len();
         let found: Vec<_> = entries
             .iter()
@@ -246,7 +260,7 @@ mod tests {
             (100u64.to_le_bytes().to_vec(), "needs 100 bytes"),
         ];
         for (bytes, expected) in cases {
-            let error = parse(&bytes).unwrap_err().to_string();
+            let error = parse(&bytes, bytes.len()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}: expected {expected}");
         }
     }

@@ -1,7 +1,7 @@
 //! Models as directories: `config.json`, `tokenizer.json` and weights in safetensors files.
 //!
 //! Such a directory is read as if it were a GGUF file: metadata under GGUF's keys, tensors under
-//! GGUF's names. What reads GGUF models then reads these. Weights stay in the mapped files but where
+//! GGUF's names. What reads GGUF models then reads these. Weights are read from the files when they are needed but where
 //! the two conventions lay out rows or norms differently.
 //!
 //! The files are hostile until checked, as GGUF files are: see [`super::gguf`] for what that means.
@@ -129,7 +129,6 @@ fn changed(
     change: Change,
 ) -> Result<Composed, GgufError> {
     let mut shape = entry.shape.clone();
-    let bytes = file.data(entry);
     let bad = |problem: &str| GgufError::tensor(&entry.name, problem);
     let place = match change {
         Change::None => Place::File { file: index, start: entry.start, len: entry.len },
@@ -143,11 +142,12 @@ fn changed(
             Place::File { file: index, start, len }
         }
         Change::Interleave(heads) => {
-            let rows = names::interleave(bytes, shape[0], heads);
+            let rows = names::interleave(&file.data(entry)?, shape[0], heads);
             Place::Memory(rows.ok_or_else(|| bad("its rows are not halves of heads"))?)
         }
         Change::PlusOne => {
-            let values = names::plus_one(ty, bytes).ok_or_else(|| bad("it cannot be read"))?;
+            let values = names::plus_one(ty, &file.data(entry)?);
+            let values = values.ok_or_else(|| bad("it cannot be read"))?;
             return Ok(Composed { name, shape, ty: GgmlType::F32, place: Place::Memory(values) });
         }
     };

@@ -41,7 +41,8 @@ pub fn load<O: Load>(
         target.check(gguf)?;
     }
     let learned = spec.norms_learned;
-    let mut loader = Loader { ops, gguf, quantize, learned, used: HashSet::new() };
+    let mut loader =
+        Loader { ops, gguf, quantize, learned, used: HashSet::new(), spare: Vec::new() };
     let weights = loader.model(spec, context_len)?;
     let unused: Vec<&str> = gguf
         .tensors()
@@ -75,10 +76,7 @@ impl<O: Load> Loader<'_, O> {
         let (table, head) = self.table_and_head(spec)?;
         let types = match spec.token_types {
             0 => None,
-            rows => {
-                let source = self.source("token_types.weight", &[rows, spec.hidden])?;
-                Some(self.ops.load_table(&source)?)
-            }
+            rows => Some(self.table("token_types.weight", &[rows, spec.hidden])?),
         };
         let positions = if spec.learned_positions {
             let info = self.info("position_embd.weight")?;
@@ -89,8 +87,7 @@ impl<O: Load> Loader<'_, O> {
                     expected: vec![context_len, spec.hidden],
                 });
             }
-            let source = self.source("position_embd.weight", &[info.shape[0], spec.hidden])?;
-            Some(self.ops.load_table(&source)?)
+            Some(self.table("position_embd.weight", &[info.shape[0], spec.hidden])?)
         } else {
             None
         };
@@ -135,7 +132,9 @@ impl<O: Load> Loader<'_, O> {
 
     fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {
         let hidden = spec.hidden;
-        let embd = self.source("token_embd.weight", &[spec.vocab_size, hidden])?;
+        let found = self.source("token_embd.weight", &[spec.vocab_size, hidden])?;
+        let bytes = self.bytes(&found, 0..spec.vocab_size)?;
+        let embd = found.weight(spec.vocab_size, &bytes);
         let buffer;
         let embd = {
             buffer = self.quantised(&embd)?;

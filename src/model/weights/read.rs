@@ -1,6 +1,7 @@
 //! Tensors by their names: shapes checked, and in the back end's form.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use kolosal_kernels::quant;
 
@@ -17,6 +18,8 @@ pub(in crate::model) struct Loader<'a, O> {
     /// Norms have weights in the file.
     pub(super) learned: bool,
     pub(in crate::model) used: HashSet<String>,
+    /// Memory for what is read.
+    pub(super) spare: Vec<u8>,
 }
 
 impl<O: Load> Loader<'_, O> {
@@ -29,10 +32,10 @@ impl<O: Load> Loader<'_, O> {
         k: usize,
     ) -> Result<Vec<O::Linear>, ModelError> {
         let weight = format!("{name}.weight");
-        let source = self.source(&weight, &[experts, n, k])?;
+        let found = self.source(&weight, &[experts, n, k])?;
         let scales = self.scales(name, experts)?;
         let bias = self.bias(name, experts * n)?;
-        self.cut(source, [experts, 1], (scales, bias))
+        self.cut(found, [experts, 1], (scales, bias))
     }
 
     /// Each expert's two matrices of `n` rows, one after the other.
@@ -44,36 +47,61 @@ impl<O: Load> Loader<'_, O> {
         k: usize,
     ) -> Result<Vec<O::Linear>, ModelError> {
         let weight = format!("{name}.weight");
-        let source = self.source(&weight, &[experts, 2 * n, k])?;
+        let found = self.source(&weight, &[experts, 2 * n, k])?;
         let scales = match self.scales(name, experts)? {
             // The scale of the up projections stands for both.
             None => self.scales(&name.replace("gate_up", "up"), experts)?,
             scales => scales,
         };
         let bias = self.bias(name, experts * 2 * n)?;
-        self.cut(source, [experts, 2], (scales, bias))
+        self.cut(found, [experts, 2], (scales, bias))
     }
 
     /// Matrices of equal size that lie one above the other, `parts` for each expert; a scale an expert.
     fn cut(
         &mut self,
-        source: WeightSource<'_>,
+        found: Found<'_>,
         [experts, parts]: [usize; 2],
         (scales, bias): (Option<Vec<f32>>, Option<Vec<f32>>),
     ) -> Result<Vec<O::Linear>, ModelError> {
-        let (count, n, k) = (experts * parts, source.n / parts, source.k);
-        let quantised = self.quantised(&WeightSource { n: count * n, ..source })?;
-        let whole = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
-        let stride = whole.bytes.len() / count;
+        let (count, n) = (experts * parts, found.n / parts);
         (0..count)
             .map(|index| {
-                let bytes = &whole.bytes[index * stride..][..stride];
+                let rows = index * n..(index + 1) * n;
                 let scale = scales.as_ref().map_or(1.0, |scales| scales[index / parts]);
-                let part = WeightSource { n, k, bytes, scale, ..whole };
-                let bias = bias.as_ref().map(|values| values[index * n..][..n].to_vec());
-                self.ops.load_linear(&part, bias)
+                let bias = bias.as_ref().map(|values| values[rows.clone()].to_vec());
+                self.part(&Found { scale, ..found }, rows, bias)
             })
             .collect()
+    }
+
+    /// Rows of a matrix in the back end's form.
+    fn part(
+        &mut self,
+        found: &Found<'_>,
+        rows: Range<usize>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<O::Linear, ModelError> {
+        let bytes = self.bytes(found, rows.clone())?;
+        let source = found.weight(rows.len(), &bytes);
+        let quantised = self.quantised(&source)?;
+        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
+        let linear = self.ops.load_linear(&source, bias)?;
+        self.give_back(bytes);
+        Ok(linear)
+    }
+
+    /// A matrix whose rows are looked up.
+    pub(in crate::model) fn table(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<O::Table, ModelError> {
+        let found = self.source(name, shape)?;
+        let bytes = self.bytes(&found, 0..found.n)?;
+        let table = self.ops.load_table(&found.weight(found.n, &bytes))?;
+        self.give_back(bytes);
+        Ok(table)
     }
 
     /// Factors on a matrix, or on those of experts, where the file has them. Those of inputs are for
@@ -100,20 +128,16 @@ impl<O: Load> Loader<'_, O> {
     ) -> Result<Vec<O::Linear>, ModelError> {
         let n = widths.iter().sum();
         let weight = format!("{name}.weight");
-        let source = WeightSource { scale: self.scale(name)?, ..self.source(&weight, &[n, k])? };
-        let quantised = self.quantised(&source)?;
-        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
+        let found = Found { scale: self.scale(name)?, ..self.source(&weight, &[n, k])? };
         let bias = self.bias(name, n)?;
-        let row = source.bytes.len() / n;
         let mut from = 0;
         widths
             .iter()
             .map(|&width| {
-                let bytes = &source.bytes[from * row..][..width * row];
-                let part = WeightSource { bytes, n: width, k, ..source };
-                let bias = bias.as_ref().map(|values| values[from..][..width].to_vec());
-                from += width;
-                self.ops.load_linear(&part, bias)
+                let rows = from..from + width;
+                from = rows.end;
+                let bias = bias.as_ref().map(|values| values[rows.clone()].to_vec());
+                self.part(&found, rows, bias)
             })
             .collect()
     }
@@ -125,11 +149,9 @@ impl<O: Load> Loader<'_, O> {
         k: usize,
     ) -> Result<O::Linear, ModelError> {
         let weight = format!("{name}.weight");
-        let source = WeightSource { scale: self.scale(name)?, ..self.source(&weight, &[n, k])? };
-        let quantised = self.quantised(&source)?;
-        let source = quantised.as_ref().map_or(source, |quantised| quantised.source(&source));
+        let found = Found { scale: self.scale(name)?, ..self.source(&weight, &[n, k])? };
         let bias = self.bias(name, n)?;
-        self.ops.load_linear(&source, bias)
+        self.part(&found, 0..n, bias)
     }
 
     /// The matrix in the wanted type, if it is one to be brought there.
@@ -201,12 +223,18 @@ impl<O: Load> Loader<'_, O> {
                 expected: vec![len],
             });
         }
-        let mut values = vec![0.0; len];
+        let mut values = Vec::new();
+        let wanted = len as u64 * 4;
+        values.try_reserve_exact(len).map_err(|_| ModelError::Memory { wanted })?;
+        values.resize(len, 0.0);
         if !O::READS {
             return Ok(values);
         }
-        quant::dequantize(info.ty, self.gguf.data(info), &mut values)
+        let mut bytes = std::mem::take(&mut self.spare);
+        self.gguf.read(info, 0..info.num_bytes(), &mut bytes)?;
+        quant::dequantize(info.ty, &bytes, &mut values)
             .map_err(|error| bad(name, info, error.to_string()))?;
+        self.give_back(bytes);
         Ok(values)
     }
 }
@@ -223,7 +251,7 @@ impl<'a, O> Loader<'a, O> {
         &mut self,
         name: &'n str,
         expected: &[usize],
-    ) -> Result<WeightSource<'n>, ModelError>
+    ) -> Result<Found<'n>, ModelError>
     where
         'a: 'n,
     {
@@ -240,7 +268,48 @@ impl<'a, O> Loader<'a, O> {
             }
         }
         let (n, k) = (expected[expected.len() - 2], expected[expected.len() - 1]);
-        Ok(WeightSource { name, ty: info.ty, n, k, bytes: self.gguf.data(info), scale: 1.0 })
+        Ok(Found { name, info, n, k, scale: 1.0 })
+    }
+
+    /// The bytes of rows; none where nothing is read.
+    pub(in crate::model) fn bytes(
+        &mut self,
+        found: &Found<'_>,
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, ModelError>
+    where
+        O: Load,
+    {
+        let mut bytes = std::mem::take(&mut self.spare);
+        if O::READS {
+            let row = found.info.num_bytes() / (found.info.num_elements() / found.k);
+            self.gguf.read(found.info, rows.start * row..rows.end * row, &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Keeps memory for what is read next: fresh memory is slower than what was in use just now.
+    pub(in crate::model) fn give_back(&mut self, bytes: Vec<u8>) {
+        self.spare = bytes;
+    }
+}
+
+/// A matrix of the file, or several one above the other, whose shape is as expected.
+#[derive(Clone, Copy)]
+pub(in crate::model) struct Found<'a> {
+    name: &'a str,
+    info: &'a TensorInfo,
+    /// Rows, of one matrix where there are several.
+    pub(in crate::model) n: usize,
+    k: usize,
+    scale: f32,
+}
+
+impl Found<'_> {
+    /// `n` rows that have these bytes.
+    pub(in crate::model) fn weight<'b>(&'b self, n: usize, bytes: &'b [u8]) -> WeightSource<'b> {
+        let Self { name, info, k, scale, .. } = *self;
+        WeightSource { name, ty: info.ty, n, k, bytes, scale }
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct LoadingParameters {
     /// Lock the weights in memory, as far as the system lets the server; false if absent.
     #[oai(nullable)]
     pub use_mlock: Option<bool>,
-    /// Map the model file instead of reading it.
+    /// Read weights from the file as they are needed instead of the whole file at first; it is never mapped.
     #[oai(nullable)]
     pub use_mmap: Option<bool>,
     /// Run sequences together; false: one after the other.

@@ -1,0 +1,115 @@
+//! Memory that this process may still take, and what is said when there is too little.
+
+use std::fs;
+use std::path::Path;
+
+use super::error::ModelError;
+
+/// Bytes that are free for this process: on the machine by `/proc/meminfo`, in the control groups and
+/// within the resource limits (`ulimit -v`, `ulimit -d`) that it runs under. `None` where none of them
+/// can be read.
+#[must_use]
+pub fn available() -> Option<u64> {
+    let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
+    [host, cgroup_free(), limits_free()].into_iter().flatten().min()
+}
+
+/// A copy.
+///
+/// # Errors
+/// There is no memory for it.
+pub(super) fn copied(bytes: &[u8]) -> Result<Vec<u8>, ModelError> {
+    let mut copy = Vec::new();
+    let wanted = bytes.len() as u64;
+    copy.try_reserve_exact(bytes.len()).map_err(|_| ModelError::Memory { wanted })?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}
+
+/// Why `wanted` bytes are not to be had, with figures.
+pub(crate) fn refusal(wanted: u64) -> String {
+    match available() {
+        Some(free) => format!("no memory for {wanted} bytes: about {free} are available"),
+        None => format!("no memory for {wanted} bytes"),
+    }
+}
+
+/// `MemAvailable` of `/proc/meminfo` in bytes.
+fn mem_available(meminfo: &str) -> Option<u64> {
+    kilobytes(meminfo, "MemAvailable:")
+}
+
+/// A line such as `VmSize:  1024 kB`, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// What the tightest control group above this process leaves, version 2 then version 1.
+fn cgroup_free() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut least = None;
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let (root, limit, usage) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max", "memory.current")
+        } else if controllers.split(',').any(|name| name == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        } else {
+            continue;
+        };
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            let folder = Path::new(root).join(group);
+            let number = |file: &str| read_number(&folder.join(file));
+            if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
+                let free = limit.saturating_sub(usage);
+                least = Some(least.map_or(free, |least: u64| least.min(free)));
+            }
+        }
+    }
+    least
+}
+
+/// A file with one number; `max` is none.
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// What limits on address space and data leave.
+fn limits_free() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let free = |limit: &str, used: &str| {
+        Some(soft_limit(&limits, limit)?.saturating_sub(kilobytes(&status, used)?))
+    };
+    let space = free("Max address space", "VmSize:");
+    [space, free("Max data size", "VmData:")].into_iter().flatten().min()
+}
+
+/// The first figure of a line of `/proc/self/limits`; `unlimited` is none.
+fn soft_limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_the_system_are_read() {
+        let meminfo = "MemTotal:       64 kB\nMemAvailable:   32 kB\nSwapFree: 1 kB\n";
+        assert_eq!(mem_available(meminfo), Some(32 * 1024));
+        for bad in ["", "MemAvailable: x kB", "MemAvailable: 12 MB", "MemFree: 12 kB"] {
+            assert_eq!(mem_available(bad), None, "{bad:?}");
+        }
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max data size             unlimited            unlimited            bytes\n\
+                      Max address space         629145600            unlimited            bytes\n";
+        assert_eq!(soft_limit(limits, "Max address space"), Some(600 << 20));
+        assert_eq!(soft_limit(limits, "Max data size"), None);
+        assert_eq!(soft_limit(limits, "Max nice priority"), None);
+    }
+}
