@@ -46,6 +46,7 @@ fn scheduler(max_running: usize) -> Scheduler {
 fn new(id: u64, prompt: Vec<u32>) -> NewSequence {
     NewSequence {
         id,
+        tenant: 0,
         prompt,
         max_tokens: 4096,
         salt: 0,

@@ -12,6 +12,8 @@ pub enum Kind {
     Invalid,
     /// No or wrong credentials: 401.
     Unauthorized,
+    /// Somebody else may, whoever asks may not: 403.
+    Forbidden,
     /// The path, model or engine does not exist: 404.
     NotFound,
     /// The path exists, the method does not: 405.
@@ -43,6 +45,7 @@ impl Kind {
         match self {
             Self::Invalid => 400,
             Self::Unauthorized => 401,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Conflict => 409,
@@ -64,6 +67,7 @@ impl Kind {
                 "invalid_request_error"
             }
             Self::Unauthorized => "authentication_error",
+            Self::Forbidden => "permission_error",
             Self::NotFound => "not_found_error",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::ModelLoading => "model_loading_error",

@@ -67,11 +67,17 @@ pub struct TextOptions {
     /// Calls that a model begins by itself follow the tools' schemas where these compile, whether the
     /// tools are strict or not.
     pub constrain_tools: bool,
+    /// Tokens that one request may have generated, all its choices together.
+    pub max_request_tokens: u64,
 }
 
 impl Default for TextOptions {
     fn default() -> Self {
-        Self { grammar_cache_bytes: GRAMMAR_CACHE_BYTES, constrain_tools: true }
+        Self {
+            grammar_cache_bytes: GRAMMAR_CACHE_BYTES,
+            constrain_tools: true,
+            max_request_tokens: 1 << 20,
+        }
     }
 }
 
@@ -134,6 +140,12 @@ impl TextModel {
     /// See [`TextOptions::constrain_tools`].
     pub(super) fn constrains_tools(&self) -> bool {
         self.options.constrain_tools
+    }
+
+    /// Tokens that each of so many choices of a request may have.
+    pub(super) fn share(&self, num_choices: usize) -> u32 {
+        let share = self.options.max_request_tokens / num_choices.max(1) as u64;
+        u32::try_from(share).unwrap_or(u32::MAX).max(1)
     }
 
     /// How the model marks its reasoning, if it reasons.

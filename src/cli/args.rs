@@ -118,9 +118,15 @@ pub(super) struct ServeArgs {
     /// Start empty when no model is named or configured
     #[arg(long)]
     pub(super) no_default_model: bool,
-    /// Accept requests with this API key only; may be repeated
+    /// Accept requests with this API key only; may be repeated. Lists of processes show it: a file does not
     #[arg(long = "api-key", value_name = "KEY")]
     pub(super) api_keys: Vec<String>,
+    /// Accept requests with the API keys in this file only, one a line
+    #[arg(long = "api-key-file", value_name = "FILE")]
+    pub(super) api_keys_file: Option<PathBuf>,
+    /// Let engines be managed by the keys in this file only, one a line
+    #[arg(long = "admin-key-file", value_name = "FILE")]
+    pub(super) admin_keys_file: Option<PathBuf>,
     /// Log level, or directives such as info,kolosal_server::engine=debug
     #[arg(long, value_name = "LEVEL")]
     pub(super) log_level: Option<String>,

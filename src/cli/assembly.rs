@@ -1,15 +1,16 @@
 //! Puts the house together: hub, loader and registry as the configuration says.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use super::failure::{Context, Failure, Outcome};
 use super::progress::{Bars, Lines};
 use crate::chat::TextOptions;
-use crate::config::{Config, EngineDefaults, ModelConfig};
+use crate::config::{Config, EngineDefaults, ModelConfig, Secret};
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
 use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
@@ -84,8 +85,28 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
     let text = TextOptions {
         grammar_cache_bytes: config.limits.max_grammar_cache_bytes,
         constrain_tools: config.engine.constrain_tools,
+        max_request_tokens: config.limits.max_request_tokens,
     };
     GgufLoader::new(locate, Box::new(backend), engine).with_text(text)
+}
+
+/// Keys of a list and of a file, which has one a line; empty lines and those that begin with `#` are none.
+///
+/// # Errors
+/// The file cannot be read, or has no key: it was meant to keep somebody out.
+pub(super) fn keys(listed: &[Secret], file: Option<&Path>) -> Outcome<Vec<Secret>> {
+    let mut keys = listed.to_vec();
+    if let Some(file) = file {
+        let text = std::fs::read_to_string(file).context(file.display())?;
+        let lines = text.lines().map(str::trim);
+        let found = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let found: Vec<Secret> = found.map(Secret::new).collect();
+        if found.is_empty() {
+            return Err(Failure::usage(format!("{} holds no key", file.display())));
+        }
+        keys.extend(found);
+    }
+    Ok(keys)
 }
 
 /// How the registry is to behave.
@@ -93,6 +114,8 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
     RegistryConfig {
         idle_timeout: Duration::from_secs(config.registry.idle_timeout_s),
         memory_budget_bytes: config.registry.memory_budget_bytes,
+        // Those of the configuration are there anyway.
+        max_engines: config.registry.max_engines.max(config.models.len()),
         max_waiters: config.registry.max_load_waiters,
         max_loads: config.registry.max_loads,
         max_load_queue: config.registry.max_load_queue,

@@ -4,6 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use super::args::{ClientArgs, StopArgs};
+use super::assembly;
 use super::failure::{Failure, Outcome};
 use super::{App, wait_for};
 use crate::config::Config;
@@ -42,7 +43,16 @@ fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Val
     let config = app.configure_quietly()?;
     let url = format!("{}{path}", base_url(args, &config));
     let key = args.api_key.clone();
-    let key = key.or_else(|| config.auth.api_keys.first().map(|key| key.expose().to_owned()));
+    let key = match key {
+        Some(key) => Some(key),
+        // One for managing engines may do all.
+        None => {
+            let auth = &config.auth;
+            let mut keys = assembly::keys(&auth.admin_keys, auth.admin_keys_file.as_deref())?;
+            keys.extend(assembly::keys(&auth.api_keys, auth.api_keys_file.as_deref())?);
+            keys.first().map(|key| key.expose().to_owned())
+        }
+    };
     wait_for(async {
         let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
         let mut request = client.map_err(Failure::failed)?.request(method, &url);

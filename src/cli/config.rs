@@ -33,6 +33,9 @@ pub(super) fn flags(global: &GlobalArgs, args: &ServeArgs) -> Vec<Flag> {
     set("logging.format", "--log-format", args.log_format.map(|format| format.name().into()));
     let keys = (!args.api_keys.is_empty()).then(|| json!(args.api_keys));
     set("auth.api_keys", "--api-key", keys);
+    let file = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| json!(path));
+    set("auth.api_keys_file", "--api-key-file", file(&args.api_keys_file));
+    set("auth.admin_keys_file", "--admin-key-file", file(&args.admin_keys_file));
     let verbosity = match (global.quiet, global.verbose) {
         (true, _) => Some(("--quiet", "error")),
         (_, 0) => None,

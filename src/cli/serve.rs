@@ -11,8 +11,8 @@ use super::App;
 use super::args::ServeArgs;
 use super::assembly::{self, Caller};
 use super::failure::{Failure, Outcome};
-use crate::config::{Config, LogFormat, ModelConfig, Secret};
-use crate::hub::{DEFAULT_MODEL, Hub, Reference};
+use crate::config::{AuthConfig, Config, LogFormat, ModelConfig, Secret};
+use crate::hub::{DEFAULT_MODEL, Hub, Reference, Sources};
 use crate::registry::{EngineSpec, Registry};
 use crate::server::{
     self, ApiKeys, AppState, BodyLimits, ConnectionLimits, Cors, Options, ResponseLimits,
@@ -130,7 +130,8 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
             send_timeout: Duration::from_secs(config.connections.send_timeout_s),
             max_streams: config.connections.max_streams,
         },
-        keys: ApiKeys::new(config.auth.api_keys.iter().map(Secret::expose)),
+        keys: keys(&config.auth)?,
+        sources: Sources::new(config.hub.allow_sources.clone(), config.hub.allow_paths.clone()),
         cors: Cors::new(config.cors.allowed_origins.clone()),
         hosts: hosts(config),
         engine: assembly::load_params(&config.engine).map_err(Failure::usage)?,
@@ -141,6 +142,15 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
         },
         hub: Some(hub),
     })
+}
+
+/// The keys of the configuration and of the files that it names.
+fn keys(auth: &AuthConfig) -> Outcome<ApiKeys> {
+    let clients = assembly::keys(&auth.api_keys, auth.api_keys_file.as_deref())?;
+    let admins = assembly::keys(&auth.admin_keys, auth.admin_keys_file.as_deref())?;
+    Ok(ApiKeys::new(clients.iter().map(Secret::expose))
+        .with_admins(admins.iter().map(Secret::expose))
+        .sharing_cache(auth.share_cache))
 }
 
 /// Names that the server may have: those configured, the one that it is bound to, and the machine's.

@@ -169,6 +169,8 @@ pub(super) fn specimen() -> Value {
     config.hub.models_dir = Some(PathBuf::new());
     config.hub.token = Some(Secret::new(""));
     config.hub.endpoint = Some(String::new());
+    config.auth.api_keys_file = Some(PathBuf::new());
+    config.auth.admin_keys_file = Some(PathBuf::new());
     config.logging.file = Some(PathBuf::new());
     tree(&config)
 }
@@ -236,7 +238,9 @@ fn hide_secrets(key: &str, value: &Value) -> Value {
     let hidden = || Value::String("[secret]".to_owned());
     match (key, value) {
         ("hub.token", Value::String(_)) => hidden(),
-        ("auth.api_keys", Value::Array(keys)) => keys.iter().map(|_| hidden()).collect(),
+        ("auth.api_keys" | "auth.admin_keys", Value::Array(keys)) => {
+            keys.iter().map(|_| hidden()).collect()
+        }
         _ => value.clone(),
     }
 }

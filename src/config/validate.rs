@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use kolosal_kernels::affinity;
 
-use super::{Config, EngineDefaults, ModelConfig};
+use super::{Config, EngineDefaults, ModelConfig, SOURCE_KINDS};
 
 /// Longest name of an engine in bytes.
 const ENGINE_ID_BYTES_MAX: usize = 256;
@@ -49,6 +49,8 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
         ("responses.max_age_s", config.responses.max_age_s, 1..=31_536_000),
         ("registry.max_loads", config.registry.max_loads as u64, 1..=1024),
         ("registry.max_load_queue", config.registry.max_load_queue as u64, 0..=1_000_000),
+        ("registry.max_engines", config.registry.max_engines as u64, 1..=100_000),
+        ("limits.max_request_tokens", config.limits.max_request_tokens, 1024..=(1 << 40)),
         ("hub.max_downloads", config.hub.max_downloads as u64, 1..=64),
         ("hub.max_download_queue", config.hub.max_download_queue as u64, 0..=1_000_000),
         ("hub.max_model_bytes", config.hub.max_model_bytes, 1..=(1 << 50)),
@@ -63,8 +65,17 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     if config.server.host.is_empty() {
         return Err(("server.host".into(), "must not be empty".into()));
     }
-    if let Some(index) = config.auth.api_keys.iter().position(|key| key.expose().is_empty()) {
-        return Err((format!("auth.api_keys[{index}]"), "must not be empty".into()));
+    let auth = &config.auth;
+    for (key, keys) in [("auth.api_keys", &auth.api_keys), ("auth.admin_keys", &auth.admin_keys)] {
+        if let Some(index) = keys.iter().position(|key| key.expose().is_empty()) {
+            return Err((format!("{key}[{index}]"), "must not be empty".into()));
+        }
+    }
+    let is_source = |entry: &str| SOURCE_KINDS.contains(&entry) || entry.contains([':', '/']);
+    if let Some(entry) = config.hub.allow_sources.iter().find(|entry| !is_source(entry)) {
+        let kinds = SOURCE_KINDS.join(", ");
+        let text = format!("{entry:?} is neither one of {kinds} nor the beginning of a reference");
+        return Err(("hub.allow_sources".into(), text));
     }
     config.models.iter().enumerate().try_for_each(|(index, model)| check_model(index, model))?;
     unique_ids(config)

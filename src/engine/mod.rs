@@ -26,6 +26,7 @@ pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
 pub mod stats;
+mod tenant;
 mod thread;
 pub mod worker;
 
@@ -43,6 +44,7 @@ pub use request::{
 };
 pub use sampling::Sampling;
 pub use stats::EngineStats;
+pub use tenant::Tenant;
 
 use crate::error::Error;
 use crate::model::{Runner, RunnerSpec};
@@ -97,6 +99,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     commands: Arc<SyncSender<Command>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    /// Whose the requests of this handle are.
+    tenant: Tenant,
 }
 
 /// What handles and thread share.
@@ -128,7 +132,7 @@ impl Engine {
         let meters = Arc::new(Meters::default());
         let worker = Worker::new(runner, &config, Arc::clone(&meters));
         // Submissions are limited by count; one more place is for the shutdown.
-        let (commands, receiver) = sync_channel(config.max_running + config.max_waiting + 1);
+        let (commands, receiver) = sync_channel(2 * (config.max_running + config.max_waiting) + 1);
         let name = format!("engine-{}", config.name);
         let shared = Arc::new(Shared {
             config,
@@ -144,15 +148,22 @@ impl Engine {
             .spawn(move || thread::run(worker, &receiver, &for_thread))
             .map_err(|error| Error::internal(format!("no thread for an engine: {error}")))?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(Self { shared, commands: Arc::new(commands), thread })
+        Ok(Self { shared, commands: Arc::new(commands), thread, tenant: Tenant::default() })
+    }
+
+    /// A handle whose requests are a tenant's.
+    #[must_use]
+    pub fn of(&self, tenant: Tenant) -> Self {
+        Self { tenant, ..self.clone() }
     }
 
     /// Queues a request. It returns at once; the job tells the rest.
     ///
     /// # Errors
     /// The request is over a limit of the model, the engine is full, or it takes nothing more.
-    pub fn submit(&self, request: Request) -> Result<Job, Error> {
+    pub fn submit(&self, mut request: Request) -> Result<Job, Error> {
         request.validate(&self.shared.spec)?;
+        request.cache_salt = self.tenant.salt(request.cache_salt);
         self.queue(request.into())
     }
 
@@ -160,8 +171,9 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Self::submit`].
-    pub fn embed(&self, request: EmbedRequest) -> Result<Job, Error> {
+    pub fn embed(&self, mut request: EmbedRequest) -> Result<Job, Error> {
         request.validate(&self.shared.spec)?;
+        request.cache_salt = self.tenant.salt(request.cache_salt);
         self.queue(Work::Embed(request))
     }
 
@@ -170,8 +182,9 @@ impl Engine {
         let EngineConfig { max_running, max_waiting, .. } = self.shared.config;
         let id = self.shared.next_id.fetch_add(1, SeqCst);
         let limit = max_running + max_waiting;
-        let (job, submission) = Submission::new(id, work, &self.shared.meters, limit)
-            .map_err(|in_flight| self.shared.full(in_flight))?;
+        let (job, submission) =
+            Submission::new(id, self.tenant.id, work, &self.shared.meters, limit)
+                .map_err(|in_flight| self.shared.full(in_flight))?;
         match self.commands.try_send(Command::Submit(Box::new(submission))) {
             Ok(()) => Ok(job),
             Err(TrySendError::Full(_)) => Err(self.shared.full(limit)),
@@ -267,8 +280,8 @@ impl Shared {
         let waiting = in_flight.saturating_sub(*max_running);
         Error::unavailable(
             format!(
-                "engine {name} is full: {waiting} requests wait, the limit is {max_waiting} \
-                 beside {max_running} that run"
+                "engine {name} is full: {waiting} requests wait, the limit is {max_waiting} of a \
+                 client beside {max_running} that run"
             ),
             self.meters.retry_after_s(in_flight, *max_running),
         )

@@ -5,11 +5,14 @@
 //! 1. one row for every running sequence that has one token pending (decoding);
 //! 2. drafts, where rows and blocks are left over;
 //! 3. chunks of prompts (or of what a preempted sequence must recompute), oldest first;
-//! 4. admission of waiting sequences, oldest first, with blocks for all their tokens.
+//! 4. admission of waiting sequences with blocks for all their tokens: first those whose tenant has
+//!    fewest places, of these the oldest.
 //!
-//! When a decoding sequence needs a block and there is none, the youngest running sequence is
-//! preempted: it gives its blocks back, waits at its place by arrival and is recomputed later. The
-//! oldest is thus never preempted, and every sequence becomes the oldest: none starves.
+//! Before all this, where no place is free, the tenant who has most places gives one to a tenant who
+//! waits and has none. When a decoding sequence needs a block and there is none, the youngest running
+//! sequence is preempted: it gives its blocks back, waits at its place by arrival and is recomputed
+//! later. The oldest of all is thus never preempted, each tenant's oldest keeps or gets a place, and
+//! every sequence becomes its tenant's oldest: none starves.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -17,6 +20,7 @@ use std::ops::Range;
 use super::block::BlockPool;
 use super::prefix::{Insertion, PrefixCache};
 use super::sequence::{NewSequence, Sequence};
+use super::tenant::Places;
 use crate::model::BLOCK;
 
 /// Prompt rows of one sequence whose logits one step may ask for: logits are wide.
@@ -218,6 +222,8 @@ impl Scheduler {
     /// Chooses the rows of the next step; it is empty only when there are no sequences.
     pub fn schedule(&mut self, budget: &Budget) -> Plan {
         let mut plan = Plan::default();
+        self.make_place(&mut plan);
+        let num_displaced = plan.preempted.len();
         self.schedule_decode(&mut plan);
         self.schedule_drafts(&mut plan, budget);
         let beside = plan.num_decode > 0;
@@ -225,7 +231,7 @@ impl Scheduler {
             if beside { budget.chunk_rows_beside_decode } else { budget.chunk_rows }.max(1);
         let mut left = budget.max_rows.saturating_sub(plan.num_rows).min(chunk_rows);
         self.schedule_chunks(&mut plan, &mut left);
-        if plan.preempted.is_empty() {
+        if plan.preempted.len() == num_displaced {
             self.admit(&mut plan, &mut left);
         }
         plan
@@ -302,6 +308,23 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Step 0: where all places are taken, the youngest sequence of the tenant who has most of them gives
+    /// way to a tenant who waits and has none.
+    fn make_place(&mut self, plan: &mut Plan) {
+        if self.waiting.is_empty() || self.running.len() < self.config.max_running {
+            return;
+        }
+        let places = Places::of_running(&self.running);
+        let Some((tenant, 2..)) = places.most() else { return };
+        if !self.waiting.iter().any(|sequence| places.count(sequence.tenant()) == 0) {
+            return;
+        }
+        let Some(at) = self.running.iter().rposition(|sequence| sequence.tenant() == tenant) else {
+            return;
+        };
+        self.preempt(at, plan);
+    }
+
     /// Step 1: a row for everything that has one token pending.
     fn schedule_decode(&mut self, plan: &mut Plan) {
         let mut at = 0;
@@ -356,12 +379,17 @@ impl Scheduler {
 
     /// Step 4: new sequences, as long as rows, places and blocks are left.
     fn admit(&mut self, plan: &mut Plan, left: &mut usize) {
-        let mut at = 0;
-        while *left > 0 && self.running.len() < self.config.max_running && at < MAX_ADMISSION_SCAN {
-            let Some(sequence) = self.waiting.get(at) else { return };
+        let mut places = Places::of_running(&self.running);
+        let mut passed = Vec::new();
+        while *left > 0
+            && self.running.len() < self.config.max_running
+            && passed.len() < MAX_ADMISSION_SCAN
+        {
+            let Some(at) = self.next_waiting(&places, &passed) else { return };
+            let sequence = &self.waiting[at];
             let cached = self.find_cached(sequence);
             if self.is_computed_by_another(sequence, cached.len()) {
-                at += 1;
+                passed.push(sequence.id());
                 continue;
             }
             // A later, smaller sequence must not overtake, or this one might starve.
@@ -375,10 +403,18 @@ impl Scheduler {
                 *left = sequence.num_pending();
             }
             let Some(sequence) = self.waiting.remove(at) else { return };
+            places.add(sequence.tenant());
             let (at_running, admitted) = self.start(sequence, cached);
             plan.admitted.push(admitted);
             self.add_chunk(plan, at_running, left);
         }
+    }
+
+    /// Whose turn it is: the first of those whose tenant has fewest places.
+    fn next_waiting(&self, places: &Places, passed: &[u64]) -> Option<usize> {
+        let candidates = self.waiting.iter().enumerate();
+        let candidates = candidates.filter(|(_, sequence)| !passed.contains(&sequence.id()));
+        candidates.min_by_key(|(_, sequence)| places.count(sequence.tenant())).map(|(at, _)| at)
     }
 
     /// Leading blocks of a sequence that the cache has.
@@ -451,16 +487,21 @@ impl Scheduler {
                 continue;
             }
             let youngest = self.running.len() - 1;
-            let mut victim = self.running.remove(youngest);
-            self.release(&mut victim);
-            plan.preempted.push(victim.id());
-            self.counts.preemptions += 1;
-            self.queue(victim);
+            self.preempt(youngest, plan);
             if youngest == at {
                 return None;
             }
         }
         Some(at)
+    }
+
+    /// Lets a running sequence wait again, without blocks.
+    fn preempt(&mut self, at: usize, plan: &mut Plan) {
+        let mut victim = self.running.remove(at);
+        self.release(&mut victim);
+        plan.preempted.push(victim.id());
+        self.counts.preemptions += 1;
+        self.queue(victim);
     }
 
     fn take_block(&mut self) -> Option<u32> {

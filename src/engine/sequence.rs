@@ -8,6 +8,8 @@ use crate::model::BLOCK;
 pub struct NewSequence {
     /// Unique in the engine; ascending in order of arrival.
     pub id: u64,
+    /// Whose it is: see [`super::Tenant::id`].
+    pub tenant: u64,
     pub prompt: Vec<u32>,
     pub max_tokens: usize,
     pub salt: u64,
@@ -29,6 +31,7 @@ pub struct NewSequence {
 #[derive(Debug)]
 pub struct Sequence {
     id: u64,
+    tenant: u64,
     tokens: Vec<u32>,
     prompt_len: usize,
     salt: u64,
@@ -58,6 +61,7 @@ impl Sequence {
     pub fn new(new: NewSequence) -> Self {
         let mut sequence = Self {
             id: new.id,
+            tenant: new.tenant,
             prompt_len: new.prompt.len(),
             tokens: new.prompt,
             salt: new.salt,
@@ -83,6 +87,11 @@ impl Sequence {
     }
 
     /// Prompt and generated tokens.
+    #[must_use]
+    pub fn tenant(&self) -> u64 {
+        self.tenant
+    }
+
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

@@ -1,12 +1,13 @@
 //! Numbers about an engine that anyone may read while it runs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::growth::{Asked, MemoryRoom};
+use super::tenant::InFlight;
 
 /// A snapshot of an engine. Counts from the start unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +64,7 @@ pub struct Meters {
     pub(super) jobs_submitted: AtomicU64,
     pub(super) jobs_failed: AtomicU64,
     /// Jobs that were accepted and have not ended.
-    in_flight: AtomicU64,
+    in_flight: Mutex<InFlight>,
     /// Running mean of a job's time in milliseconds.
     job_ms: AtomicU64,
     /// Milliseconds from `epoch`.
@@ -92,7 +93,7 @@ impl Default for Meters {
             steps: AtomicU64::new(0),
             jobs_submitted: AtomicU64::new(0),
             jobs_failed: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
+            in_flight: Mutex::default(),
             job_ms: AtomicU64::new(0),
             last_activity_ms: AtomicU64::new(0),
             idle: Notify::new(),
@@ -139,26 +140,32 @@ impl Meters {
     /// Jobs that were accepted and have not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(SeqCst) as usize
+        self.jobs().all()
     }
 
-    /// Counts a job in unless `limit` are in flight: their number then.
-    pub(super) fn enter(&self, limit: usize) -> Result<(), usize> {
-        let enter = |count: u64| (count < limit as u64).then_some(count + 1);
-        self.in_flight.fetch_update(SeqCst, SeqCst, enter).map_err(|count| count as usize)?;
+    /// Nothing that is done with the counts can panic in between.
+    fn jobs(&self) -> MutexGuard<'_, InFlight> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a job in unless `limit` of the tenant, or twice as many of all, are in flight: their number
+    /// then.
+    pub(super) fn enter(&self, tenant: u64, limit: usize) -> Result<(), usize> {
+        self.jobs().enter(tenant, limit)?;
         self.jobs_submitted.fetch_add(1, Relaxed);
         self.touch();
         Ok(())
     }
 
     /// Counts a job out.
-    pub(super) fn leave(&self, took: Duration) {
+    pub(super) fn leave(&self, tenant: u64, took: Duration) {
         let took_ms = took.as_millis() as u64;
         let mean = self.job_ms.load(Relaxed);
         let mean = if mean == 0 { took_ms } else { (mean * 7 + took_ms) / 8 };
         self.job_ms.store(mean, Relaxed);
         self.touch();
-        if self.in_flight.fetch_sub(1, SeqCst) == 1 {
+        let was_last = self.jobs().leave(tenant);
+        if was_last {
             self.idle.notify_waiters();
         }
     }

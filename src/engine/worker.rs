@@ -52,15 +52,16 @@ impl Submission {
     /// Makes the job of a validated request. `id` ascends in order of submission.
     ///
     /// # Errors
-    /// `limit` jobs are in flight: their number.
+    /// `limit` jobs of the tenant, or twice as many of all, are in flight: their number.
     pub fn new(
         id: u64,
+        tenant: u64,
         work: impl Into<Work>,
         meters: &Arc<Meters>,
         limit: usize,
     ) -> Result<(Job, Self), usize> {
-        meters.enter(limit)?;
-        let (job, writer) = job(id, Arc::clone(meters));
+        meters.enter(tenant, limit)?;
+        let (job, writer) = job(id, tenant, Arc::clone(meters));
         Ok((job, Self { id, work: work.into(), writer }))
     }
 
@@ -161,9 +162,11 @@ impl Worker {
         let embedded = pooler.is_some();
         let pools_all = pooler.as_ref().is_some_and(Pooler::wants_all_rows);
         let sampler = sampler::Sampler::new(&mut request);
+        let tenant = writer.tenant();
         let active = Active::new(&request, sampler, writer).pooling(pooler);
         let submitted = self.scheduler.submit(NewSequence {
             id,
+            tenant,
             max_tokens: request.max_tokens as usize,
             salt: request.cache_salt,
             prompt_logits: request.prompt_logprobs.is_some() || pools_all,

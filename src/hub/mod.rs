@@ -29,6 +29,7 @@ mod progress;
 mod reference;
 mod repo;
 mod slots;
+mod sources;
 mod store;
 
 use std::collections::BTreeSet;
@@ -42,6 +43,7 @@ pub use error::HubError;
 pub use progress::{NoProgress, Progress};
 pub use reference::{PackageReference, Reference, RepoReference, Select};
 pub use slots::{Place, Slots, Turn};
+pub use sources::Sources;
 pub use store::{LocalFile, LocalModel};
 
 use http::Http;

@@ -14,6 +14,8 @@ pub struct RegistryConfig {
     pub memory_budget_bytes: Option<u64>,
     /// Engines loaded at once; `None` = as many as fit.
     pub max_loaded: Option<usize>,
+    /// Engines that may be registered.
+    pub max_engines: usize,
     /// Requests that may wait for one engine to load.
     pub max_waiters: usize,
     /// Engines whose weights are read at the same time.
@@ -45,6 +47,7 @@ impl Default for RegistryConfig {
             idle_timeout: Duration::from_mins(5),
             memory_budget_bytes: None,
             max_loaded: None,
+            max_engines: 256,
             max_waiters: 256,
             max_loads: 4,
             max_load_queue: 64,

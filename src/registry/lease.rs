@@ -8,6 +8,7 @@ use super::config::KeepAlive;
 use super::entry::Grant;
 use super::load::Loaded;
 use super::shared::Shared;
+use crate::engine::{Engine, Tenant};
 
 /// A loaded engine in use: it is neither unloaded nor evicted while the lease lives, and its idle
 /// time counts from the drop of the last one.
@@ -15,19 +16,28 @@ use super::shared::Shared;
 /// Only [`super::Registry::remove`], [`super::Registry::unload`], a shutdown and a failure of the
 /// engine itself end it earlier; submitting then fails, and what was loaded can still be read.
 pub struct Lease {
+    /// The engine, for requests of this lease's tenant.
+    pub engine: Engine,
     shared: Arc<Shared>,
     grant: Grant,
 }
 
 impl Lease {
     pub(super) fn new(shared: Arc<Shared>, grant: Grant) -> Self {
-        Self { shared, grant }
+        Self { engine: grant.loaded.engine.clone(), shared, grant }
     }
 
     /// Id of the engine.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.grant.id
+    }
+
+    /// The same for requests of a tenant.
+    #[must_use]
+    pub fn of(mut self, tenant: Tenant) -> Self {
+        self.engine = self.engine.of(tenant);
+        self
     }
 
     /// A handle on what is loaded that does not keep it so.

@@ -194,7 +194,7 @@ fn open_error(path: &Path, error: &GgufError) -> Error {
             "model_path_access_denied"
         }
         GgufError::NotAFile { .. } => "invalid_model_path_type",
-        GgufError::NotGguf { .. } => "invalid_model_format",
+        GgufError::NotGguf => "invalid_model_format",
         _ => "model_loading_failed",
     };
     let text = format!("cannot load {}: {error}", path.display());

@@ -86,6 +86,12 @@ impl Table {
             let error = Error::new(Kind::Conflict, text).with_param("engine_id");
             return Err(error.with_code("engine_id_exists"));
         }
+        let limit = self.config.max_engines;
+        if self.entries.len() >= limit {
+            let text = format!("{limit} engines are registered, the limit (registry.max_engines)");
+            let error = Error::new(Kind::Conflict, text).with_param("engine_id");
+            return Err(error.with_code("too_many_engines"));
+        }
         let id = spec.id.clone();
         let mut entry = Entry::new(spec, now);
         entry.provisional = provisional;

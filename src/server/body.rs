@@ -1,7 +1,8 @@
 //! JSON in and out: poem-openapi describes the types, serde reads and writes them.
 //!
 //! Reading through serde gives errors that name the field, a body limit that works for chunked
-//! bodies, and indifference to the content type: `curl -d` sends a form type with JSON in it.
+//! bodies, and little regard for the content type: `curl -d` sends a form type with JSON in it. Types in
+//! which any page may send JSON without asking are refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,7 +116,25 @@ impl<T: Serialize + Send> IntoResponse for Json<T> {
     }
 }
 
+/// Browsers send these for a page of anybody without asking the server first.
+const PAGE_TYPES: [&str; 2] = ["text/plain", "multipart/form-data"];
+
+/// # Errors
+/// 415 for one of [`PAGE_TYPES`].
+fn check_type(request: &Request) -> Result<()> {
+    let kind = request.content_type().unwrap_or_default().split(';').next().unwrap_or_default();
+    let kind = kind.trim().to_ascii_lowercase();
+    if PAGE_TYPES.contains(&kind.as_str()) {
+        let text =
+            format!("a body of the type {kind} is not read; send Content-Type: application/json");
+        let error = Error::new(Kind::UnsupportedMedia, text).with_param("Content-Type");
+        return Err(Failure::from(error.with_code("unsupported_media_type")).into());
+    }
+    Ok(())
+}
+
 async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
+    check_type(request)?;
     let limits = request.data::<BodyLimits>().copied().unwrap_or_default();
     let too_large = || {
         let message = format!("the request body is over the limit of {} bytes", limits.max_bytes);

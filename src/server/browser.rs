@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use poem::{
     Request,
-    http::{HeaderName, Method, StatusCode, header},
+    http::{HeaderName, Method, header},
 };
 
 use super::{Cors, error::Failure};
@@ -116,8 +116,7 @@ fn without_port(host: &str) -> &str {
 }
 
 fn forbidden(text: String, code: &'static str) -> Failure {
-    let error = Error::new(Kind::Invalid, text).with_code(code);
-    Failure::from(error).with_status(StatusCode::FORBIDDEN)
+    Error::new(Kind::Forbidden, text).with_code(code).into()
 }
 
 #[cfg(test)]

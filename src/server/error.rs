@@ -177,6 +177,7 @@ impl Dialect {
             | Kind::ModelLoading
             | Kind::ModelDownload => "invalid_request_error",
             Kind::Unauthorized => "authentication_error",
+            Kind::Forbidden => "permission_error",
             Kind::NotFound => "not_found_error",
             Kind::TooLarge => "request_too_large",
             Kind::RateLimited => "rate_limit_error",

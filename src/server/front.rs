@@ -15,7 +15,7 @@ use super::{
     drain::Drain,
     error::{Dialect, Failure, from_poem},
     observe::Seen,
-    operations::{allowed_methods, check_query},
+    operations::{allowed_methods, check_query, purpose},
 };
 use crate::error::{Error, Kind};
 
@@ -94,7 +94,8 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         if let Some(response) = self.state.options.cors.preflight(&request) {
             return Ok(response);
         }
-        let access = self.state.options.keys.check(&request, &path)?;
+        let access =
+            self.state.options.keys.check(&request, &path, purpose(request.method(), &path))?;
         if self.state.drain.has_started() && !ALWAYS_ANSWERED.contains(&path.as_str()) {
             return Err(Drain::error().into());
         }

@@ -48,7 +48,7 @@ pub use spec::openapi_json;
 use tokio::net::TcpListener;
 
 use crate::{
-    hub::Hub,
+    hub::{Hub, Sources},
     registry::{LoadParams, Registry},
 };
 
@@ -66,6 +66,8 @@ pub struct Options {
     pub engine: LoadParams,
     /// What is kept of OpenAI's Responses.
     pub responses: ResponseLimits,
+    /// Which models clients may name.
+    pub sources: Sources,
     /// Where models are fetched into; without one, clients cannot fetch any.
     pub hub: Option<Arc<Hub>>,
 }

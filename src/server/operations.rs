@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use poem::{Request, http::Method};
 use serde_json::Value;
 
-use super::spec::openapi_json;
+use super::{auth::Purpose, spec::openapi_json};
 use crate::error::{Error, Result};
 
 /// A query parameter that asks for nothing here: by `beta=true`, Anthropic's SDKs say that a type of
@@ -20,6 +20,8 @@ struct Operations {
     path: Vec<String>,
     /// Methods in capitals with the names of their query parameters, unless any will do.
     methods: BTreeMap<String, Vec<String>>,
+    /// Methods that answer 403 to those who may not manage engines.
+    managing: Vec<String>,
     /// For the header `Allow`.
     allow: String,
 }
@@ -28,6 +30,13 @@ struct Operations {
 #[must_use]
 pub(crate) fn allowed_methods(path: &str) -> Option<String> {
     find(path).map(|operations| operations.allow.clone())
+}
+
+/// Whether a request uses engines or manages them: the document says of those that it may be forbidden.
+pub(crate) fn purpose(method: &Method, path: &str) -> Purpose {
+    let manages =
+        |operations: &Operations| operations.managing.iter().any(|m| m == method.as_str());
+    if find(path).is_some_and(manages) { Purpose::Manage } else { Purpose::Use }
 }
 
 /// Refuses query parameters that the operation does not have. What the document does not have, pages
@@ -78,25 +87,38 @@ fn table() -> Vec<Operations> {
     let paths = document["paths"].as_object().cloned().unwrap_or_default();
     let documented = paths.into_iter().map(|(path, operations)| {
         let operations = operations.as_object().into_iter().flatten();
-        let methods = operations
-            .map(|(method, operation)| (method.to_uppercase(), Some(query_names(operation))));
+        let methods = operations.map(|(method, operation)| Documented {
+            name: method.to_uppercase(),
+            query: Some(query_names(operation)),
+            manages: operation["responses"].get("403").is_some(),
+        });
         (path, methods.collect::<Vec<_>>())
     });
-    let page = || vec![("GET".to_owned(), None)];
+    let page = || vec![Documented { name: "GET".to_owned(), query: None, manages: false }];
     let pages = ["/", "/docs", "/openapi.json"].map(|path| (path.to_owned(), page()));
     documented.chain(pages).map(|(path, methods)| operations(&path, methods)).collect()
 }
 
-fn operations(path: &str, methods: Vec<(String, Option<Vec<String>>)>) -> Operations {
-    let mut allow: Vec<_> = methods.iter().map(|(method, _)| method.as_str()).collect();
+/// One method of a path.
+struct Documented {
+    name: String,
+    /// Names of query parameters, unless any will do.
+    query: Option<Vec<String>>,
+    manages: bool,
+}
+
+fn operations(path: &str, methods: Vec<Documented>) -> Operations {
+    let mut allow: Vec<_> = methods.iter().map(|method| method.name.as_str()).collect();
     if allow.contains(&"GET") {
         allow.push("HEAD");
     }
     allow.push("OPTIONS");
     let allow = allow.join(", ");
     let path = path.split('/').map(str::to_owned).collect();
-    let known = methods.into_iter().filter_map(|(method, names)| Some((method, names?)));
-    Operations { path, methods: known.collect(), allow }
+    let managing = methods.iter().filter(|method| method.manages).map(|method| method.name.clone());
+    let managing = managing.collect();
+    let known = methods.into_iter().filter_map(|method| Some((method.name, method.query?)));
+    Operations { path, methods: known.collect(), managing, allow }
 }
 
 fn query_names(operation: &Value) -> Vec<String> {

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, Tags, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
     AppState,
+    auth::Caller,
     body::Json,
     drain::Drain,
     lease::lease_named_or_only,
@@ -313,10 +315,15 @@ impl RerankApi {
     /// ordered by the cosine of their embeddings and that of the query. Nothing is cut off unless
     /// `truncate` or `max_tokens_per_doc` asks for it.
     #[oai(path = "/rerank", method = "post", operation_id = "rerank", tag = "RerankTag::Rerank")]
-    async fn rerank(&self, request: Json<RerankRequest>) -> Answer<Json<RerankAnswer>, Ranks> {
+    async fn rerank(
+        &self,
+        caller: Data<&Caller>,
+        request: Json<RerankRequest>,
+    ) -> Answer<Json<RerankAnswer>, Ranks> {
         let (request, form) = request.0.into_parts()?;
         let texts = form.with_texts.then(|| request.documents.clone());
         let lease = lease_named_or_only(&self.0, form.model.as_deref()).await?;
+        let lease = lease.of(caller.tenant());
         let ranking = tokio::select! {
             biased;
             ranking = rank(&lease.text, &lease.engine, request) => ranking?,

@@ -63,11 +63,11 @@ fn embeddings_are_the_same_in_any_company() {
         let mut others = Vec::new();
         for (i, prompt) in (0..).zip(&prompts) {
             let generate = request(prompt.clone(), 150);
-            let (job, submission) = Submission::new(2 * i, generate, &meters, 100).unwrap();
+            let (job, submission) = Submission::new(2 * i, 0, generate, &meters, 100).unwrap();
             worker.accept(submission);
             others.push(job);
             let work = Work::Embed(embed(prompt.clone()));
-            let (job, submission) = Submission::new(2 * i + 1, work, &meters, 100).unwrap();
+            let (job, submission) = Submission::new(2 * i + 1, 1, work, &meters, 100).unwrap();
             worker.accept(submission);
             jobs.push(job);
         }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kolosal_server::engine::sampler::{Sampler, Scratch};
 use kolosal_server::engine::{
-    Constraint, Engine, EngineConfig, Event, FinishReason, Job, Outcome, Request, Sampling,
+    Constraint, Engine, EngineConfig, Event, FinishReason, Job, Outcome, Request, Sampling, Tenant,
 };
 use kolosal_server::error::{Error, Kind};
 use kolosal_server::model::fake::{FakeConfig, FakeRunner, expected_logits};
@@ -402,7 +402,7 @@ fn a_full_queue_refuses_with_its_limit() {
     assert_eq!((error.kind, error.code), (Kind::Unavailable, Some("queue_full")));
     assert_eq!(
         error.message,
-        "engine test is full: 3 requests wait, the limit is 3 beside 2 that run"
+        "engine test is full: 3 requests wait, the limit is 3 of a client beside 2 that run"
     );
     assert!(error.retry_after_s.is_some());
     drop(gate);
@@ -410,6 +410,52 @@ fn a_full_queue_refuses_with_its_limit() {
         outcome(job);
     }
     outcome(&engine.submit(request(prompt(5, 9), 3)).unwrap());
+}
+
+#[test]
+fn a_tenant_takes_no_places_from_others() {
+    let config = EngineConfig { max_running: 2, max_waiting: 4, ..small() };
+    let alone = outcome_of(&start(FakeConfig::default(), config.clone()), 7);
+    let (engine, gate) = Gate::engine(FakeConfig::default(), config);
+    let greedy = engine.of(Tenant { id: 1, ..Tenant::default() });
+    let jobs: Vec<Job> =
+        (0..6).map(|i| greedy.submit(request(prompt(5, i), 60)).unwrap()).collect();
+    gate.await_step();
+    let full = greedy.submit(request(prompt(5, 9), 3)).unwrap_err();
+    assert_eq!(full.code, Some("queue_full"), "it has its share");
+    let modest = engine.of(Tenant { id: 2, ..Tenant::default() });
+    let job = modest.submit(request(prompt(5, 7), 3)).unwrap();
+    drop(gate);
+    outcome(&job);
+    assert!(jobs.iter().all(|job| !job.is_finished()), "it waited for none of the others");
+    let tokens = job.result().tokens;
+    assert_eq!(tokens, alone);
+    let displaced: Vec<_> = jobs.iter().map(|job| (outcome(job), job.result().tokens)).collect();
+    for (i, (_, tokens)) in displaced.iter().enumerate() {
+        let single = start(FakeConfig::default(), small());
+        let job = single.submit(request(prompt(5, i as u32), 60)).unwrap();
+        outcome(&job);
+        assert_eq!(*tokens, job.result().tokens, "{i}");
+    }
+}
+
+fn outcome_of(engine: &Engine, seed: u32) -> Vec<u32> {
+    let job = engine.submit(request(prompt(5, seed), 3)).unwrap();
+    outcome(&job);
+    job.result().tokens
+}
+
+#[test]
+fn a_tenant_sees_no_cache_of_others() {
+    let engine = start(FakeConfig::default(), small());
+    let cached = |cache| {
+        let engine = engine.of(Tenant { id: 0, cache });
+        let job = engine.submit(request(prompt(200, 1), 2)).unwrap();
+        outcome(&job).usage.cached_tokens
+    };
+    assert_eq!(cached(1), 0);
+    assert!(cached(1) > 0, "its own");
+    assert_eq!((cached(2), cached(0)), (0, 0));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod compatibility;
 mod connections;
 mod cut;
 mod document;
+mod doors;
 mod embeddings;
 mod front;
 mod harness;

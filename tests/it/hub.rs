@@ -138,7 +138,8 @@ async fn a_killed_download_is_resumed_by_the_next_one() {
     assert_eq!(fs::read(path).unwrap(), body);
     let range = server.seen()[1].header("range").to_owned();
     let start: u64 = range.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-    assert!((500_000..=1_000_000).contains(&start), "{range}");
+    // What was noted last, which is behind what was written.
+    assert!((1..=1_000_000).contains(&start), "{range}");
     assert!(!part_has(0), "no part stays behind");
 }
 

@@ -38,7 +38,9 @@ fn home(hub: &str) -> (tempfile::TempDir, String, String) {
     let home = tempfile::tempdir().unwrap();
     let (model, config) = (home.path().join("tiny.gguf"), home.path().join("c.toml"));
     fs::write(&model, Tiny::default().bytes()).unwrap();
-    fs::write(&config, format!("[hub]\nallow_hosts = [\"127.0.0.1\"]\n{hub}")).unwrap();
+    fs::write(&config, format!(
+            "[hub]\nallow_hosts = [\"127.0.0.1\"]\nallow_sources = [\"path\", \"url\", \"pypi\"]\n{hub}"
+        )).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let (model, config) = (text(&model), text(&config));
     (home, model, config)

@@ -25,6 +25,7 @@ mod safetensors;
 mod sdk;
 mod simulation;
 mod template;
+mod terminal;
 mod tidy;
 mod tiny;
 mod tokenizer;

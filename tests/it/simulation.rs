@@ -184,7 +184,8 @@ impl Simulation {
             let request = plan.request();
             request.validate(self.worker.spec()).unwrap();
             let id = self.next_id;
-            let Ok((job, submission)) = Submission::new(id, request, &self.meters, 24) else {
+            let Ok((job, submission)) = Submission::new(id, id % 3, request, &self.meters, 24)
+            else {
                 return;
             };
             self.next_id += 1;
@@ -291,11 +292,13 @@ fn random_traffic() {
     assert!(grown > 100, "pools grew by {grown} blocks");
 }
 
-/// With prompts that share nothing, sequences are admitted in order of arrival, whatever else happens.
+/// With prompts that share nothing, sequences of a tenant are admitted in order of arrival, whatever else
+/// happens.
 #[test]
 fn first_come_first_served() {
     let mut total = 0;
     for seed in 0..20 {
+        let tenants = 1 + seed % 3;
         let mut simulation = Simulation::new(seed);
         let mut admitted: Vec<u64> = Vec::new();
         for round in 0..300_u64 {
@@ -305,7 +308,8 @@ fn first_come_first_served() {
                 let id = simulation.next_id;
                 simulation.next_id += 1;
                 let meters = &simulation.meters;
-                let (job, submission) = Submission::new(id, plan.request(), meters, 24).unwrap();
+                let (job, submission) =
+                    Submission::new(id, id % tenants, plan.request(), meters, 24).unwrap();
                 simulation.worker.accept(submission);
                 simulation.jobs.insert(id, (job, plan));
             }
@@ -316,7 +320,10 @@ fn first_come_first_served() {
                 }
             }
         }
-        assert!(admitted.is_sorted(), "seed {seed}: {admitted:?}");
+        for tenant in 0..tenants {
+            let own = admitted.iter().filter(|id| *id % tenants == tenant);
+            assert!(own.is_sorted(), "seed {seed}: {admitted:?}");
+        }
         total += admitted.len();
     }
     assert!(total > 100, "{total}");

@@ -144,7 +144,9 @@ pub async fn generate_all(
         let prompts = requests.iter().map(|request| prepare(request, &model, &spec, patience));
         prompts.collect::<Result<Vec<Prompt>>>().map(|prompts| (requests, prompts))
     });
-    let (requests, prompts) = prepared.await?;
+    let (requests, mut prompts) = prepared.await?;
+    let share = text.share(requests.iter().map(|r| r.num_candidates() as usize).sum());
+    prompts.iter_mut().for_each(|prompt| prompt.max_tokens = prompt.max_tokens.min(share));
     let mut generation = Generation {
         engine: engine.clone(),
         running: Vec::new(),

@@ -288,7 +288,7 @@ impl GenerationRequest {
                 Request {
                     prompt: prompt.tokens.clone(),
                     max_tokens: prompt.max_tokens.max(1),
-                    min_tokens: self.min_tokens,
+                    min_tokens: self.min_tokens.min(prompt.max_tokens.max(1)),
                     stop_tokens: stop_tokens.clone(),
                     sampling,
                     logprobs,

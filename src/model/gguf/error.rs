@@ -19,8 +19,9 @@ pub enum GgufError {
     Written { path: PathBuf },
     #[error("{}", refusal(*.wanted))]
     Memory { wanted: u64 },
-    #[error("not a GGUF file: it starts with {found:02x?} instead of \"GGUF\"")]
-    NotGguf { found: Vec<u8> },
+    /// What it holds instead is nobody's business: clients may name any file.
+    #[error("not a GGUF file: it does not begin with \"GGUF\"")]
+    NotGguf,
     #[error("GGUF version {version} is not supported; 2 and 3 are")]
     Version { version: u32 },
     #[error("big-endian GGUF file: convert it to little-endian first")]

@@ -90,7 +90,7 @@ pub(super) fn parse(head: &[u8], file_len: usize) -> Result<Header, GgufError> {
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
     let magic = cursor.bytes.get(..MAGIC.len().min(cursor.bytes.len())).unwrap_or_default();
     if magic != MAGIC {
-        return Err(GgufError::NotGguf { found: magic.into() });
+        return Err(GgufError::NotGguf);
     }
     cursor.at = MAGIC.len();
     match cursor.u32("version")? {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use poem::web::Data;
 use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::server::{
     AppState,
+    auth::Caller,
     body::Json,
     openai::{Counts, Running, count_tokens, random_id},
     reply::{Answer, Content, Reply},
@@ -44,13 +46,14 @@ impl AnthropicApi {
     )]
     async fn create(
         &self,
+        caller: Data<&Caller>,
         request: Json<MessagesRequest>,
     ) -> Answer<Content<MessageBody>, Generates> {
         let request = request.0;
         let model = request.model.clone();
         let is_stream = request.stream.unwrap_or(false);
         let generation = request.into_generation()?;
-        let running = Running::start(&self.0, &model, vec![generation]).await?;
+        let running = Running::start(&self.0, &caller, &model, vec![generation]).await?;
         let id = format!("msg_{}", random_id());
         if is_stream {
             let stream = MessageStream::new(id, model, running);

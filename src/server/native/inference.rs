@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use futures_util::Stream;
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, ResponseContent};
 use serde::Serialize;
 use serde_json::json;
@@ -23,6 +24,7 @@ use crate::{
     error::{Error, Result},
     server::{
         AppState,
+        auth::Caller,
         body::Json,
         openai::{FunctionCall, Generates, Running, ToolCall, ToolKind},
         reply::{Answer, Content, Reply},
@@ -80,10 +82,11 @@ impl InferenceApi {
     )]
     async fn complete(
         &self,
+        caller: Data<&Caller>,
         request: Json<InferenceCompletionRequest>,
     ) -> Answer<Content<InferenceBody>, Generates> {
         let (model, streams) = (request.0.model.clone(), request.0.streaming.unwrap_or(false));
-        let body = self.infer(&model, streams, request.0.into_generation()?).await?;
+        let body = self.infer(&caller, (&model, streams), request.0.into_generation()?).await?;
         Ok(Reply::new(Content(body)))
     }
 
@@ -96,10 +99,11 @@ impl InferenceApi {
     )]
     async fn answer(
         &self,
+        caller: Data<&Caller>,
         request: Json<InferenceChatRequest>,
     ) -> Answer<Content<InferenceBody>, Generates> {
         let (model, streams) = (request.0.model.clone(), request.0.streaming.unwrap_or(false));
-        let body = self.infer(&model, streams, request.0.into_generation()?).await?;
+        let body = self.infer(&caller, (&model, streams), request.0.into_generation()?).await?;
         Ok(Reply::new(Content(body)))
     }
 }
@@ -107,11 +111,11 @@ impl InferenceApi {
 impl InferenceApi {
     async fn infer(
         &self,
-        model: &str,
-        streams: bool,
+        caller: &Caller,
+        (model, streams): (&str, bool),
         request: GenerationRequest,
     ) -> Result<InferenceBody> {
-        let running = Running::start(&self.0, model, vec![request]).await?;
+        let running = Running::start(&self.0, caller, model, vec![request]).await?;
         let drain = self.0.drain.clone();
         if streams {
             let inferring = Inferring::new(running);

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use futures_util::{Stream, StreamExt};
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, ResponseContent};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,7 @@ use crate::{
     error::{Error, Result},
     server::{
         AppState,
+        auth::Caller,
         body::Json,
         drain::Drain,
         lease::lease_named_or_only,
@@ -381,12 +383,17 @@ impl InfillApi {
     /// For models that have tokens for it, such as those for code. With `stream`, the text comes as
     /// server-sent events, of which the last has `stop` set.
     #[oai(path = "/infill", method = "post", operation_id = "infill", tag = "NativeTag::Infill")]
-    async fn infill(&self, request: Json<InfillRequest>) -> Answer<Content<InfillBody>, Infills> {
+    async fn infill(
+        &self,
+        caller: Data<&Caller>,
+        request: Json<InfillRequest>,
+    ) -> Answer<Content<InfillBody>, Infills> {
         let request = request.0;
         let (model, is_stream) = (request.model.clone(), request.stream.unwrap_or(false));
         let (generation, extras) = request.into_generation()?;
         let probabilities = generation.logprobs.map(|_| generation.logprobs_of);
         let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
+        let lease = lease.of(caller.tenant());
         let generation = tokio::select! {
             biased;
             started = generate(&lease.text, &lease.engine, generation) => started?,

@@ -10,7 +10,7 @@ mod infill;
 mod tokens;
 mod tokens_request;
 
-pub(crate) use engines::EngineApi;
+pub(crate) use engines::{EngineApi, check_source};
 pub(crate) use health::{HealthApi, ProbeApi};
 pub(crate) use inference::InferenceApi;
 pub(crate) use infill::InfillApi;
@@ -55,7 +55,7 @@ pub(crate) struct Creates;
 
 impl Outcomes for Creates {
     const SUCCESS: (u16, &'static str) = (201, "The engine is registered");
-    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 409, 413, 422, 500, 503];
+    const FAILURES: &'static [u16] = &[400, 401, 403, 404, 408, 409, 413, 422, 500, 503];
 }
 
 /// Outcomes of a change to an engine.
@@ -63,7 +63,7 @@ pub(crate) struct Changes;
 
 impl Outcomes for Changes {
     const SUCCESS: (u16, &'static str) = (200, "Done");
-    const FAILURES: &'static [u16] = &[400, 401, 404, 409, 422, 500, 503];
+    const FAILURES: &'static [u16] = &[400, 401, 403, 404, 409, 422, 500, 503];
 }
 
 /// Outcomes of a look at the server as a whole.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, ResponseContent};
 use serde::Serialize;
 
@@ -24,6 +25,7 @@ use crate::{
     registry::KeepAlive,
     server::{
         AppState,
+        auth::Caller,
         body::Json,
         drain::Drain,
         lease::lease,
@@ -80,8 +82,12 @@ impl OllamaApi {
         operation_id = "ollamaChat",
         tag = "OllamaTag::Ollama"
     )]
-    async fn chat(&self, request: Json<OllamaChatRequest>) -> Answer<Content<ChatBody>, Generates> {
-        let body = match self.answer(request.0.into_asked()?).await? {
+    async fn chat(
+        &self,
+        caller: Data<&Caller>,
+        request: Json<OllamaChatRequest>,
+    ) -> Answer<Content<ChatBody>, Generates> {
+        let body = match self.answer(&caller, request.0.into_asked()?).await? {
             Answered::Full(answer) => ChatBody::Full(Json(answer)),
             Answered::Stream(lines) => ChatBody::Stream(lines),
         };
@@ -97,9 +103,10 @@ impl OllamaApi {
     )]
     async fn generate(
         &self,
+        caller: Data<&Caller>,
         request: Json<OllamaGenerateRequest>,
     ) -> Answer<Content<GenerateBody>, Generates> {
-        let body = match self.answer(request.0.into_asked()?).await? {
+        let body = match self.answer(&caller, request.0.into_asked()?).await? {
             Answered::Full(answer) => GenerateBody::Full(Json(answer)),
             Answered::Stream(lines) => GenerateBody::Stream(lines),
         };
@@ -115,6 +122,7 @@ impl OllamaApi {
     )]
     async fn embed(
         &self,
+        caller: Data<&Caller>,
         request: Json<OllamaEmbedRequest>,
     ) -> Answer<Json<OllamaEmbeddings>, Generates> {
         let (inputs, request) = (request.0.inputs()?, request.0);
@@ -126,7 +134,7 @@ impl OllamaApi {
             keep_alive: request.keep_alive.as_ref(),
             dimensions: request.dimensions.map(|count| count as usize),
         };
-        let (embedded, load_duration, total_duration) = self.embedded(asked).await?;
+        let (embedded, load_duration, total_duration) = self.embedded(&caller, asked).await?;
         Ok(Reply::new(Json(OllamaEmbeddings {
             model: request.model,
             embeddings: embedded.vectors,
@@ -145,6 +153,7 @@ impl OllamaApi {
     )]
     async fn embed_one(
         &self,
+        caller: Data<&Caller>,
         request: Json<OllamaEmbeddingsRequest>,
     ) -> Answer<Json<OllamaEmbedding>, Generates> {
         let request = request.0;
@@ -155,7 +164,7 @@ impl OllamaApi {
             keep_alive: request.keep_alive.as_ref(),
             dimensions: None,
         };
-        let (embedded, ..) = self.embedded(asked).await?;
+        let (embedded, ..) = self.embedded(&caller, asked).await?;
         let embedding = embedded.vectors.into_iter().next().unwrap_or_default();
         Ok(Reply::new(Json(OllamaEmbedding { embedding })))
     }
@@ -178,10 +187,15 @@ enum Answered<T> {
 
 impl OllamaApi {
     /// Vectors, and how long loading and all of it took in nanoseconds.
-    async fn embedded(&self, asked: Embedding<'_>) -> Result<(Embeddings, u64, u64)> {
+    async fn embedded(
+        &self,
+        caller: &Caller,
+        asked: Embedding<'_>,
+    ) -> Result<(Embeddings, u64, u64)> {
         let began = Instant::now();
         let keep_alive = asked.keep_alive.map(Span::keep_alive).transpose()?;
         let lease = lease(&self.0, &engine_id(&self.0, asked.model).await).await?;
+        let lease = lease.of(caller.tenant());
         let load_duration = elapsed(began);
         asked.options.check_context(lease.engine.spec().context_len)?;
         let embedded = tokio::select! {
@@ -196,7 +210,7 @@ impl OllamaApi {
         Ok((embedded, load_duration, elapsed(began)))
     }
 
-    async fn answer<T: Dress>(&self, asked: Asked) -> Result<Answered<T>> {
+    async fn answer<T: Dress>(&self, caller: &Caller, asked: Asked) -> Result<Answered<T>> {
         let began = Instant::now();
         let Asked { model, is_stream, keep_alive, options, generation } = asked;
         let id = engine_id(&self.0, &model).await;
@@ -219,7 +233,7 @@ impl OllamaApi {
                 Answered::Full(last)
             });
         };
-        let lease = lease(&self.0, &id).await?;
+        let lease = lease(&self.0, &id).await?.of(caller.tenant());
         let load_duration = elapsed(began);
         options.check_context(lease.engine.spec().context_len)?;
         let generation = tokio::select! {

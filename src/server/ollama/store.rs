@@ -22,6 +22,7 @@ use crate::{
         AppState,
         body::Json,
         lines::Lines,
+        native::check_source,
         reply::{Answer, Content, Outcomes, Reply},
     },
 };
@@ -106,7 +107,7 @@ pub(crate) struct Pulls;
 impl Outcomes for Pulls {
     const SUCCESS: (u16, &'static str) =
         (200, "Progress, one object a line; with `stream` false, one object at the end");
-    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 500, 503];
+    const FAILURES: &'static [u16] = &[400, 401, 403, 404, 408, 413, 422, 500, 503];
 }
 
 /// Outcomes of a change to the models.
@@ -114,7 +115,7 @@ pub(crate) struct Keeps;
 
 impl Outcomes for Keeps {
     const SUCCESS: (u16, &'static str) = (200, "Done");
-    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 409, 413, 500, 503];
+    const FAILURES: &'static [u16] = &[400, 401, 403, 404, 408, 409, 413, 500, 503];
 }
 
 /// The routes that fetch and remove.
@@ -139,6 +140,9 @@ impl OllamaStoreApi {
             return Err(Error::invalid("insecure", text).into());
         }
         let name = name(request.model, request.name)?;
+        check_source(Arc::clone(&self.0), plain(&name).to_owned())
+            .await
+            .map_err(|error| error.with_param("model"))?;
         let pulling = self.start_pull(name)?;
         if request.stream.unwrap_or(true) {
             let lines = Lines::new(pulling.lines(), self.0.drain.clone());

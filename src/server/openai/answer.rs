@@ -12,7 +12,7 @@ use crate::{
     },
     error::Result,
     registry::Lease,
-    server::{AppState, drain::Drain, lease::lease, schema::wire_enum},
+    server::{AppState, auth::Caller, drain::Drain, lease::lease, schema::wire_enum},
 };
 
 wire_enum! {
@@ -78,10 +78,11 @@ impl Running {
     /// or none.
     pub(crate) async fn start(
         state: &AppState,
+        caller: &Caller,
         model: &str,
         requests: Vec<GenerationRequest>,
     ) -> Result<Self> {
-        let lease = lease(state, model).await?;
+        let lease = lease(state, model).await?.of(caller.tenant());
         let generation = tokio::select! {
             biased;
             started = generate_all(&lease.text, &lease.engine, requests) => started?,

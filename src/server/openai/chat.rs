@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use poem::web::Data;
 use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
@@ -16,6 +17,7 @@ use crate::{
     error::Error,
     server::{
         AppState,
+        auth::Caller,
         body::Json,
         reply::{Answer, Content, Reply},
         sse::Events,
@@ -48,6 +50,7 @@ impl ChatApi {
     )]
     async fn create(
         &self,
+        caller: Data<&Caller>,
         request: Json<ChatCompletionRequest>,
     ) -> Answer<Content<ChatBody>, Generates> {
         let request = request.0;
@@ -57,7 +60,7 @@ impl ChatApi {
         let (generation, extras) = request.into_generation()?;
         let n = generation.n;
         let wanted = Wanted { logprobs: generation.logprobs.is_some(), include_usage, extras };
-        let running = Running::start(&self.0, &model, vec![generation]).await?;
+        let running = Running::start(&self.0, &caller, &model, vec![generation]).await?;
         if let Some(keep_alive) = extras.keep_alive {
             running.lease.set_idle_timeout(keep_alive);
         }

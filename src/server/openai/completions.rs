@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use poem::web::Data;
 use poem_openapi::{OpenApi, ResponseContent};
 
 use super::{
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::server::{
     AppState,
+    auth::Caller,
     body::Json,
     reply::{Answer, Content, Reply},
     sse::Events,
@@ -42,6 +44,7 @@ impl CompletionApi {
     )]
     async fn create(
         &self,
+        caller: Data<&Caller>,
         request: Json<CompletionRequest>,
     ) -> Answer<Content<CompletionBody>, Generates> {
         let request = request.0;
@@ -51,7 +54,7 @@ impl CompletionApi {
         let (generations, extras) = request.into_generations()?;
         let logprobs = generations.iter().any(|generation| generation.logprobs.is_some());
         let wanted = Wanted { logprobs, include_usage, extras };
-        let running = Running::start(&self.0, &model, generations).await?;
+        let running = Running::start(&self.0, &caller, &model, generations).await?;
         if let Some(keep_alive) = extras.keep_alive {
             running.lease.set_idle_timeout(keep_alive);
         }

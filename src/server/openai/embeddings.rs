@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::{
     error::{Error, Result},
     server::{
         AppState,
+        auth::Caller,
         body::Json,
         drain::Drain,
         lease::lease,
@@ -142,13 +144,17 @@ impl EmbeddingApi {
         operation_id = "createEmbedding",
         tag = "OpenAiTag::Embeddings"
     )]
-    async fn create(&self, request: Json<EmbeddingRequest>) -> Answer<Json<EmbeddingList>, Embeds> {
+    async fn create(
+        &self,
+        caller: Data<&Caller>,
+        request: Json<EmbeddingRequest>,
+    ) -> Answer<Json<EmbeddingList>, Embeds> {
         let request = request.0;
         let model = request.model.clone();
         let format = request.encoding_format.unwrap_or(EncodingFormat::Float);
         let dimensions = request.dimensions.map(|count| count as usize);
         let inputs = request.into_inputs()?;
-        let lease = lease(&self.0, &model).await?;
+        let lease = lease(&self.0, &model).await?.of(caller.tenant());
         let embedded = tokio::select! {
             biased;
             embedded = embed(&lease.text, &lease.engine, inputs, dimensions) => embedded?,

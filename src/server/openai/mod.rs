@@ -36,7 +36,7 @@ pub(crate) use message::{
     FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, content, conversation,
 };
 pub use responses::ResponseLimits;
-pub(crate) use responses::{Caller, InputTokens, ResponseApi, ResponseStore};
+pub(crate) use responses::{InputTokens, Owner, ResponseApi, ResponseStore};
 pub(crate) use sampling::{LogitBias, SamplingFields, within};
 pub(crate) use structured::{ResponseFormat, StructuredFields, check_name};
 pub(crate) use timings::{PromptProgress, Timings};

@@ -111,8 +111,7 @@ async fn errors_do_not_repeat_megabytes() {
 async fn content_type_does_not_matter() {
     let server = Server::new();
     let body = completion(json!({"n": 0})).to_string();
-    for kind in ["application/json", "application/x-www-form-urlencoded", "text/plain", "nonsense"]
-    {
+    for kind in ["application/json", "application/x-www-form-urlencoded", "nonsense"] {
         let reply =
             server.request("POST", COMPLETIONS, &[("content-type", kind)], body.clone()).await;
         assert_invalid(&reply, Some("n"), kind);

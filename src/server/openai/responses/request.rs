@@ -14,7 +14,7 @@ use super::{
     settings::{
         CacheRetention, Include, ResponsesReasoningOptions, ResponsesText, Truncation, Verbosity,
     },
-    store::{Caller, ResponseStore},
+    store::{Owner, ResponseStore},
     tools::{ResponsesTool, ResponsesToolChoice, tool_use},
 };
 use crate::{
@@ -186,12 +186,12 @@ struct Prompted {
 }
 
 impl Prompting<'_> {
-    fn read(self, store: &ResponseStore, caller: &Caller) -> Result<Prompted> {
+    fn read(self, store: &ResponseStore, owner: &Owner) -> Result<Prompted> {
         let before = match self.previous {
-            Some(id) => store.conversation(caller, id)?,
+            Some(id) => store.conversation(owner, id)?,
             None => Vec::new(),
         };
-        let items = items(self.input, store, caller)?;
+        let items = items(self.input, store, owner)?;
         let count = before.len() + items.len();
         if count > MAX_MESSAGES {
             let text = format!("input: a conversation of {count} items, limit {MAX_MESSAGES}");
@@ -226,7 +226,7 @@ impl Prompting<'_> {
 fn items(
     input: Option<TextOr<ResponsesInputItem>>,
     store: &ResponseStore,
-    caller: &Caller,
+    owner: &Owner,
 ) -> Result<Vec<ResponsesItem>> {
     match input {
         None => Err(missing("input")),
@@ -242,7 +242,7 @@ fn items(
                 let path = format!("input[{i}]");
                 match item.read(&path)? {
                     Given::Item(item) => Ok(item),
-                    Given::Reference(id) => store.item(caller, &id).ok_or_else(|| {
+                    Given::Reference(id) => store.item(owner, &id).ok_or_else(|| {
                         let field = format!("{path}.id");
                         let shown: String = id.chars().take(64).collect();
                         let text = format!("{field}: no stored response has an item {shown}");
@@ -267,7 +267,7 @@ pub(super) struct Asked {
 
 impl CreateResponse {
     /// Checks everything that can be checked without the model.
-    pub(super) fn into_asked(mut self, store: &ResponseStore, caller: &Caller) -> Result<Asked> {
+    pub(super) fn into_asked(mut self, store: &ResponseStore, owner: &Owner) -> Result<Asked> {
         self.refuse_unsupported(store)?;
         let logprobs = self.logprobs()?;
         let tools = self.tools.take().unwrap_or_default();
@@ -281,7 +281,7 @@ impl CreateResponse {
             text: self.text.as_ref(),
             reasoning: self.reasoning.as_ref(),
         }
-        .read(store, caller)?;
+        .read(store, owner)?;
         let mut generation = GenerationRequest {
             max_tokens: self.max_output_tokens,
             logprobs,
@@ -386,7 +386,7 @@ impl CreateResponse {
 
 impl CountResponseTokens {
     /// The conversation that is counted.
-    pub(super) fn into_input(self, store: &ResponseStore, caller: &Caller) -> Result<ChatInput> {
+    pub(super) fn into_input(self, store: &ResponseStore, owner: &Owner) -> Result<ChatInput> {
         let tools = self.tools.unwrap_or_default();
         let prompted = Prompting {
             input: self.input,
@@ -398,7 +398,7 @@ impl CountResponseTokens {
             text: self.text.as_ref(),
             reasoning: self.reasoning.as_ref(),
         }
-        .read(store, caller)?;
+        .read(store, owner)?;
         Ok(prompted.chat)
     }
 }

@@ -16,13 +16,13 @@ use super::{
         DeletedResponse, InputTokens, ItemListKind, ResponseKind, ResponseObject, ResponsesItemList,
     },
     request::{Asked, CountResponseTokens, CreateResponse},
-    store::Caller,
     stream::Responding,
 };
 use crate::{
     error::{Error, Kind, Result},
     server::{
         AppState,
+        auth::Caller,
         body::Json,
         openai::{Counts, Generates, Looks, OpenAiTag, Running, count_tokens},
         reply::{Answer, Content, Reply},
@@ -85,10 +85,11 @@ impl ResponseApi {
         request: Json<CreateResponse>,
     ) -> Answer<Content<ResponseBody>, Generates> {
         let state = &self.0;
-        let asked = request.0.into_asked(&state.responses, caller.0)?;
+        let asked = request.0.into_asked(&state.responses, &caller.owner())?;
         let Asked { generation, response, items, is_stream } = asked;
-        let running = Running::start(state, &response.model, vec![generation]).await?;
-        let keeping = response.store.then(|| state.responses.begin(*caller.0, &response, items));
+        let running = Running::start(state, &caller, &response.model, vec![generation]).await?;
+        let keeping =
+            response.store.then(|| state.responses.begin(caller.owner(), &response, items));
         let responding = Responding::new(response, running, state.drain.clone(), keeping);
         let body = if is_stream {
             ResponseBody::Stream(Events::new(responding.events(), state.drain.clone()))
@@ -124,7 +125,7 @@ impl ResponseApi {
                 return Err(Error::invalid(name, text).into());
             }
         }
-        Ok(Reply::new(Json(self.0.responses.get(caller.0, &response_id.0)?)))
+        Ok(Reply::new(Json(self.0.responses.get(&caller.owner(), &response_id.0)?)))
     }
 
     /// Remove a stored response
@@ -141,7 +142,7 @@ impl ResponseApi {
         caller: Data<&Caller>,
         response_id: Path<String>,
     ) -> Answer<Json<DeletedResponse>, Cancels> {
-        self.0.responses.remove(caller.0, &response_id.0)?;
+        self.0.responses.remove(&caller.owner(), &response_id.0)?;
         let (id, object) = (response_id.0, ResponseKind::Only);
         Ok(Reply::new(Json(DeletedResponse { id, object, deleted: true })))
     }
@@ -161,7 +162,7 @@ impl ResponseApi {
         caller: Data<&Caller>,
         response_id: Path<String>,
     ) -> Answer<Json<ResponseObject>, Cancels> {
-        Ok(Reply::new(Json(self.0.responses.cancel(caller.0, &response_id.0)?)))
+        Ok(Reply::new(Json(self.0.responses.cancel(&caller.owner(), &response_id.0)?)))
     }
 
     /// List what a response read
@@ -185,7 +186,7 @@ impl ResponseApi {
         /// Only what comes behind this item.
         after: Query<Option<String>>,
     ) -> Answer<Json<ResponsesItemList>, Looks> {
-        let mut items = self.0.responses.input(caller.0, &response_id.0)?;
+        let mut items = self.0.responses.input(&caller.owner(), &response_id.0)?;
         if order.0.unwrap_or(ItemOrder::Descending) == ItemOrder::Descending {
             items.reverse();
         }
@@ -209,7 +210,7 @@ impl ResponseApi {
     ) -> Answer<Json<InputTokens>, Counts> {
         let request = request.0;
         let model = request.model.clone();
-        let input = request.into_input(&self.0.responses, caller.0)?;
+        let input = request.into_input(&self.0.responses, &caller.owner())?;
         Ok(Reply::new(Json(InputTokens::new(count_tokens(&self.0, &model, input).await?))))
     }
 }

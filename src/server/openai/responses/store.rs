@@ -35,9 +35,9 @@ impl Default for ResponseLimits {
     }
 }
 
-/// Who asks: the hash of the API key, if keys are configured.
+/// Whose a response is: the hash of the API key, if keys are configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Caller(pub(crate) Option<[u8; 32]>);
+pub(crate) struct Owner(pub(crate) Option<[u8; 32]>);
 
 /// All stored responses, and those that run and will be stored.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Stored {
-    caller: Caller,
+    owner: Owner,
     response: ResponseObject,
     /// What the request added to the conversation.
     input: Vec<ResponsesItem>,
@@ -69,7 +69,7 @@ struct Stored {
 
 #[derive(Debug)]
 struct Running {
-    caller: Caller,
+    owner: Owner,
     response: ResponseObject,
     cancel: CancellationToken,
 }
@@ -78,7 +78,7 @@ struct Running {
 pub(super) struct Keeping {
     store: Arc<ResponseStore>,
     id: String,
-    caller: Caller,
+    owner: Owner,
     input: Vec<ResponsesItem>,
     /// Somebody wants it to end.
     pub(super) cancel: CancellationToken,
@@ -88,7 +88,7 @@ impl Keeping {
     /// Stores the response as it ended.
     pub(super) fn keep(mut self, response: &ResponseObject) {
         let input = std::mem::take(&mut self.input);
-        self.store.insert(self.caller, response.clone(), input);
+        self.store.insert(self.owner, response.clone(), input);
     }
 }
 
@@ -111,17 +111,17 @@ impl ResponseStore {
     /// Notes a response that begins.
     pub(super) fn begin(
         self: &Arc<Self>,
-        caller: Caller,
+        owner: Owner,
         response: &ResponseObject,
         input: Vec<ResponsesItem>,
     ) -> Keeping {
         let (id, cancel) = (response.id.clone(), CancellationToken::new());
-        let running = Running { caller, response: response.clone(), cancel: cancel.clone() };
+        let running = Running { owner, response: response.clone(), cancel: cancel.clone() };
         self.lock().running.insert(id.clone(), running);
-        Keeping { store: Arc::clone(self), id, caller, input, cancel }
+        Keeping { store: Arc::clone(self), id, owner, input, cancel }
     }
 
-    fn insert(&self, caller: Caller, response: ResponseObject, input: Vec<ResponsesItem>) {
+    fn insert(&self, owner: Owner, response: ResponseObject, input: Vec<ResponsesItem>) {
         let size = |text: serde_json::Result<Vec<u8>>| text.map_or(usize::MAX, |text| text.len());
         let bytes = size(serde_json::to_vec(&response))
             .saturating_add(size(serde_json::to_vec(&input)))
@@ -139,38 +139,38 @@ impl ResponseStore {
         inner.clock += 1;
         let (id, used_at, used) = (response.id.clone(), Instant::now(), inner.clock);
         inner.bytes += bytes;
-        inner.stored.insert(id, Stored { caller, response, input, bytes, used_at, used });
+        inner.stored.insert(id, Stored { owner, response, input, bytes, used_at, used });
         inner.shrink(&self.limits);
     }
 
     /// A response, as far as it is.
-    pub(super) fn get(&self, caller: &Caller, id: &str) -> Result<ResponseObject> {
+    pub(super) fn get(&self, owner: &Owner, id: &str) -> Result<ResponseObject> {
         let mut inner = self.lock();
-        if let Some(running) = inner.running.get(id).filter(|found| found.caller == *caller) {
+        if let Some(running) = inner.running.get(id).filter(|found| found.owner == *owner) {
             return Ok(running.response.clone());
         }
         inner.shrink(&self.limits);
-        let stored = inner.touch(caller, id).ok_or_else(|| not_found(id))?;
+        let stored = inner.touch(owner, id).ok_or_else(|| not_found(id))?;
         Ok(stored.response.clone())
     }
 
     /// Removes a response.
-    pub(super) fn remove(&self, caller: &Caller, id: &str) -> Result<()> {
+    pub(super) fn remove(&self, owner: &Owner, id: &str) -> Result<()> {
         let mut inner = self.lock();
-        if inner.running.get(id).is_some_and(|found| found.caller == *caller) {
+        if inner.running.get(id).is_some_and(|found| found.owner == *owner) {
             let text = format!("response {} is in progress; cancel it first", shown(id));
             return Err(Error::new(Kind::Conflict, text).with_param("response_id"));
         }
         inner.shrink(&self.limits);
-        inner.touch(caller, id).ok_or_else(|| not_found(id))?;
+        inner.touch(owner, id).ok_or_else(|| not_found(id))?;
         inner.remove(id);
         Ok(())
     }
 
     /// Ends a running response.
-    pub(super) fn cancel(&self, caller: &Caller, id: &str) -> Result<ResponseObject> {
+    pub(super) fn cancel(&self, owner: &Owner, id: &str) -> Result<ResponseObject> {
         let inner = self.lock();
-        if let Some(running) = inner.running.get(id).filter(|found| found.caller == *caller) {
+        if let Some(running) = inner.running.get(id).filter(|found| found.owner == *owner) {
             running.cancel.cancel();
             return Ok(ResponseObject {
                 status: ResponseStatus::Cancelled,
@@ -178,7 +178,7 @@ impl ResponseStore {
             });
         }
         drop(inner);
-        let status = self.get(caller, id)?.status.wire_text();
+        let status = self.get(owner, id)?.status.wire_text();
         let text = format!(
             "response {} is {status}; only one that is in progress can be cancelled",
             shown(id)
@@ -187,21 +187,21 @@ impl ResponseStore {
     }
 
     /// What a request for a response added to its conversation.
-    pub(super) fn input(&self, caller: &Caller, id: &str) -> Result<Vec<ResponsesItem>> {
+    pub(super) fn input(&self, owner: &Owner, id: &str) -> Result<Vec<ResponsesItem>> {
         let mut inner = self.lock();
         inner.shrink(&self.limits);
-        let stored = inner.touch(caller, id).ok_or_else(|| not_found(id))?;
+        let stored = inner.touch(owner, id).ok_or_else(|| not_found(id))?;
         Ok(stored.input.clone())
     }
 
     /// Everything up to the end of a response, oldest first.
-    pub(super) fn conversation(&self, caller: &Caller, id: &str) -> Result<Vec<ResponsesItem>> {
+    pub(super) fn conversation(&self, owner: &Owner, id: &str) -> Result<Vec<ResponsesItem>> {
         let mut inner = self.lock();
         inner.shrink(&self.limits);
         let mut turns = Vec::new();
         let mut next = Some(id.to_owned());
         while let Some(id) = next.take() {
-            let stored = inner.touch(caller, &id).ok_or_else(|| lost(&id))?;
+            let stored = inner.touch(owner, &id).ok_or_else(|| lost(&id))?;
             turns.push(stored.input.iter().chain(&stored.response.output).cloned().collect());
             next.clone_from(&stored.response.previous_response_id);
         }
@@ -210,9 +210,9 @@ impl ResponseStore {
     }
 
     /// The item with this id.
-    pub(super) fn item(&self, caller: &Caller, id: &str) -> Option<ResponsesItem> {
+    pub(super) fn item(&self, owner: &Owner, id: &str) -> Option<ResponsesItem> {
         let inner = self.lock();
-        let mine = inner.stored.values().filter(|stored| stored.caller == *caller);
+        let mine = inner.stored.values().filter(|stored| stored.owner == *owner);
         let mut items = mine.flat_map(|stored| stored.input.iter().chain(&stored.response.output));
         items.find(|item| item.id() == id).cloned()
     }
@@ -224,8 +224,8 @@ impl ResponseStore {
 }
 
 impl Inner {
-    fn touch(&mut self, caller: &Caller, id: &str) -> Option<&Stored> {
-        let stored = self.stored.get_mut(id).filter(|stored| stored.caller == *caller)?;
+    fn touch(&mut self, owner: &Owner, id: &str) -> Option<&Stored> {
+        let stored = self.stored.get_mut(id).filter(|stored| stored.owner == *owner)?;
         self.clock += 1;
         (stored.used, stored.used_at) = (self.clock, Instant::now());
         Some(stored)

@@ -1,0 +1,132 @@
+//! Whose a request is: what requests share with those of the same tenant alone, and how places are
+//! divided among tenants.
+
+use std::collections::HashMap;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::sequence::Sequence;
+
+/// Somebody who has an engine compute. All are one where nobody is told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tenant {
+    /// Places are divided among those with different ids.
+    pub id: u64,
+    /// Cached prefixes are shared by those alone who have the same.
+    pub cache: u64,
+}
+
+impl Tenant {
+    /// The salt of a request's cached prefixes, from that which the request asks for.
+    pub(super) fn salt(self, asked: u64) -> u64 {
+        if self.cache == 0 {
+            return asked;
+        }
+        let mut bytes = [0_u8; 16];
+        bytes[..8].copy_from_slice(&self.cache.to_le_bytes());
+        bytes[8..].copy_from_slice(&asked.to_le_bytes());
+        xxh3_64(&bytes)
+    }
+}
+
+/// Jobs in flight, of each tenant.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    of: HashMap<u64, usize>,
+    all: usize,
+}
+
+impl InFlight {
+    pub(super) fn all(&self) -> usize {
+        self.all
+    }
+
+    /// Counts a job in, unless `limit` of the tenant or twice as many of all are in flight: so many are.
+    pub(super) fn enter(&mut self, tenant: u64, limit: usize) -> Result<(), usize> {
+        let own = self.of.get(&tenant).copied().unwrap_or(0);
+        if own >= limit {
+            return Err(own);
+        }
+        if self.all >= limit.saturating_mul(2) {
+            return Err(self.all);
+        }
+        self.of.insert(tenant, own + 1);
+        self.all += 1;
+        Ok(())
+    }
+
+    /// Counts a job out: whether it was the last.
+    pub(super) fn leave(&mut self, tenant: u64) -> bool {
+        if let Some(own) = self.of.get_mut(&tenant) {
+            *own -= 1;
+            self.all -= 1;
+            if *own == 0 {
+                self.of.remove(&tenant);
+            }
+        }
+        self.all == 0
+    }
+}
+
+/// Places that each tenant has.
+#[derive(Debug, Default)]
+pub(super) struct Places(Vec<(u64, usize)>);
+
+impl Places {
+    pub(super) fn of_running(running: &[Sequence]) -> Self {
+        let mut places = Self::default();
+        running.iter().for_each(|sequence| places.add(sequence.tenant()));
+        places
+    }
+
+    pub(super) fn add(&mut self, tenant: u64) {
+        match self.0.iter_mut().find(|(known, _)| *known == tenant) {
+            Some((_, count)) => *count += 1,
+            None => self.0.push((tenant, 1)),
+        }
+    }
+
+    pub(super) fn count(&self, tenant: u64) -> usize {
+        self.0.iter().find(|(known, _)| *known == tenant).map_or(0, |(_, count)| *count)
+    }
+
+    /// Who has most places, and how many.
+    pub(super) fn most(&self) -> Option<(u64, usize)> {
+        self.0.iter().copied().max_by_key(|(_, count)| *count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tenant_leaves_room_for_others() {
+        let mut jobs = InFlight::default();
+        for _ in 0..3 {
+            jobs.enter(1, 3).unwrap();
+        }
+        assert_eq!(jobs.enter(1, 3), Err(3), "its own limit");
+        for tenant in 2..5 {
+            jobs.enter(tenant, 3).unwrap();
+        }
+        assert_eq!(jobs.enter(9, 3), Err(6), "that of all");
+        assert!(!jobs.leave(1));
+        jobs.enter(9, 3).unwrap();
+        assert_eq!(jobs.all(), 6);
+        for tenant in [1, 1, 2, 3, 4] {
+            assert!(!jobs.leave(tenant));
+        }
+        assert!(jobs.leave(9), "the last");
+    }
+
+    #[test]
+    fn caches_are_apart() {
+        let [nobody, a, b] = [0, 1, 2].map(|cache| Tenant { id: 7, cache });
+        assert_eq!(nobody.salt(5), 5);
+        let salts = [a.salt(0), a.salt(5), b.salt(0), b.salt(5), nobody.salt(0), nobody.salt(5)];
+        for (i, salt) in salts.iter().enumerate() {
+            assert!(!salts[..i].contains(salt), "{i}");
+        }
+    }
+}
