@@ -99,6 +99,15 @@ fn load(app: &App, args: &RunArgs, runtime: &tokio::runtime::Runtime) -> Outcome
     Ok(loaded)
 }
 
+/// Reads a line at the terminal. The editor takes Ctrl-C for itself while it lives, so it lives for one line.
+fn read_line(history: &[String]) -> rustyline::Result<String> {
+    let mut editor = rustyline::DefaultEditor::new()?;
+    for line in history {
+        editor.add_history_entry(line)?;
+    }
+    editor.readline(">>> ")
+}
+
 struct Chat<'a> {
     app: &'a App,
     args: &'a RunArgs,
@@ -109,12 +118,11 @@ struct Chat<'a> {
 impl Chat<'_> {
     fn dialogue(&self, mut messages: Vec<Value>) -> Outcome {
         let system = messages.clone();
-        let mut editor = rustyline::DefaultEditor::new().map_err(Failure::failed)?;
         let commands = format!("{CLEAR} forgets, {} ends", GOODBYE[0]);
         self.app.out.note(format!("{} — {commands}", self.args.model));
-        let mut was_interrupted = false;
+        let (mut was_interrupted, mut history) = (false, Vec::new());
         loop {
-            let line = match editor.readline(">>> ") {
+            let line = match read_line(&history) {
                 Ok(line) => line,
                 // The first may be meant for an answer that has just ended, or for the line.
                 Err(ReadlineError::Interrupted) if !was_interrupted => {
@@ -133,7 +141,7 @@ impl Chat<'_> {
                 // A mistyped command is no question to the model; a path such as /etc/hosts may be.
                 word if is_command(word) => self.app.out.note(format!("no {word}: {commands}")),
                 prompt => {
-                    let _full_history = editor.add_history_entry(prompt);
+                    history.push(prompt.to_owned());
                     match self.answer(&mut messages, prompt) {
                         Err(Failure::Interrupted) => self.app.out.note("\ninterrupted"),
                         Err(Failure::Failed(reason)) => {
