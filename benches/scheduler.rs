@@ -13,6 +13,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use common::{Dice, Options, median, micros, print};
+use kolosal_server::engine::Owner;
 use kolosal_server::engine::batch::assemble;
 use kolosal_server::engine::draft::cost::RowCost;
 use kolosal_server::engine::draft::{Drafter, Speculation};
@@ -46,7 +47,7 @@ fn scheduler(max_running: usize) -> Scheduler {
 fn new(id: u64, prompt: Vec<u32>) -> NewSequence {
     NewSequence {
         id,
-        tenant: 0,
+        owner: Owner::default(),
         prompt,
         max_tokens: 4096,
         salt: 0,

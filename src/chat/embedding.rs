@@ -95,6 +95,7 @@ pub(super) async fn compute(
     for (i, request) in requests.iter().enumerate() {
         request.validate(engine.spec()).map_err(|error| of_request(error, &field(i)))?;
     }
+    let engine = engine.grouped();
     let mut vectors = Vec::with_capacity(requests.len());
     let mut prompt_tokens = 0;
     let mut jobs: VecDeque<Job> = VecDeque::new();

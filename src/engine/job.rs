@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::draft::Drafts;
 use super::request::{Event, Outcome, TokenLogprobs};
 use super::stats::Meters;
+use super::tenant::Owner;
 use crate::error::Error;
 
 /// A submitted request. Dropping it cancels the sequence.
@@ -216,21 +217,21 @@ impl Cursor {
 pub(super) struct JobWriter {
     shared: Arc<Shared>,
     meters: Arc<Meters>,
-    tenant: u64,
+    owner: Owner,
     submitted: Instant,
     has_ended: bool,
 }
 
 /// A job and its writer; the caller has counted it in by [`Meters::enter`].
-pub(super) fn job(id: u64, tenant: u64, meters: Arc<Meters>) -> (Job, JobWriter) {
+pub(super) fn job(id: u64, owner: Owner, meters: Arc<Meters>) -> (Job, JobWriter) {
     let shared = Arc::new(Shared::default());
     let job = Job { id, shared: Arc::clone(&shared), cursor: Cursor::default() };
-    (job, JobWriter { shared, meters, tenant, submitted: Instant::now(), has_ended: false })
+    (job, JobWriter { shared, meters, owner, submitted: Instant::now(), has_ended: false })
 }
 
 impl JobWriter {
-    pub(super) fn tenant(&self) -> u64 {
-        self.tenant
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
     }
 
     pub(super) fn submitted(&self) -> Instant {
@@ -281,7 +282,7 @@ impl JobWriter {
             self.meters.jobs_failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         // Its place is free before anybody can know of the end.
-        self.meters.leave(self.tenant, self.submitted.elapsed());
+        self.meters.leave(self.owner.tenant, self.submitted.elapsed());
         self.shared.record().end = Some(end);
         self.shared.ended.notify_all();
         self.shared.changed.notify_waiters();

@@ -44,7 +44,7 @@ pub use request::{
 };
 pub use sampling::Sampling;
 pub use stats::EngineStats;
-pub use tenant::Tenant;
+pub use tenant::{Owner, Tenant};
 
 use crate::error::Error;
 use crate::model::{Runner, RunnerSpec};
@@ -101,6 +101,8 @@ pub struct Engine {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// Whose the requests of this handle are.
     tenant: Tenant,
+    /// Which request of the tenant all of them belong to; `None` = each is one of its own.
+    group: Option<u64>,
 }
 
 /// What handles and thread share.
@@ -148,13 +150,25 @@ impl Engine {
             .spawn(move || thread::run(worker, &receiver, &for_thread))
             .map_err(|error| Error::internal(format!("no thread for an engine: {error}")))?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(Self { shared, commands: Arc::new(commands), thread, tenant: Tenant::default() })
+        Ok(Self {
+            shared,
+            commands: Arc::new(commands),
+            thread,
+            tenant: Tenant::default(),
+            group: None,
+        })
     }
 
     /// A handle whose requests are a tenant's.
     #[must_use]
     pub fn of(&self, tenant: Tenant) -> Self {
         Self { tenant, ..self.clone() }
+    }
+
+    /// A handle whose requests are parts of one, which has a share of the places as one.
+    #[must_use]
+    pub fn grouped(&self) -> Self {
+        Self { group: Some(self.shared.next_id.fetch_add(1, SeqCst)), ..self.clone() }
     }
 
     /// Queues a request. It returns at once; the job tells the rest.
@@ -182,9 +196,9 @@ impl Engine {
         let EngineConfig { max_running, max_waiting, .. } = self.shared.config;
         let id = self.shared.next_id.fetch_add(1, SeqCst);
         let limit = max_running + max_waiting;
-        let (job, submission) =
-            Submission::new(id, self.tenant.id, work, &self.shared.meters, limit)
-                .map_err(|in_flight| self.shared.full(in_flight))?;
+        let owner = Owner { tenant: self.tenant.id, group: self.group.unwrap_or(id) };
+        let (job, submission) = Submission::new(id, owner, work, &self.shared.meters, limit)
+            .map_err(|in_flight| self.shared.full(in_flight))?;
         match self.commands.try_send(Command::Submit(Box::new(submission))) {
             Ok(()) => Ok(job),
             Err(TrySendError::Full(_)) => Err(self.shared.full(limit)),

@@ -6,13 +6,13 @@
 //! 2. drafts, where rows and blocks are left over;
 //! 3. chunks of prompts (or of what a preempted sequence must recompute), oldest first;
 //! 4. admission of waiting sequences with blocks for all their tokens: first those whose tenant has
-//!    fewest places, of these the oldest.
+//!    fewest places, of these those whose request has fewest, of these the oldest.
 //!
-//! Before all this, where no place is free, the tenant who has most places gives one to a tenant who
-//! waits and has none. When a decoding sequence needs a block and there is none, the youngest running
+//! Before all this, where no place is free, whoever has most places gives one to a tenant, or to a
+//! request of its own, that waits and has none. When a decoding sequence needs a block and there is none, the youngest running
 //! sequence is preempted: it gives its blocks back, waits at its place by arrival and is recomputed
-//! later. The oldest of all is thus never preempted, each tenant's oldest keeps or gets a place, and
-//! every sequence becomes its tenant's oldest: none starves.
+//! later. The oldest of all is thus never preempted for want of blocks, each tenant keeps or gets a place
+//! for one of its requests, and these end: none starves.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -308,21 +308,18 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Step 0: where all places are taken, the youngest sequence of the tenant who has most of them gives
-    /// way to a tenant who waits and has none.
+    /// Step 0: where all places are taken, the youngest sequence of whoever has most of them gives way to a
+    /// tenant, or to another request of the same tenant, that waits and has none.
     fn make_place(&mut self, plan: &mut Plan) {
         if self.waiting.is_empty() || self.running.len() < self.config.max_running {
             return;
         }
         let places = Places::of_running(&self.running);
-        let Some((tenant, 2..)) = places.most() else { return };
-        if !self.waiting.iter().any(|sequence| places.count(sequence.tenant()) == 0) {
-            return;
+        let first = self.next_waiting(&places, &[]).map(|at| self.waiting[at].owner());
+        let Some(gives) = first.and_then(|owner| places.whose(owner)) else { return };
+        if let Some(at) = self.running.iter().rposition(|sequence| sequence.owner() == gives) {
+            self.preempt(at, plan);
         }
-        let Some(at) = self.running.iter().rposition(|sequence| sequence.tenant() == tenant) else {
-            return;
-        };
-        self.preempt(at, plan);
     }
 
     /// Step 1: a row for everything that has one token pending.
@@ -403,18 +400,18 @@ impl Scheduler {
                 *left = sequence.num_pending();
             }
             let Some(sequence) = self.waiting.remove(at) else { return };
-            places.add(sequence.tenant());
+            places.add(sequence.owner());
             let (at_running, admitted) = self.start(sequence, cached);
             plan.admitted.push(admitted);
             self.add_chunk(plan, at_running, left);
         }
     }
 
-    /// Whose turn it is: the first of those whose tenant has fewest places.
+    /// Whose turn it is: the first of those whose tenant, and of its requests those that, have fewest places.
     fn next_waiting(&self, places: &Places, passed: &[u64]) -> Option<usize> {
         let candidates = self.waiting.iter().enumerate();
         let candidates = candidates.filter(|(_, sequence)| !passed.contains(&sequence.id()));
-        candidates.min_by_key(|(_, sequence)| places.count(sequence.tenant())).map(|(at, _)| at)
+        candidates.min_by_key(|(_, sequence)| places.count(sequence.owner())).map(|(at, _)| at)
     }
 
     /// Leading blocks of a sequence that the cache has.

@@ -1,6 +1,7 @@
 //! One growing list of tokens and the KV blocks that hold it. Bookkeeping only.
 
 use super::prefix::{Key, block_hash};
+use super::tenant::Owner;
 use crate::model::BLOCK;
 
 /// What the scheduler must know of a new sequence.
@@ -8,8 +9,7 @@ use crate::model::BLOCK;
 pub struct NewSequence {
     /// Unique in the engine; ascending in order of arrival.
     pub id: u64,
-    /// Whose it is: see [`super::Tenant::id`].
-    pub tenant: u64,
+    pub owner: Owner,
     pub prompt: Vec<u32>,
     pub max_tokens: usize,
     pub salt: u64,
@@ -31,7 +31,7 @@ pub struct NewSequence {
 #[derive(Debug)]
 pub struct Sequence {
     id: u64,
-    tenant: u64,
+    owner: Owner,
     tokens: Vec<u32>,
     prompt_len: usize,
     salt: u64,
@@ -61,7 +61,7 @@ impl Sequence {
     pub fn new(new: NewSequence) -> Self {
         let mut sequence = Self {
             id: new.id,
-            tenant: new.tenant,
+            owner: new.owner,
             prompt_len: new.prompt.len(),
             tokens: new.prompt,
             salt: new.salt,
@@ -88,8 +88,8 @@ impl Sequence {
 
     /// Prompt and generated tokens.
     #[must_use]
-    pub fn tenant(&self) -> u64 {
-        self.tenant
+    pub fn owner(&self) -> Owner {
+        self.owner
     }
 
     #[must_use]

@@ -1,5 +1,5 @@
-//! Whose a request is: what requests share with those of the same tenant alone, and how places are
-//! divided among tenants.
+//! Whose a sequence is: what sequences share with those of the same tenant alone, and how places are
+//! divided, among tenants first and then among the requests of each.
 
 use std::collections::HashMap;
 
@@ -68,31 +68,58 @@ impl InFlight {
     }
 }
 
-/// Places that each tenant has.
+/// Who has a sequence computed: a tenant, and of its requests which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    pub tenant: u64,
+    /// The same for all sequences of a request.
+    pub group: u64,
+}
+
+/// Places that each owner has.
 #[derive(Debug, Default)]
-pub(super) struct Places(Vec<(u64, usize)>);
+pub(super) struct Places(Vec<(Owner, usize)>);
 
 impl Places {
     pub(super) fn of_running(running: &[Sequence]) -> Self {
         let mut places = Self::default();
-        running.iter().for_each(|sequence| places.add(sequence.tenant()));
+        running.iter().for_each(|sequence| places.add(sequence.owner()));
         places
     }
 
-    pub(super) fn add(&mut self, tenant: u64) {
-        match self.0.iter_mut().find(|(known, _)| *known == tenant) {
+    pub(super) fn add(&mut self, owner: Owner) {
+        match self.0.iter_mut().find(|(known, _)| *known == owner) {
             Some((_, count)) => *count += 1,
-            None => self.0.push((tenant, 1)),
+            None => self.0.push((owner, 1)),
         }
     }
 
-    pub(super) fn count(&self, tenant: u64) -> usize {
-        self.0.iter().find(|(known, _)| *known == tenant).map_or(0, |(_, count)| *count)
+    /// Places of the owner's tenant, and of its own.
+    pub(super) fn count(&self, owner: Owner) -> (usize, usize) {
+        let own = self.0.iter().find(|(known, _)| *known == owner).map_or(0, |(_, count)| *count);
+        (self.of_tenant(owner.tenant), own)
     }
 
-    /// Who has most places, and how many.
-    pub(super) fn most(&self) -> Option<(u64, usize)> {
-        self.0.iter().copied().max_by_key(|(_, count)| *count)
+    /// Whose place `owner` may take that has none: of the tenant with most places if its own tenant has
+    /// none either, else of the request of its tenant with most; nobody's last.
+    pub(super) fn whose(&self, owner: Owner) -> Option<Owner> {
+        let (of_tenant, own) = self.count(owner);
+        let tenant = match (of_tenant, own) {
+            (0, _) => {
+                let all = self.0.iter().map(|(owner, _)| owner.tenant);
+                all.max_by_key(|tenant| self.of_tenant(*tenant))?
+            }
+            (_, 0) => owner.tenant,
+            _ => return None,
+        };
+        let requests = self.0.iter().filter(|(owner, _)| owner.tenant == tenant);
+        let (most, count) = requests.max_by_key(|(_, count)| *count)?;
+        let is_last = if of_tenant == 0 { self.of_tenant(tenant) < 2 } else { *count < 2 };
+        (!is_last).then_some(*most)
+    }
+
+    fn of_tenant(&self, tenant: u64) -> usize {
+        self.0.iter().filter(|(owner, _)| owner.tenant == tenant).map(|(_, count)| count).sum()
     }
 }
 
@@ -118,6 +145,31 @@ mod tests {
             assert!(!jobs.leave(tenant));
         }
         assert!(jobs.leave(9), "the last");
+    }
+
+    #[test]
+    fn places_go_to_those_who_have_none() {
+        let owner = |tenant, group| Owner { tenant, group };
+        let mut places = Places::default();
+        let held = [(1, 10, 3), (1, 11, 1), (2, 20, 1)];
+        for (tenant, group, count) in held {
+            (0..count).for_each(|_| places.add(owner(tenant, group)));
+        }
+        assert_eq!(places.count(owner(1, 10)), (4, 3));
+        assert_eq!(places.count(owner(1, 19)), (4, 0));
+        for (asks, gives) in [
+            (owner(3, 30), Some(owner(1, 10))),
+            (owner(1, 12), Some(owner(1, 10))),
+            (owner(1, 11), None),
+            (owner(2, 21), None),
+            (owner(2, 20), None),
+        ] {
+            assert_eq!(places.whose(asks), gives, "{asks:?}");
+        }
+        let mut single = Places::default();
+        (1..4).for_each(|group| single.add(owner(1, group)));
+        assert!(single.whose(owner(1, 9)).is_none(), "each request keeps one place");
+        assert!(single.whose(owner(2, 9)).is_some(), "not against another tenant");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::sampler::{self, Scratch};
 use super::scheduler::{Plan, Scheduler, SchedulerConfig};
 use super::sequence::{NewSequence, Sequence};
 use super::stats::Meters;
+use super::tenant::Owner;
 use crate::error::Error;
 use crate::model::{Logits, Runner, RunnerSpec};
 
@@ -55,13 +56,13 @@ impl Submission {
     /// `limit` jobs of the tenant, or twice as many of all, are in flight: their number.
     pub fn new(
         id: u64,
-        tenant: u64,
+        owner: Owner,
         work: impl Into<Work>,
         meters: &Arc<Meters>,
         limit: usize,
     ) -> Result<(Job, Self), usize> {
-        meters.enter(tenant, limit)?;
-        let (job, writer) = job(id, tenant, Arc::clone(meters));
+        meters.enter(owner.tenant, limit)?;
+        let (job, writer) = job(id, owner, Arc::clone(meters));
         Ok((job, Self { id, work: work.into(), writer }))
     }
 
@@ -162,11 +163,11 @@ impl Worker {
         let embedded = pooler.is_some();
         let pools_all = pooler.as_ref().is_some_and(Pooler::wants_all_rows);
         let sampler = sampler::Sampler::new(&mut request);
-        let tenant = writer.tenant();
+        let owner = writer.owner();
         let active = Active::new(&request, sampler, writer).pooling(pooler);
         let submitted = self.scheduler.submit(NewSequence {
             id,
-            tenant,
+            owner,
             max_tokens: request.max_tokens as usize,
             salt: request.cache_salt,
             prompt_logits: request.prompt_logprobs.is_some() || pools_all,

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use poem::{
     Request,
-    http::{HeaderName, Method, header},
+    http::{HeaderName, HeaderValue, Method, header, uri::Authority},
 };
 
-use super::{Cors, error::Failure};
-use crate::error::{Error, Kind};
+use super::Cors;
+use crate::error::{Error, Kind, Result};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -34,10 +34,10 @@ impl Hosts {
     ///
     /// # Errors
     /// 403 `host_not_allowed`.
-    pub fn check(&self, request: &Request) -> Result<(), Failure> {
+    pub fn check(&self, request: &Request) -> Result<()> {
         let headers = request.headers().get_all(header::HOST).iter();
         let headers = headers.map(|value| value.to_str().unwrap_or("?"));
-        let authority = request.uri().authority().map(|authority| authority.as_str());
+        let authority = request.uri().authority().map(Authority::as_str);
         match authority.into_iter().chain(headers).find(|host| !self.allows(host)) {
             None => Ok(()),
             Some(host) => {
@@ -66,12 +66,12 @@ impl Hosts {
 ///
 /// # Errors
 /// 403 `origin_not_allowed`.
-pub(super) fn check_origin(request: &Request, cors: &Cors) -> Result<(), Failure> {
+pub(super) fn check_origin(request: &Request, cors: &Cors) -> Result<()> {
     let looks = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     if looks || cors.allowed(request).is_some() {
         return Ok(());
     }
-    let site = request.headers().get(SEC_FETCH_SITE).map(|value| value.as_bytes());
+    let site = request.headers().get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     let origin = request.headers().get(header::ORIGIN);
     let is_own = match (site, origin) {
         // The browser has compared; a proxy may have changed the name since.
@@ -101,7 +101,7 @@ fn is_same(origin: &str, request: &Request) -> bool {
     };
     let authority = authority.to_ascii_lowercase();
     let authority = authority.strip_suffix(port).unwrap_or(&authority);
-    let host = request.uri().authority().map(|authority| authority.as_str());
+    let host = request.uri().authority().map(Authority::as_str);
     let host = host.or_else(|| request.headers().get(header::HOST)?.to_str().ok());
     let host = host.unwrap_or_default().to_ascii_lowercase();
     host.strip_suffix(port).unwrap_or(&host) == authority
@@ -115,8 +115,8 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-fn forbidden(text: String, code: &'static str) -> Failure {
-    Error::new(Kind::Forbidden, text).with_code(code).into()
+fn forbidden(text: String, code: &'static str) -> Error {
+    Error::new(Kind::Forbidden, text).with_code(code)
 }
 
 #[cfg(test)]

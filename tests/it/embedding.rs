@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kolosal_server::engine::budget::StepBudget;
 use kolosal_server::engine::stats::Meters;
 use kolosal_server::engine::worker::{Submission, Work, Worker};
-use kolosal_server::engine::{EmbedRequest, Engine, EngineConfig, Job};
+use kolosal_server::engine::{EmbedRequest, Engine, EngineConfig, Job, Owner};
 use kolosal_server::model::arch;
 use kolosal_server::model::fake::{FakeConfig, FakeRunner, expected_hidden};
 use kolosal_server::model::gguf::Value;
@@ -63,11 +63,14 @@ fn embeddings_are_the_same_in_any_company() {
         let mut others = Vec::new();
         for (i, prompt) in (0..).zip(&prompts) {
             let generate = request(prompt.clone(), 150);
-            let (job, submission) = Submission::new(2 * i, 0, generate, &meters, 100).unwrap();
+            let (job, submission) =
+                Submission::new(2 * i, Owner::default(), generate, &meters, 100).unwrap();
             worker.accept(submission);
             others.push(job);
             let work = Work::Embed(embed(prompt.clone()));
-            let (job, submission) = Submission::new(2 * i + 1, 1, work, &meters, 100).unwrap();
+            let (job, submission) =
+                Submission::new(2 * i + 1, Owner { tenant: 1, group: i }, work, &meters, 100)
+                    .unwrap();
             worker.accept(submission);
             jobs.push(job);
         }

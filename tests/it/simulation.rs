@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kolosal_server::engine::budget::StepBudget;
 use kolosal_server::engine::stats::Meters;
 use kolosal_server::engine::worker::{Submission, Worker};
-use kolosal_server::engine::{EngineConfig, FinishReason, Job, MemoryRoom, Request, Sampling};
+use kolosal_server::engine::{
+    EngineConfig, FinishReason, Job, MemoryRoom, Owner, Request, Sampling,
+};
 use kolosal_server::model::fake::{FakeConfig, FakeRunner};
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -184,8 +186,13 @@ impl Simulation {
             let request = plan.request();
             request.validate(self.worker.spec()).unwrap();
             let id = self.next_id;
-            let Ok((job, submission)) = Submission::new(id, id % 3, request, &self.meters, 24)
-            else {
+            let Ok((job, submission)) = Submission::new(
+                id,
+                Owner { tenant: id % 3, group: id / 4 },
+                request,
+                &self.meters,
+                24,
+            ) else {
                 return;
             };
             self.next_id += 1;
@@ -308,8 +315,14 @@ fn first_come_first_served() {
                 let id = simulation.next_id;
                 simulation.next_id += 1;
                 let meters = &simulation.meters;
-                let (job, submission) =
-                    Submission::new(id, id % tenants, plan.request(), meters, 24).unwrap();
+                let (job, submission) = Submission::new(
+                    id,
+                    Owner { tenant: id % tenants, group: id },
+                    plan.request(),
+                    meters,
+                    24,
+                )
+                .unwrap();
                 simulation.worker.accept(submission);
                 simulation.jobs.insert(id, (job, plan));
             }

@@ -223,7 +223,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { expanded: Buffer::empty(), carry: Buffer::empty() });
+        const { RefCell::new(Scratch { expanded: Buffer::empty(), carry: Buffer::empty() }) };
 }
 
 /// One panel, or several side by side, times some tiles.

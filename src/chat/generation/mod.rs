@@ -148,7 +148,7 @@ pub async fn generate_all(
     let share = text.share(requests.iter().map(|r| r.num_candidates() as usize).sum());
     prompts.iter_mut().for_each(|prompt| prompt.max_tokens = prompt.max_tokens.min(share));
     let mut generation = Generation {
-        engine: engine.clone(),
+        engine: engine.grouped(),
         running: Vec::new(),
         outputs: VecDeque::new(),
         groups: Vec::new(),

@@ -18,13 +18,15 @@ pub(super) const NAME: &str = "chat_template";
 /// Variable with the seconds since 1970 at which a render takes place.
 pub(super) const NOW: &str = "_kolosal_now_s";
 
-/// Stack of the thread that compiles. Chains of operators make a syntax tree as deep as they are long,
+/// Stack of the thread that compiles, for each byte of the source and at least. Chains of operators make a syntax tree as deep as they are long,
 /// and conditions one as deep as they are many; only pages that are used cost memory.
-const COMPILER_STACK: usize = 512 << 20;
+const COMPILER_STACK: [usize; 2] = [4 << 10, 4 << 20];
 
 /// An environment with the one template `source`, compiled on a thread of its own.
 pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
-    let compiler = std::thread::Builder::new().stack_size(COMPILER_STACK);
+    let [per_byte, least] = COMPILER_STACK;
+    let stack = source.len().saturating_mul(per_byte).max(least);
+    let compiler = std::thread::Builder::new().stack_size(stack);
     std::thread::scope(|scope| {
         let failed = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
         let thread = compiler

@@ -28,9 +28,9 @@ async fn engines_are_managed_by_keys_for_that_in_every_dialect() {
         ("DELETE", "/engines/n", String::new(), 200),
     ];
     for (method, path, body, status) in managing {
-        let with = async |key| {
+        let with = async |key: &str| {
             let headers: Vec<_> =
-                [("x-api-key", key)].into_iter().filter(|(_, k)| *k != "").collect();
+                [("x-api-key", key)].into_iter().filter(|(_, key)| !key.is_empty()).collect();
             server.request(method, path, &headers, body.clone()).await
         };
         let [nobody, user] = [with("").await, with("use").await];

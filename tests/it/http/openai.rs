@@ -382,7 +382,7 @@ async fn offsets_and_likely_tokens_are_exact_within_characters() {
     let offsets = reply.text.lines().filter_map(|line| line.strip_prefix("data: {"));
     let offsets: Vec<Value> = offsets
         .map(|data| serde_json::from_str::<Value>(&format!("{{{data}")).expect("JSON"))
-        .flat_map(|event| event["choices"][0]["logprobs"]["text_offset"].as_array().cloned())
+        .filter_map(|event| event["choices"][0]["logprobs"]["text_offset"].as_array().cloned())
         .flatten()
         .collect();
     assert_eq!(Value::from(offsets), logprobs["text_offset"]);
