@@ -143,13 +143,16 @@ impl Loader for GgufLoader {
         path: &Path,
         cancelled: &CancellationToken,
     ) -> Result<Loaded> {
-        let gguf = open(spec, path)?;
+        let token = cancelled.clone();
+        let gguf = open(spec, path)?.while_wanted(move || !token.is_cancelled());
         // A bad vocabulary is found out before the weights are read.
         let text = TextModel::from_gguf(gguf.metadata())?;
         let text = Arc::new(text.with_options(self.text).sharing(Arc::clone(&self.preparations)));
         still_wanted(spec, cancelled)?;
-        let runner = self.backend.runner(&gguf, &spec.params)?;
+        let runner = self.backend.runner(&gguf, &spec.params);
+        // If it failed, it failed for that.
         still_wanted(spec, cancelled)?;
+        let runner = runner?;
         let mut info = describe(&gguf, path.to_owned());
         info.context_len = runner.spec().context_len;
         runner.spec().device.clone_into(&mut info.device);

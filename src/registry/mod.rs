@@ -151,8 +151,7 @@ impl Registry {
     }
 
     /// Refuses new requests, ends loads, drains all engines, and returns when their memory is free or
-    /// five seconds have passed beyond [`RegistryConfig::drain_grace`]: reading weights cannot be
-    /// stopped on the way.
+    /// five seconds have passed beyond [`RegistryConfig::drain_grace`].
     pub async fn shutdown(&self) {
         let (leaving, limit): (Vec<_>, _) = {
             let mut table = self.shared.lock();

@@ -238,6 +238,21 @@ fn bad_tensors() -> Vec<(&'static str, Raw, &'static str)> {
 }
 
 #[test]
+fn a_load_ends_when_nobody_wants_it() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    let reads = std::sync::Arc::new(AtomicU32::new(0));
+    let counted = std::sync::Arc::clone(&reads);
+    let bytes = crate::tiny::Tiny::default().bytes();
+    let wanted = move || counted.fetch_add(1, Ordering::SeqCst) < 5;
+    let gguf = Gguf::from_bytes(bytes).unwrap().while_wanted(wanted);
+    let options = kolosal_server::model::RunnerOptions::default();
+    let error = kolosal_server::model::load_runner(&gguf, &options).err().expect("it ends");
+    assert!(error.to_string().contains("no longer wanted"), "{error}");
+    assert_eq!(reads.load(Ordering::SeqCst), 6, "nothing is read after it");
+}
+
+#[test]
 fn malformed_files_are_refused_without_large_allocations() {
     let mut cases = bad_metadata();
     cases.extend(bad_tensors());

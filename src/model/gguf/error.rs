@@ -22,6 +22,8 @@ pub enum GgufError {
     /// What it holds instead is nobody's business: clients may name any file.
     #[error("not a GGUF file: it does not begin with \"GGUF\"")]
     NotGguf,
+    #[error("what is read is no longer wanted")]
+    Unwanted,
     #[error("GGUF version {version} is not supported; 2 and 3 are")]
     Version { version: u32 },
     #[error("big-endian GGUF file: convert it to little-endian first")]

@@ -32,6 +32,16 @@ pub struct Gguf {
     paths: Vec<PathBuf>,
     shards: Vec<Bytes>,
     alignment: u64,
+    wanted: Option<Wanted>,
+}
+
+/// Whether what is read is still wanted.
+struct Wanted(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wanted")
+    }
 }
 
 /// A tensor of a model that is put together from files of another format.
@@ -124,6 +134,7 @@ impl Gguf {
             paths,
             shards,
             alignment: super::DEFAULT_ALIGNMENT,
+            wanted: None,
         };
         for Composed { name, shape, ty, place } in tensors {
             if gguf.index.insert(name.clone(), gguf.tensors.len()).is_some() {
@@ -155,6 +166,7 @@ impl Gguf {
             paths: Vec::new(),
             shards: Vec::new(),
             alignment: super::DEFAULT_ALIGNMENT,
+            wanted: None,
         };
         for (shard_idx, Part { path, bytes, header }) in parts.into_iter().enumerate() {
             if shard_idx == 0 {
@@ -199,6 +211,13 @@ impl Gguf {
         self.index.get(name).and_then(|&i| self.tensors.get(i))
     }
 
+    /// Lets every read fail from when `wanted` says no on: so a load ends that nobody waits for.
+    #[must_use]
+    pub fn while_wanted(mut self, wanted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.wanted = Some(Wanted(Box::new(wanted)));
+        self
+    }
+
     /// The bytes of one of this file's tensors, aligned in the file to [`Gguf::alignment`].
     ///
     /// # Errors
@@ -223,6 +242,9 @@ impl Gguf {
         into: &mut Vec<u8>,
     ) -> Result<(), GgufError> {
         assert!(part.start <= part.end && part.end <= tensor.len, "{part:?} of {tensor:?}");
+        if self.wanted.as_ref().is_some_and(|Wanted(wanted)| !wanted()) {
+            return Err(GgufError::Unwanted);
+        }
         let shard = self.shards.get(tensor.shard);
         let shard = shard.expect("tensors lie in a file they were read from: this is a bug");
         shard.read(tensor.start + part.start, part.len(), into)
