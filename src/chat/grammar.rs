@@ -240,19 +240,23 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
     })
 }
 
+/// Marks a schema of which what the compiler does not know is skipped.
+pub(super) const LOOSE: &str = "x-kolosal-loose";
+
 /// The schema with our options. Blanks only where Python's `json.dumps` writes them, unless the schema
 /// says otherwise: a small model can otherwise spend its budget on blanks. What the compiler does not
 /// know is never skipped.
 pub(super) fn strict(mut schema: Value) -> Value {
     if let Value::Object(map) = &mut schema {
+        let is_loose = map.remove(LOOSE).is_some();
         let options = map.entry("x-guidance").or_insert_with(|| {
             serde_json::json!({
                 "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
             })
         });
         if let Value::Object(options) = options {
-            options.insert("lenient".to_owned(), Value::Bool(false));
-            options.insert("coerce_one_of".to_owned(), Value::Bool(false));
+            options.insert("lenient".to_owned(), Value::Bool(is_loose));
+            options.insert("coerce_one_of".to_owned(), Value::Bool(is_loose));
         }
     }
     schema

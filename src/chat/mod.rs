@@ -3,6 +3,7 @@
 
 mod breakers;
 mod detokenizer;
+mod easing;
 pub mod embedding;
 mod gate;
 mod gbnf;

@@ -172,8 +172,8 @@ impl LogFormatArg {
 pub(super) struct RunArgs {
     /// Model to chat with
     pub(super) model: String,
-    /// Prompt to answer once; without it, standard input when piped, else a dialogue
-    #[arg(trailing_var_arg = true)]
+    /// Prompt to answer once; without it, standard input when piped, else a dialogue. What begins with a dash
+    /// is a flag wherever it stands; behind -- all is prompt
     pub(super) prompt: Vec<String>,
     /// System message
     #[arg(long, value_name = "TEXT")]

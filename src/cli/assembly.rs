@@ -15,7 +15,7 @@ use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
 use crate::hub::{Hub, HubConfig, NoProgress, Progress, Reference, Token};
 use crate::model::Quantize;
-use crate::registry::load::{GgufLoader, Locate};
+use crate::registry::load::{Find, GgufLoader, Locate};
 use crate::registry::{EngineSpec, LoadParams, NativeBackend, RegistryConfig};
 
 /// Who names the models that a hub fetches.
@@ -61,6 +61,8 @@ pub(super) fn progress(quiet: bool) -> Arc<dyn Progress> {
 
 /// A loader that fetches what is not here.
 pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>) -> GgufLoader {
+    let local = Arc::clone(&hub);
+    let find: Find = Box::new(move |text| local.resolve(&Reference::parse(text).ok()?));
     let locate: Locate = Box::new(move |text| {
         let (hub, progress) = (Arc::clone(&hub), Arc::clone(&progress));
         async move {
@@ -87,7 +89,7 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
         constrain_tools: config.engine.constrain_tools,
         max_request_tokens: config.limits.max_request_tokens,
     };
-    GgufLoader::new(locate, Box::new(backend), engine).with_text(text)
+    GgufLoader::new(locate, Box::new(backend), engine).with_find(find).with_text(text)
 }
 
 /// Keys of a list and of a file, which has one a line; empty lines and those that begin with `#` are none.

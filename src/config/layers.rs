@@ -201,7 +201,8 @@ pub(super) fn closest<'a>(
 }
 
 /// Insertions, deletions and substitutions between two words.
-fn edit_distance(a: &str, b: &str) -> usize {
+#[must_use]
+pub fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

@@ -8,7 +8,7 @@ use super::error::ModelError;
 use super::latent;
 use super::moe;
 use super::ops::{KvBlocks, Norm, Ops};
-use super::runner::{Logits, Purpose, Runner, RunnerError, RunnerSpec};
+use super::runner::{Logits, Runner, RunnerError, RunnerSpec};
 use super::spec::{ActSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, QkNorm};
 use super::weights::{self, Ffn, Files, Gated, Head, Layer, Qkv, Weights};
 
@@ -58,11 +58,7 @@ impl<O: Ops> Decoder<O> {
             },
             pooling: model.pooling,
             device: ops.device(),
-            purpose: match model.head {
-                HeadSpec::Logits => Purpose::Generate,
-                HeadSpec::None | HeadSpec::Norm => Purpose::Embed,
-                HeadSpec::Classifier { .. } => Purpose::Rank,
-            },
+            purpose: model.purpose(),
             one_at_a_time: false,
             warning: ops.warning(),
         };

@@ -3,7 +3,7 @@
 //! Nothing here mentions tensors' storage or candle; names such as `blk.0.attn_q.weight` are those of
 //! the GGUF convention.
 
-use super::runner::Pooling;
+use super::runner::{Pooling, Purpose};
 
 /// A transformer, described: a decoder, or an encoder, whose tokens see those after them too.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +72,16 @@ pub enum HeadSpec {
 }
 
 impl ModelSpec {
+    /// What the model is for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        match self.head {
+            HeadSpec::Logits => Purpose::Generate,
+            HeadSpec::None | HeadSpec::Norm => Purpose::Embed,
+            HeadSpec::Classifier { .. } => Purpose::Rank,
+        }
+    }
+
     /// Bytes of KV that one block takes over all layers (f16).
     #[must_use]
     pub fn kv_bytes_per_block(&self) -> usize {

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::config::{KeepAlive, RegistryConfig, Wait};
 use super::lease::Lease;
-use super::load::Loaded;
+use super::load::{Loaded, ModelInfo};
 use super::spec::EngineSpec;
 use super::status::Totals;
 
@@ -53,6 +53,8 @@ pub(super) struct Entry {
     /// What was counted in the loads before.
     past: Totals,
     pub(super) room: Room,
+    /// Of the model, from its last load or a look at its file.
+    pub(super) known: Option<ModelInfo>,
     pub(super) loads: u64,
     pub(super) failures: u32,
 }
@@ -148,6 +150,7 @@ impl Entry {
             meters: None,
             past: Totals::default(),
             room: Room::default(),
+            known: None,
             loads: 0,
             failures: 0,
         }
@@ -242,6 +245,7 @@ impl Entry {
         let loaded = Arc::new(loaded);
         self.past = self.totals();
         self.meters = Some(loaded.engine.meters());
+        self.known = Some(loaded.info.clone());
         self.phase = Phase::Ready(Arc::clone(&loaded));
         self.provisional = false;
         self.failures = 0;

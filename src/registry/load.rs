@@ -49,6 +49,12 @@ pub struct ModelInfo {
     pub purpose: Purpose,
     /// Whether the file brings a chat template of its own.
     pub chat_template: bool,
+    /// Whether that writes tools.
+    pub takes_tools: bool,
+    /// Whether that knows of reasoning.
+    pub reasons: bool,
+    /// Values of a hidden state, if the file says so.
+    pub embedding_len: Option<u32>,
     /// What a person should know: a parameter without effect, a shorter context than asked for.
     pub warnings: Vec<String>,
 }
@@ -63,6 +69,11 @@ pub trait Loader: Send + Sync {
     /// The model cannot be found or fetched.
     fn locate<'a>(&'a self, spec: &'a EngineSpec) -> BoxFuture<'a, Result<PathBuf>> {
         Box::pin(async { Ok(PathBuf::from(&spec.reference)) })
+    }
+
+    /// What the file says of a model that is here; it is neither fetched nor loaded. Blocks.
+    fn describe(&self, _spec: &EngineSpec) -> Option<ModelInfo> {
+        None
     }
 
     /// Bytes that the engine will take: weights, KV pool and activations.
@@ -83,6 +94,9 @@ pub trait Loader: Send + Sync {
 /// that.
 pub type Locate = Box<dyn Fn(String) -> BoxFuture<'static, Result<PathBuf>> + Send + Sync>;
 
+/// Finds the file that a reference names if it is here. Blocks.
+pub type Find = Box<dyn Fn(&str) -> Option<PathBuf> + Send + Sync>;
+
 /// Turns an open file into a runner; both methods block.
 pub trait Backend: Send + Sync {
     /// Bytes that [`Self::runner`] will take: weights, KV pool and activations.
@@ -101,6 +115,7 @@ pub trait Backend: Send + Sync {
 /// Loads model files.
 pub struct GgufLoader {
     locate: Locate,
+    find: Option<Find>,
     backend: Box<dyn Backend>,
     engine: EngineConfig,
     text: TextOptions,
@@ -111,7 +126,21 @@ impl GgufLoader {
     /// `engine` is the template of each engine's configuration; name and sizes come from its spec.
     #[must_use]
     pub fn new(locate: Locate, backend: Box<dyn Backend>, engine: EngineConfig) -> Self {
-        Self { locate, backend, engine, text: TextOptions::default(), preparations: Arc::default() }
+        Self {
+            locate,
+            find: None,
+            backend,
+            engine,
+            text: TextOptions::default(),
+            preparations: Arc::default(),
+        }
+    }
+
+    /// How a model is found that need not be fetched.
+    #[must_use]
+    pub fn with_find(mut self, find: Find) -> Self {
+        self.find = Some(find);
+        self
     }
 
     /// What is configured of every engine's text side.
@@ -130,6 +159,17 @@ fn open(spec: &EngineSpec, path: &Path) -> Result<Gguf> {
 impl Loader for GgufLoader {
     fn locate<'a>(&'a self, spec: &'a EngineSpec) -> BoxFuture<'a, Result<PathBuf>> {
         (self.locate)(spec.reference.clone())
+    }
+
+    fn describe(&self, spec: &EngineSpec) -> Option<ModelInfo> {
+        let path = self.find.as_ref()?(&spec.reference)?;
+        let gguf = open(spec, &path).ok()?;
+        let mut info = describe(&gguf, path);
+        info.purpose =
+            model::arch::describe(&gguf).map(|model| model.purpose()).unwrap_or_default();
+        let trained = info.trained_context_len.map_or(usize::MAX, |len| len as usize);
+        info.context_len = trained.min(spec.params.n_ctx as usize);
+        Some(info)
     }
 
     fn estimate(&self, spec: &EngineSpec, path: &Path) -> Result<u64> {
@@ -208,6 +248,10 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
     let metadata = gguf.metadata();
     let architecture = metadata.architecture().unwrap_or_default().to_owned();
     let text = |key: &str| metadata.str(key).ok().flatten().map(str::to_owned);
+    let template = text("tokenizer.chat_template");
+    let has = |words: &[&str]| {
+        template.as_ref().is_some_and(|text| words.iter().any(|word| text.contains(word)))
+    };
     ModelInfo {
         device: String::new(),
         name: text("general.name"),
@@ -219,7 +263,10 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         path,
         one_at_a_time: false,
         purpose: Purpose::default(),
-        chat_template: metadata.get("tokenizer.chat_template").is_some(),
+        chat_template: template.is_some(),
+        takes_tools: has(&["tools"]),
+        reasons: has(&["<think>", "enable_thinking", "<|channel|>analysis", "reasoning_content"]),
+        embedding_len: metadata.u32(&format!("{architecture}.embedding_length")).ok().flatten(),
         warnings: Vec::new(),
         architecture,
     }

@@ -119,6 +119,27 @@ impl Registry {
         Ok(status(&table, entry))
     }
 
+    /// As [`Self::status`], after a look at the files of models that are here and were never loaded.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn describe(&self, id: &str) -> Result<Status> {
+        let status = self.status(id)?;
+        if status.known.is_some() {
+            return Ok(status);
+        }
+        let (shared, spec) = (Arc::clone(&self.shared), status.spec.clone());
+        let looked = tokio::task::spawn_blocking(move || shared.loader().describe(&spec)).await;
+        let known = looked.ok().flatten();
+        if let Some(entry) = self.shared.lock().entries.get_mut(id)
+            && *entry.spec == status.spec
+            && entry.known.is_none()
+        {
+            entry.known.clone_from(&known);
+        }
+        Ok(Status { known, ..status })
+    }
+
     /// Takes an engine out: requests for it are refused from now on, what runs may go on for
     /// [`RegistryConfig::drain_grace`] and then ends with an error, then its memory is freed. Goes on
     /// in the background if the caller leaves.
@@ -213,6 +234,7 @@ fn status(table: &Table, entry: &Entry) -> Status {
         idle_for,
         expires_in,
         info: loaded.map(|loaded| loaded.info.clone()),
+        known: entry.known.clone(),
         totals: entry.totals(),
         stats: loaded.map(|loaded| loaded.engine.stats()),
     }

@@ -44,6 +44,10 @@ impl Shared {
         Self { table: Mutex::new(table), loader, slots, changed, sweep_now }
     }
 
+    pub(super) fn loader(&self) -> &dyn Loader {
+        self.loader.as_ref()
+    }
+
     /// The table is consistent between any two statements that can panic, so that a poisoned lock
     /// says nothing about it.
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {

@@ -90,6 +90,8 @@ pub struct Status {
     pub expires_in: Option<Duration>,
     /// About the model, while it is loaded.
     pub info: Option<ModelInfo>,
+    /// About the model, from its last load or a look at its file: see [`super::Registry::describe`].
+    pub known: Option<ModelInfo>,
     /// What it has done, whether it is loaded or not.
     pub totals: Totals,
     /// The engine's own counters, which begin with its load; while it is loaded.

@@ -10,7 +10,7 @@ use poem::{
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::openai::Owner;
+use super::{ignored::Ignored, openai::Owner};
 use crate::{
     engine::Tenant,
     error::{Error, Kind, Result},
@@ -48,17 +48,28 @@ pub(crate) enum Purpose {
 }
 
 /// Who asks; in the request's data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Caller {
     /// The hash of the API key, if keys are configured.
     key: Option<[u8; 32]>,
     tenant: Tenant,
+    ignored: Ignored,
 }
 
 impl Caller {
     /// Whose the stored responses are that this caller may see.
     pub(crate) fn owner(&self) -> Owner {
         Owner(self.key)
+    }
+
+    /// Where the caller is told what is not heeded.
+    pub(super) fn telling(self, ignored: Ignored) -> Self {
+        Self { ignored, ..self }
+    }
+
+    /// Tells the caller what is not heeded.
+    pub(crate) fn tell(&self, notes: &[String]) {
+        notes.iter().for_each(|note| self.ignored.note(note.as_str()));
     }
 
     /// With whom the caller shares cached prefixes and a share of each engine.
@@ -136,7 +147,7 @@ impl ApiKeys {
         let key = presented.flatten().map(hash);
         let id = key.map_or_else(|| peer(request).map_or(0, address_id), |key| short(&key));
         let cache = key.filter(|_| !self.share_cache).map_or(0, |key| short(&key));
-        Caller { key, tenant: Tenant { id, cache } }
+        Caller { key, tenant: Tenant { id, cache }, ignored: Ignored::default() }
     }
 }
 
@@ -275,7 +286,8 @@ mod tests {
         let caller =
             |keys: &ApiKeys, key: &str, peer| keys.caller(&request(&[("x-api-key", key)], peer));
         let k = caller(&keys, "k", "10.0.0.1");
-        assert_eq!(k, caller(&keys, "k", "10.0.0.2"));
+        let elsewhere = caller(&keys, "k", "10.0.0.2");
+        assert_eq!((k.key, k.tenant), (elsewhere.key, elsewhere.tenant));
         let l = caller(&keys, "l", "10.0.0.1");
         assert!(k.tenant.id != l.tenant.id && k.tenant.cache != l.tenant.cache);
         let sharing = keys.clone().sharing_cache(true);

@@ -19,6 +19,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::connection::{BodyBudget, State};
 use super::error::Failure;
+use super::ignored::Ignored;
+use super::lenient;
 use crate::error::{Error, Kind};
 
 /// Limits on reading a body; placed in the request's data by the server.
@@ -81,7 +83,8 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for Json<T> {
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
         let bytes = read_body(request, body).await?;
-        Ok(Self(parse(&bytes)?))
+        let ignored = request.data::<Ignored>().cloned().unwrap_or_default();
+        Ok(Self(parse(&bytes, &ignored)?))
     }
 }
 
@@ -201,8 +204,8 @@ async fn collect(body: Body, max: usize, budget: &BodyBudget) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// Reads a JSON object; an error names the field.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+/// Reads a JSON object; an error names the field. What may be left out is noted in `ignored`.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], ignored: &Ignored) -> Result<T, Error> {
     // A byte-order mark is legal in no JSON text and harmless in every one.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -214,31 +217,28 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let value = match serde_path_to_error::deserialize(&mut input) {
         Ok(value) => value,
-        Err(error) if is_unknown_field(&error) => return parse_without_nulls(bytes),
+        Err(error) if error.inner().is_data() && !is_repeated(&error) => {
+            let body = serde_json::from_slice(bytes);
+            let body = body.map_err(|error| invalid(format!("invalid JSON: {error}")))?;
+            return lenient::read(body, bytes.len(), ignored);
+        }
         Err(error) => return Err(describe(&error)),
     };
     input.end().map_err(|error| invalid(format!("invalid JSON: {error}")))?;
     Ok(value)
 }
 
+/// Of a field that appears twice, a second reading would not know.
+fn is_repeated(error: &serde_path_to_error::Error<serde_json::Error>) -> bool {
+    error.inner().to_string().starts_with("duplicate field ")
+}
+
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, message)
 }
 
-fn is_unknown_field(error: &serde_path_to_error::Error<serde_json::Error>) -> bool {
-    error.inner().is_data() && error.inner().to_string().starts_with("unknown field ")
-}
-
-/// Null means absent, for parameters that this server does not have as well: clients send them so.
-fn parse_without_nulls<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(bytes).map_err(|error| invalid(format!("invalid JSON: {error}")))?;
-    let given = object.into_iter().filter(|(_, value)| !value.is_null()).collect();
-    serde_path_to_error::deserialize(serde_json::Value::Object(given)).map_err(|e| describe(&e))
-}
-
 /// Names the field: the path to the value, and for a missing or unknown field its name as well.
-fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Error {
+pub(super) fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Error {
     let inner = error.inner();
     if inner.is_syntax() || inner.is_eof() {
         let message = format!("invalid JSON: {inner}");
@@ -292,7 +292,7 @@ fn shorten(text: &str, max_chars: usize) -> String {
 mod tests {
     use serde::Deserialize;
 
-    use super::parse;
+    use super::{Ignored, parse};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -318,7 +318,7 @@ mod tests {
                 Some("model"),
                 "model: invalid type: integer `5`, expected a string",
             ),
-            (r#"{"model": "m", "x": 1}"#, Some("x"), "unknown or unsupported parameter x"),
+            (r#"{"model": "m", "innr": 1}"#, Some("innr"), "unknown or unsupported parameter innr"),
             (r#"{"model": "m", "model": "n"}"#, Some("model"), "model: this field appears twice"),
             (
                 r#"{"model": "m", "inner": [{}]}"#,
@@ -335,7 +335,7 @@ mod tests {
             ("", None, "the request body is empty; a JSON object is expected"),
         ];
         for (body, param, message) in cases {
-            let error = parse::<Outer>(body.as_bytes()).expect_err(body);
+            let error = parse::<Outer>(body.as_bytes(), &Ignored::default()).expect_err(body);
             assert_eq!(
                 (error.param.as_deref(), error.message.as_str()),
                 (param, message),
@@ -347,8 +347,8 @@ mod tests {
     #[test]
     fn deep_nesting_is_an_error_and_not_an_overflow() {
         let body = format!("{{\"model\": {}", "[".repeat(200_000));
-        assert!(parse::<Outer>(body.as_bytes()).is_err());
+        assert!(parse::<Outer>(body.as_bytes(), &Ignored::default()).is_err());
         let body = format!("{{\"x\": {}", "[".repeat(200_000));
-        assert!(parse::<serde_json::Value>(body.as_bytes()).is_err());
+        assert!(parse::<serde_json::Value>(body.as_bytes(), &Ignored::default()).is_err());
     }
 }

@@ -19,7 +19,8 @@ const SDK_HEADERS: [&str; 7] = [
 ];
 /// Headers of one question that are looked at.
 const MAX_ASKED_HEADERS: usize = 64;
-const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, Retry-After, Location");
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("X-Request-Id, X-Kolosal-Ignored, Retry-After, Location");
 
 /// Origins whose pages may call this server.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! What every request passes before and after its route: identity, log, panics, origins, keys, shutdown.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures_util::FutureExt;
 use poem::{
@@ -14,6 +14,7 @@ use super::{
     cors::Cors,
     drain::Drain,
     error::{Dialect, Failure, from_poem},
+    ignored::Ignored,
     observe::Seen,
     operations::{allowed_methods, check_query, purpose},
 };
@@ -62,7 +63,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         let path = seen.path().to_owned();
         let cors = &self.state.options.cors;
         let origin = cors.allowed(&request);
-        let answered = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
+        let ignored = Ignored::default();
+        let answered = self.answer(request, ignored.clone());
+        let answered = AssertUnwindSafe(answered).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => render(&error, &path),
@@ -74,6 +77,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
             }
         };
         protect(response.headers_mut());
+        ignored.tell(response.headers_mut());
         if !cors.is_off() {
             Cors::mark(origin, response.headers_mut());
         }
@@ -83,7 +87,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Front<E> {
-    async fn answer(&self, mut request: Request) -> Result<Response> {
+    async fn answer(&self, mut request: Request, ignored: Ignored) -> Result<Response> {
         normalise_path(&mut request)?;
         let path = request.uri().path().to_owned();
         // A page that has another's name has no key of the server: only without keys is there a risk.
@@ -105,9 +109,11 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             let response = Response::builder().status(StatusCode::NO_CONTENT);
             return Ok(response.header(header::ALLOW, allow).finish());
         }
-        check_query(&request)?;
+        check_query(&request, &ignored)?;
         request.set_data(access);
-        request.set_data(self.state.options.keys.caller(&request));
+        let caller = self.state.options.keys.caller(&request);
+        request.set_data(caller.telling(ignored.clone()));
+        request.set_data(ignored);
         request.set_data(self.state.options.body);
         request.set_data(self.state.bodies.clone());
         self.inner.call(request).await
@@ -141,7 +147,12 @@ fn normalise_path(request: &mut Request) -> Result<()> {
     let Some(asked) = uri.path_and_query().filter(|asked| asked.path().starts_with('/')) else {
         return Err(Error::new(Kind::Invalid, "a request must name a path").into());
     };
-    let Some(path) = routed_path(asked.path()) else { return Ok(()) };
+    let plain = plain_path(asked.path());
+    let path = match (routed_path(&plain), plain) {
+        (Some(path), _) => path,
+        (None, Cow::Owned(path)) => path,
+        (None, Cow::Borrowed(_)) => return Ok(()),
+    };
     let text = match asked.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,
@@ -154,6 +165,15 @@ fn normalise_path(request: &mut Request) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The path without slashes that clients write twice, or at its end.
+fn plain_path(path: &str) -> Cow<'_, str> {
+    if path == "/" || !(path.contains("//") || path.ends_with('/')) {
+        return Cow::Borrowed(path);
+    }
+    let segments: Vec<_> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    Cow::Owned(format!("/{}", segments.join("/")))
 }
 
 /// The path without `/v1` where it works both ways, and other names by their first; `None`: as it is.

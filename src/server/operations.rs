@@ -5,12 +5,9 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use poem::{Request, http::Method};
 use serde_json::Value;
 
-use super::{auth::Purpose, spec::openapi_json};
+use super::{auth::Purpose, ignored::Ignored, lenient::is_nearly, spec::openapi_json};
 use crate::error::{Error, Result};
 
-/// A query parameter that asks for nothing here: by `beta=true`, Anthropic's SDKs say that a type of
-/// theirs may change. They send it to these paths and those below.
-const TOLERATED: (&str, [&str; 2]) = ("beta", ["/messages", "/models"]);
 /// Of a name, characters that an error repeats.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -39,12 +36,12 @@ pub(crate) fn purpose(method: &Method, path: &str) -> Purpose {
     if find(path).is_some_and(manages) { Purpose::Manage } else { Purpose::Use }
 }
 
-/// Refuses query parameters that the operation does not have. What the document does not have, pages
-/// and routes of others, takes any.
+/// Refuses query parameters that were meant for one that the operation has, and notes others that it does
+/// not have. What the document does not have, pages and routes of others, takes any.
 ///
 /// # Errors
-/// A parameter that is unknown or comes twice, or a query that is none.
-pub(crate) fn check_query(request: &Request) -> Result<()> {
+/// A parameter that is mistyped or comes twice, or a query that is none.
+pub(crate) fn check_query(request: &Request, ignored: &Ignored) -> Result<()> {
     let uri = request.uri();
     let Some(query) = uri.query().filter(|query| !query.is_empty()) else { return Ok(()) };
     let Some(operations) = find(uri.path()) else { return Ok(()) };
@@ -53,15 +50,15 @@ pub(crate) fn check_query(request: &Request) -> Result<()> {
     let pairs: Vec<(String, String)> = request.params().map_err(|error| {
         Error::invalid("query", format!("query {query:?} cannot be read: {error}"))
     })?;
-    let is_tolerated = |name: &str| {
-        name == TOLERATED.0 && TOLERATED.1.iter().any(|start| uri.path().starts_with(start))
-    };
     for (index, (name, _)) in pairs.iter().enumerate() {
         let shown: String = name.chars().take(NAME_CHARS_MAX).collect();
-        if !known.contains(name) && !is_tolerated(name) {
-            let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let text = format!("query parameter {shown:?} is unknown here; there is {takes}");
-            return Err(Error::invalid(shown, text));
+        if !known.contains(name) {
+            if let Some(meant) = known.iter().find(|known| is_nearly(name, known)) {
+                let text = format!("query parameter {shown:?} is unknown here; there is {meant}");
+                return Err(Error::invalid(shown, text));
+            }
+            ignored.note(format!("?{shown}"));
+            continue;
         }
         if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
             let text = format!("query parameter {shown:?} comes twice");

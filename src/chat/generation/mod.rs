@@ -94,6 +94,7 @@ pub struct Generation {
     groups: Vec<Group>,
     /// Whose turn it is to be looked at first, so that no choice starves the others.
     turn: usize,
+    notes: Vec<String>,
 }
 
 /// The candidates of one request.
@@ -153,6 +154,7 @@ pub async fn generate_all(
         outputs: VecDeque::new(),
         groups: Vec::new(),
         turn: 0,
+        notes: compiled.iter().flatten().flat_map(|rules| rules.notes.clone()).collect(),
     };
     for ((request, prompt), compiled) in requests.iter().zip(prompts).zip(compiled) {
         generation.start(text, request, Prompt { compiled, ..prompt })?;
@@ -161,6 +163,11 @@ pub async fn generate_all(
 }
 
 impl Generation {
+    /// What of the requests is not heeded, as paths of theirs.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     fn start(
         &mut self,
         text: &Arc<TextModel>,

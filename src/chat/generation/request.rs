@@ -350,10 +350,8 @@ pub(super) fn prepare(
     let read = request.prompt.read(text, &until).map_err(|unread| match unread {
         Unread::Refused(error) => error,
         Unread::Stopped(reason) => stopped(reason, field, |at_least| {
-            let wanted = request.max_tokens.unwrap_or(request.min_tokens).max(1);
             format!(
-                "this model's context holds {context} tokens; the prompt has at least {at_least} and \
-                 up to {wanted} are asked for"
+                "this model's context holds {context} tokens; the prompt has at least {at_least}"
             )
         }),
     });
@@ -415,23 +413,21 @@ fn banned(words: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
     Ok(all)
 }
 
-/// How many tokens may be generated. Nothing is ever cut off to make a request fit.
+/// How many tokens may be generated: as many as are asked for and have room. Of the prompt nothing is ever
+/// cut off.
 fn fit(request: &GenerationRequest, prompt: usize, context: usize) -> Result<u32> {
     // Even a request for nothing takes one token, which is thrown away.
-    let wanted = request.max_tokens.unwrap_or(request.min_tokens);
-    let total = prompt.saturating_add(wanted.max(1) as usize);
-    if total > context {
+    if prompt >= context {
         let text = format!(
-            "this model's context holds {context} tokens; the prompt has {prompt} and up to {} are \
-             asked for, {total} in all",
-            wanted.max(1)
+            "this model's context holds {context} tokens; the prompt has {prompt}, and an answer needs \
+             one at least"
         );
         let error = Error::invalid(request.prompt.field(), text);
         return Err(error.with_code("context_length_exceeded"));
     }
     let room = u32::try_from(context - prompt).unwrap_or(u32::MAX);
     let cap = request.default_max_tokens.unwrap_or(u32::MAX).max(request.min_tokens).max(1);
-    Ok(request.max_tokens.unwrap_or(room.min(cap)))
+    Ok(request.max_tokens.unwrap_or(cap).min(room))
 }
 
 fn validate_sampling(sampling: &Sampling, vocab_size: usize) -> Result<()> {

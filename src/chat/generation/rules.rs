@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::chat::easing;
 use crate::chat::gate::{Gate, ReasoningStart, Wait};
 use crate::chat::grammar::{CompiledGrammar, Grammar, GrammarError};
 use crate::chat::tools::grammar as tool_grammar;
@@ -31,6 +32,8 @@ pub struct Shape {
     pub grammar: Grammar,
     /// Path of the field, for errors.
     pub field: String,
+    /// What cannot be enforced is refused, and not left out and told.
+    pub strict: bool,
 }
 
 /// Tools of a request.
@@ -67,6 +70,8 @@ pub(super) struct Compiled {
     calls: bool,
     /// Reasoning may end the answer: nothing is asked of it.
     may_end: bool,
+    /// What of the schemas is not enforced.
+    pub(super) notes: Vec<String>,
 }
 
 /// What the grammar speaks of.
@@ -138,7 +143,7 @@ async fn compile(text: &Arc<TextModel>, rules: &Arc<OutputRules>) -> Result<Opti
         let task = tokio::task::spawn_blocking(move || {
             let compiled = match &rules.tools {
                 Some(tools) if is_free => Ok(compile_helpfully(&text, tools)),
-                _ => compile_now(&text, &rules).map(Some),
+                _ => compile_eased(&text, &rules).map(Some),
             };
             // A compilation that is given up goes on, and makes the next ones wait.
             drop(permit);
@@ -173,7 +178,7 @@ fn compile_helpfully(text: &TextModel, tools: &ToolUse) -> Option<Compiled> {
         };
         let grammar = compiler.compile(&Grammar::Lark(calls.after_marker())).ok()?;
         let scope = Scope::Calls { wait: calls.wait(), parallel: tools.parallel };
-        Some(Compiled { grammar, scope, calls: true, may_end: true })
+        Some(Compiled { grammar, scope, calls: true, may_end: true, notes: Vec::new() })
     };
     compile(&tools.callable).or_else(|| {
         let mut callable = tools.callable.clone();
@@ -187,6 +192,36 @@ fn compile_helpfully(text: &TextModel, tools: &ToolUse) -> Option<Compiled> {
     })
 }
 
+/// As [`compile_now`]; where that fails, without what the schemas ask for and nobody can enforce, as far as
+/// that may be left out.
+fn compile_eased(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
+    let error = match compile_now(text, rules) {
+        Ok(compiled) => return Ok(compiled),
+        Err(error) => error,
+    };
+    let compiler = text.grammars().map_err(|error| refused("grammar", &error))?;
+    let (mut eased, mut notes) = (rules.clone(), Vec::new());
+    let mut ease = |schema: &mut Value, is_strict: bool, field: &str| {
+        if let Some((other, left_out)) = easing::ease(compiler, schema, is_strict) {
+            *schema = other;
+            notes.extend(left_out.iter().map(|what| format!("{field} ({what})")));
+        }
+    };
+    if let Some(Shape { grammar: Grammar::JsonSchema(schema), field, strict }) = &mut eased.shape {
+        ease(schema, *strict, field);
+    }
+    for tool in eased.tools.iter_mut().flat_map(|tools| &mut tools.callable) {
+        let mut schema = tool_grammar::parameters(&tool.parameters);
+        ease(&mut schema, tool.strict, &tool.field);
+        tool.parameters = schema;
+    }
+    if notes.is_empty() {
+        return Err(error);
+    }
+    let compiled = compile_now(text, &eased).map_err(|_| error)?;
+    Ok(Compiled { notes, ..compiled })
+}
+
 fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
     let compiler = text.grammars().map_err(|error| refused("grammar", &error))?;
     let (tools, shape) = match (&rules.tools, &rules.shape) {
@@ -194,7 +229,13 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
         (None, Some(shape)) => {
             let grammar = compiler.compile(&shape.grammar);
             let grammar = grammar.map_err(|error| refused(&shape.field, &error))?;
-            return Ok(Compiled { grammar, scope: Scope::Answer, calls: false, may_end: false });
+            return Ok(Compiled {
+                grammar,
+                scope: Scope::Answer,
+                calls: false,
+                may_end: false,
+                notes: Vec::new(),
+            });
         }
         (None, None) => return Err(Error::internal("there is nothing to compile")),
     };
@@ -229,7 +270,7 @@ fn compile_now(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
             .find_map(|(field, part)| Some(refused(field, &compiler.compile(&part).err()?)))
             .unwrap_or_else(|| refused("tools", &error))
     })?;
-    Ok(Compiled { grammar, scope, calls: true, may_end: false })
+    Ok(Compiled { grammar, scope, calls: true, may_end: false, notes: Vec::new() })
 }
 
 fn refused(field: &str, error: &GrammarError) -> Error {

@@ -19,6 +19,8 @@ wire_enum! {
     pub(crate) enum Speaker {
         User = "user",
         Assistant = "assistant",
+        /// Instructions in the middle of a conversation.
+        System = "system",
     }
 }
 
@@ -130,6 +132,14 @@ pub(crate) struct AnthropicMessage {
     pub content: Option<TextOr<AnthropicBlock>>,
 }
 
+/// How the block begins in which Claude Code names its build and a number that changes from request to
+/// request: it is about the bill, and would keep the rest of the prompt from being found in the cache.
+const BILLING: &str = "x-anthropic-billing-header:";
+
+fn is_billing(text: &str) -> bool {
+    text.trim_start().starts_with(BILLING) && text.trim().lines().count() == 1
+}
+
 /// A conversation in the form that templates read.
 pub(super) struct Conversation {
     pub(super) messages: Vec<Value>,
@@ -151,20 +161,30 @@ pub(super) fn conversation(
     }
     let mut normal = Vec::with_capacity(messages.len() + 1);
     let system = system.map(|system| texts(system, "system")).transpose()?.unwrap_or_default();
+    let system: Vec<String> = system.into_iter().filter(|text| !is_billing(text)).collect();
     if system.iter().any(|text| !text.is_empty()) {
         normal.push(json!({ "role": "system", "content": content(system) }));
     }
     let mut names = HashMap::new();
-    let mut continues = false;
+    let (mut reminder, mut continues) = (None, false);
     for (i, message) in messages.into_iter().enumerate() {
         let path = format!("messages[{i}].content");
         let blocks = message.blocks(&path)?;
         continues = message.role == Speaker::Assistant;
         match message.role {
-            Speaker::User => normal.extend(user(blocks, &path, &names)?),
-            Speaker::Assistant => normal.push(assistant(blocks, &path, &mut names)?),
+            Speaker::User => {
+                let said = user(blocks, &path, &names)?;
+                normal.extend(reminder.take().into_iter().chain(said));
+            }
+            Speaker::Assistant => {
+                normal.extend(reminder.take());
+                normal.push(assistant(blocks, &path, &mut names)?);
+            }
+            Speaker::System => reminder = instructions(blocks, &path, reminder.take())?,
         }
     }
+    normal.extend(reminder);
+    join_reminders(&mut normal);
     if continues && normal.last().is_some_and(|last| last.get("tool_calls").is_some()) {
         let text = "messages: a message with a tool_use must be followed by its tool_result";
         return Err(Error::invalid("messages", text));
@@ -232,6 +252,51 @@ impl AnthropicBlock {
                 Err(Error::invalid(field, text))
             }
             None => Ok(()),
+        }
+    }
+}
+
+/// Instructions behind the beginning, as the user's: few templates know a system message there.
+fn instructions(
+    blocks: Vec<AnthropicBlock>,
+    path: &str,
+    before: Option<Value>,
+) -> Result<Option<Value>> {
+    let mut spoken = Vec::new();
+    for (i, block) in blocks.into_iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        block.check(&path)?;
+        match block.r#type {
+            BlockKind::Text => spoken.push(required(block.text, &path, "text")?),
+            _ => return Err(misplaced(&path, "user or the assistant")),
+        }
+    }
+    if spoken.iter().all(String::is_empty) {
+        return Ok(before);
+    }
+    let text = format!("{REMINDER}\n{}\n</system-reminder>", spoken.join("\n\n"));
+    let before = before.as_ref().and_then(|before| before["content"].as_str());
+    let text = before.map_or(text.clone(), |before| format!("{before}\n\n{text}"));
+    Ok(Some(json!({ "role": "user", "content": text })))
+}
+
+/// How instructions begin that stand among the messages, as Claude Code itself marks them.
+const REMINDER: &str = "<system-reminder>";
+
+/// Makes a reminder and the user's message beside it one: many templates take no two in a row.
+fn join_reminders(messages: &mut Vec<Value>) {
+    let text = |message: &Value| {
+        let is_user = message["role"] == "user";
+        message["content"].as_str().filter(|_| is_user).map(str::to_owned)
+    };
+    let mut at = 1;
+    while at < messages.len() {
+        match (text(&messages[at - 1]), text(&messages[at])) {
+            (Some(a), Some(b)) if a.starts_with(REMINDER) || b.starts_with(REMINDER) => {
+                messages[at - 1]["content"] = format!("{a}\n\n{b}").into();
+                messages.remove(at);
+            }
+            _ => at += 1,
         }
     }
 }

@@ -241,6 +241,7 @@ impl Prompting {
         let shape = self.output_config.format.map(|format| Shape {
             grammar: Grammar::JsonSchema(Value::Object(format.schema.0)),
             field: "output_config.format.schema".to_owned(),
+            strict: true,
         });
         Ok((input, OutputRules { shape, tools }))
     }

@@ -240,7 +240,7 @@ fn shape(
     let grammar = grammar.filter(|text| !text.trim().is_empty()).map(|text| {
         let is_gbnf = text.contains("::=");
         let grammar = if is_gbnf { Grammar::Gbnf(text) } else { Grammar::Lark(text) };
-        Shape { grammar, field: "grammar".to_owned() }
+        Shape { grammar, field: "grammar".to_owned(), strict: true }
     });
     let schema = match schema.map(|schema| schema.0) {
         None => None,
@@ -257,6 +257,7 @@ fn shape(
     let schema = schema.map(|schema| Shape {
         grammar: Grammar::JsonSchema(schema),
         field: "jsonSchema".to_owned(),
+        strict: true,
     });
     let format = StructuredFields { response_format: format, ..StructuredFields::default() };
     let mut shapes = [grammar, schema, format.into_shape()?].into_iter().flatten();

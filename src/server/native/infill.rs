@@ -399,6 +399,7 @@ impl InfillApi {
             started = generate(&lease.text, &lease.engine, generation) => started?,
             () = self.0.drain.expired() => return Err(Drain::error().into()),
         };
+        caller.tell(generation.notes());
         if let Some(keep_alive) = extras.keep_alive {
             lease.set_idle_timeout(keep_alive);
         }

@@ -197,7 +197,7 @@ impl OllamaApi {
         let lease = lease(&self.0, &engine_id(&self.0, asked.model).await).await?;
         let lease = lease.of(caller.tenant());
         let load_duration = elapsed(began);
-        asked.options.check_context(lease.engine.spec().context_len)?;
+        caller.tell(asked.options.context_note(lease.engine.spec().context_len).as_slice());
         let embedded = tokio::select! {
             biased;
             embedded = embed(&lease.text, &lease.engine, asked.inputs, asked.dimensions) => embedded?,
@@ -221,7 +221,7 @@ impl OllamaApi {
                 self.0.registry.unload(&id).await?;
             } else {
                 let lease = lease(&self.0, &id).await?;
-                options.check_context(lease.engine.spec().context_len)?;
+                caller.tell(options.context_note(lease.engine.spec().context_len).as_slice());
                 if let Some(keep_alive) = keep_alive {
                     lease.set_idle_timeout(keep_alive);
                 }
@@ -235,12 +235,13 @@ impl OllamaApi {
         };
         let lease = lease(&self.0, &id).await?.of(caller.tenant());
         let load_duration = elapsed(began);
-        options.check_context(lease.engine.spec().context_len)?;
+        caller.tell(options.context_note(lease.engine.spec().context_len).as_slice());
         let generation = tokio::select! {
             biased;
             started = generate(&lease.text, &lease.engine, request) => started?,
             () = drain.expired() => return Err(Drain::error()),
         };
+        caller.tell(generation.notes());
         // A request that is refused changes nothing.
         if let Some(keep_alive) = keep_alive {
             lease.set_idle_timeout(keep_alive);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use poem_openapi::{Object, OpenApi};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::{OllamaTag, store, time};
 use crate::{
@@ -20,7 +20,10 @@ use crate::{
     },
 };
 
-/// What kind of model it is. Texts are empty as long as the model was not loaded.
+/// The version of Ollama whose interface this is; clients compare it with what they need.
+const API_VERSION: &str = "0.13.5";
+
+/// What kind of model it is. Texts are empty where its file is not here.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct OllamaDetails {
     pub parent_model: String,
@@ -39,7 +42,7 @@ pub(crate) struct OllamaModel {
     pub name: String,
     pub model: String,
     pub modified_at: String,
-    /// Bytes of the files; 0 as long as the model was not loaded.
+    /// Bytes of the files; 0 where they are not here.
     pub size: u64,
     /// Always empty: files are not hashed.
     pub digest: String,
@@ -82,14 +85,17 @@ pub(crate) struct OllamaRunningList {
 #[oai(deny_unknown_fields)]
 pub(crate) struct OllamaShowRequest {
     /// The `engine_id`; `:latest` may follow.
-    #[oai(validator(min_length = 1))]
-    pub model: String,
+    #[oai(nullable)]
+    pub model: Option<String>,
+    /// The older name of `model`.
+    #[oai(nullable)]
+    pub name: Option<String>,
     /// Of no effect: long lists are never shown.
     #[oai(nullable)]
     pub verbose: Option<bool>,
 }
 
-/// What is known of a model. Looking does not load it; much is known only while it is loaded.
+/// What is known of a model. Looking neither loads nor fetches it.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct OllamaShown {
     /// Always empty: there is no Modelfile.
@@ -105,7 +111,7 @@ pub(crate) struct OllamaShown {
     pub modified_at: String,
 }
 
-/// The version of the server.
+/// The version of the interface.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct OllamaVersion {
     pub version: String,
@@ -124,15 +130,19 @@ impl OllamaModelApi {
         tag = "OllamaTag::Ollama"
     )]
     async fn tags(&self) -> Answer<Json<OllamaModels>, Lists> {
-        let model = |status: Status| OllamaModel {
-            name: status.spec.id.clone(),
-            model: status.spec.id.clone(),
-            modified_at: self.started(),
-            size: status.info.as_ref().map_or(0, |info| info.file_bytes),
-            digest: String::new(),
-            details: details(&status),
-        };
-        let models = self.0.registry.list().into_iter().map(model).collect();
+        let mut models = Vec::new();
+        for listed in self.0.registry.list() {
+            // Removed meanwhile: not one of them any more.
+            let Ok(status) = self.0.registry.describe(&listed.spec.id).await else { continue };
+            models.push(OllamaModel {
+                name: status.spec.id.clone(),
+                model: status.spec.id.clone(),
+                modified_at: self.started(),
+                size: status.known.as_ref().map_or(0, |info| info.file_bytes),
+                digest: String::new(),
+                details: details(&status),
+            });
+        }
         Ok(Reply::new(Json(OllamaModels { models })))
     }
 
@@ -164,34 +174,36 @@ impl OllamaModelApi {
         tag = "OllamaTag::Ollama"
     )]
     async fn show(&self, request: Json<OllamaShowRequest>) -> Answer<Json<OllamaShown>, Looks> {
-        let id = engine_id(&self.0, &request.0.model).await;
-        let status = self.0.registry.status(&id).map_err(|error| error.with_param("model"))?;
+        let model = store::name(request.0.model, request.0.name)?;
+        let id = engine_id(&self.0, &model).await;
+        let status = self.0.registry.describe(&id).await;
+        let status = status.map_err(|error| error.with_param("model"))?;
         let mut info = Map::new();
-        if let Some(known) = &status.info {
+        let mut capabilities = Vec::new();
+        if let Some(known) = &status.known {
             info.insert("general.architecture".to_owned(), known.architecture.clone().into());
             info.insert("general.parameter_count".to_owned(), known.parameters.into());
-            let key = format!("{}.context_length", known.architecture);
+            let key = |name: &str| format!("{}.{name}", known.architecture);
             let trained = known.trained_context_len.map_or(known.context_len, |len| len as usize);
-            info.insert(key, Value::from(trained));
-        }
-        let purpose = status.info.as_ref().map_or(Purpose::Generate, |info| info.purpose);
-        let mut capabilities = Vec::new();
-        if purpose == Purpose::Generate {
-            capabilities.push("completion".to_owned());
+            info.insert(key("context_length"), trained.into());
+            if let Some(len) = known.embedding_len {
+                info.insert(key("embedding_length"), len.into());
+            }
+            let is_written = known.purpose == Purpose::Generate;
+            for (name, has_it) in [
+                ("completion", is_written),
+                ("tools", is_written && known.takes_tools),
+                ("thinking", is_written && known.reasons),
+                ("embedding", known.purpose != Purpose::Rank && !known.one_at_a_time),
+            ] {
+                capabilities.extend(has_it.then(|| name.to_owned()));
+            }
         }
         let mut template = String::new();
         if status.is_ready()
             && let Ok(lease) = self.0.registry.get(&id).await
         {
             lease.text.template.source().clone_into(&mut template);
-            let hidden = lease.engine.spec().hidden;
-            if hidden > 0 && purpose != Purpose::Rank {
-                capabilities.push("embedding".to_owned());
-                if let Some(known) = &status.info {
-                    let key = format!("{}.embedding_length", known.architecture);
-                    info.insert(key, Value::from(hidden));
-                }
-            }
         }
         Ok(Reply::new(Json(OllamaShown {
             modelfile: String::new(),
@@ -204,7 +216,7 @@ impl OllamaModelApi {
         })))
     }
 
-    /// The server's version, as Ollama tells it
+    /// The version of Ollama whose interface this is
     #[oai(
         path = "/api/version",
         method = "get",
@@ -212,7 +224,7 @@ impl OllamaModelApi {
         tag = "OllamaTag::Ollama"
     )]
     async fn version(&self) -> Answer<Json<OllamaVersion>, Lists> {
-        Ok(Reply::new(Json(OllamaVersion { version: env!("CARGO_PKG_VERSION").to_owned() })))
+        Ok(Reply::new(Json(OllamaVersion { version: API_VERSION.to_owned() })))
     }
 
     /// Engines are registered by a running server, so this is when they came.
@@ -238,7 +250,7 @@ fn is_on_gpu(status: &Status) -> bool {
 }
 
 fn details(status: &Status) -> OllamaDetails {
-    let known = status.info.as_ref();
+    let known = status.known.as_ref();
     let family = known.map(|info| info.architecture.clone()).unwrap_or_default();
     OllamaDetails {
         parent_model: String::new(),

@@ -69,7 +69,7 @@ impl Format {
             }
             Self::Schema(schema) => Grammar::JsonSchema(Value::Object(schema.0)),
         };
-        Ok(Some(Shape { grammar, field: "format".to_owned() }))
+        Ok(Some(Shape { grammar, field: "format".to_owned(), strict: false }))
     }
 }
 
@@ -204,15 +204,10 @@ pub(crate) struct OllamaOptions {
 }
 
 impl OllamaOptions {
-    /// The engine's context must be as large as the request wants it.
-    pub(super) fn check_context(&self, context: usize) -> Result<()> {
-        match self.num_ctx {
-            Some(wanted) if wanted as usize > context => {
-                let text = format!("num_ctx {wanted} exceeds the engine's context of {context}");
-                Err(Error::invalid("options.num_ctx", text))
-            }
-            _ => Ok(()),
-        }
+    /// What the engine's context is too small for, if anything: a larger one is a hint.
+    pub(super) fn context_note(&self, context: usize) -> Option<String> {
+        let wanted = self.num_ctx.filter(|wanted| *wanted as usize > context)?;
+        Some(format!("options.num_ctx ({wanted}; the engine has {context})"))
     }
 
     fn into_generation(self, prompt: PromptInput, rules: OutputRules) -> Result<GenerationRequest> {

@@ -199,7 +199,7 @@ impl OllamaStoreApi {
     }
 }
 
-fn name(model: Option<String>, name: Option<String>) -> Result<String> {
+pub(super) fn name(model: Option<String>, name: Option<String>) -> Result<String> {
     match model.or(name).filter(|name| !name.is_empty()) {
         Some(name) => Ok(name),
         None => {

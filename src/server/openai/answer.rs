@@ -88,6 +88,7 @@ impl Running {
             started = generate_all(&lease.text, &lease.engine, requests) => started?,
             () = state.drain.expired() => return Err(Drain::error()),
         };
+        caller.tell(generation.notes());
         Ok(Self { generation, lease })
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct JsonSchema {
     pub description: Option<String>,
     /// A JSON schema. A keyword that cannot be enforced is refused by name.
     pub schema: FreeObject,
-    /// The schema is enforced in either case.
+    /// Without it, what of the schema cannot be enforced is left out and told (`x-kolosal-ignored`).
     #[oai(nullable)]
     pub strict: Option<bool>,
 }
@@ -143,7 +143,7 @@ pub(crate) struct StructuredFields {
 impl StructuredFields {
     /// The one form that is asked for.
     pub(crate) fn into_shape(self) -> Result<Option<Shape>> {
-        let shape = |field: &str, grammar| Shape { grammar, field: field.to_owned() };
+        let shape = |field: &str, grammar| Shape { grammar, field: field.to_owned(), strict: true };
         let schema =
             |field: &str, value| Ok(shape(field, Grammar::JsonSchema(schema(field, value)?)));
         let found: [Option<Result<Shape>>; 6] = [
@@ -177,7 +177,9 @@ impl StructuredFields {
 impl ResponseFormat {
     fn into_shape(self) -> Result<Option<Shape>> {
         const SCHEMA: &str = "response_format.json_schema";
-        let shape = |field: &str, grammar| Ok(Some(Shape { grammar, field: field.to_owned() }));
+        let strict = self.json_schema.as_ref().and_then(|wire| wire.strict).unwrap_or(false);
+        let shape =
+            |field: &str, grammar| Ok(Some(Shape { grammar, field: field.to_owned(), strict }));
         if self.json_schema.is_some() && self.r#type != ResponseFormatKind::JsonSchema {
             let text = format!("{SCHEMA}: only with the type json_schema");
             return Err(Error::invalid(SCHEMA, text));
@@ -217,7 +219,7 @@ impl TypedGrammar {
             (GrammarKind::Regex, Value::String(text)) => Grammar::Regex(text),
             _ => return Err(Error::invalid(&field, format!("{field}: a string is expected"))),
         };
-        Ok(Shape { grammar, field })
+        Ok(Shape { grammar, field, strict: true })
     }
 }
 
@@ -236,7 +238,7 @@ impl StructuredOutputs {
             given.push((Grammar::JsonObject, path("json_object")));
         }
         match (given.pop(), given.pop()) {
-            (Some((grammar, field)), None) => Ok(Shape { grammar, field }),
+            (Some((grammar, field)), None) => Ok(Shape { grammar, field, strict: true }),
             (Some((_, field)), Some((_, other))) => {
                 let text = format!("{other} and {field} exclude each other");
                 Err(Error::invalid(field, text))

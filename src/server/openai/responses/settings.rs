@@ -120,7 +120,9 @@ impl ResponsesFormat {
             ("strict", self.strict.is_some()),
         ];
         let extra = fields.iter().find(|(_, is_given)| *is_given);
-        let shape = |field: &str, grammar| Ok(Some(Shape { grammar, field: field.to_owned() }));
+        let strict = self.strict.unwrap_or(false);
+        let shape =
+            |field: &str, grammar| Ok(Some(Shape { grammar, field: field.to_owned(), strict }));
         match (self.r#type, extra) {
             (ResponseFormatKind::JsonSchema, _) => {
                 let name = self.name.as_ref().ok_or_else(|| missing("text.format.name"))?;

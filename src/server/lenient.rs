@@ -1,0 +1,404 @@
+//! Reading requests of clients that know more than this server: what is a hint, an annotation, telemetry,
+//! a bound or neutral is taken and told; what would make the answer a lie is refused by name.
+//!
+//! A request is read strictly first. Where that fails, the reason says what is not known and where, and
+//! the request is read again without it, unless
+//! - the name is one that shapes answers elsewhere, such as `grammar`,
+//! - it is nearly the name of something that is known: then it is a typing error, or
+//! - it is something that the model would have to see or hear.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::Segment;
+
+use super::{body::describe, ignored::Ignored};
+use crate::{config::edit_distance, error::Error};
+
+/// Times that a request is read again, and bytes of it that are read again altogether.
+const MAX_READINGS: usize = 128;
+const MAX_READ_BYTES: usize = 256 << 20;
+/// Parameters of some dialect that decide what an answer is: where they are not known they are refused.
+const DECISIVE: [&str; 40] = [
+    "audio",
+    "bad_words",
+    "banned_tokens",
+    "best_of",
+    "echo",
+    "format",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "image",
+    "images",
+    "json_schema",
+    "logit_bias",
+    "logprobs",
+    "min_p",
+    "min_tokens",
+    "modalities",
+    "n",
+    "presence_penalty",
+    "prompt_logprobs",
+    "regex",
+    "repeat_penalty",
+    "repetition_penalty",
+    "response_format",
+    "seed",
+    "stop",
+    "structured_outputs",
+    "suffix",
+    "template",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+];
+/// What a model that reads texts cannot take; the answer would be about something else.
+const SENSES: [&str; 5] = ["image", "audio", "video", "file", "document"];
+/// Lists whose elements of unknown types are left out: tools that others run, and what became of them.
+const OPEN_LISTS: [&str; 3] = ["tools", "input", "content"];
+/// Fields whose values are hints: one that is not known is no hint.
+const HINTS: [&str; 10] = [
+    "cache_control",
+    "detail",
+    "display",
+    "effort",
+    "include",
+    "prompt_cache_retention",
+    "scope",
+    "service_tier",
+    "summary",
+    "ttl",
+];
+/// Bounds that -1 takes away.
+const BOUNDS: [&str; 6] = [
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "maxNewTokens",
+    "max_tool_calls",
+    "top_k",
+];
+const INTEGERS: [&str; 8] = ["u8", "u16", "u32", "u64", "usize", "i32", "i64", "integer"];
+
+/// Reads a request that could not be read as it is.
+///
+/// # Errors
+/// What is wrong with it, with the path.
+pub(super) fn read<T: DeserializeOwned>(
+    mut body: Value,
+    num_bytes: usize,
+    ignored: &Ignored,
+) -> Result<T, Error> {
+    let readings = (MAX_READ_BYTES / num_bytes.max(1)).clamp(2, MAX_READINGS);
+    for reading in 1.. {
+        let error = match serde_path_to_error::deserialize::<_, T>(&body) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let mended = (reading < readings).then(|| mend(&mut body, &error)).flatten();
+        match mended {
+            Some(Mended::Told(what)) => ignored.note(what),
+            Some(Mended::Meant) => {}
+            None => return Err(describe(&error)),
+        }
+    }
+    Err(Error::internal("an endless reading ended"))
+}
+
+enum Mended {
+    /// Left out, to be told.
+    Told(String),
+    /// What it says is another way to say what is known.
+    Meant,
+}
+
+/// A step down into a body.
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+fn mend(body: &mut Value, error: &serde_path_to_error::Error<serde_json::Error>) -> Option<Mended> {
+    let text = error.inner().to_string();
+    let mut path: Vec<Step> = error.path().iter().filter_map(step).collect();
+    if let Some(name) = quoted_after(&text, "unknown field `") {
+        if path.last() == Some(&Step::Key(name.clone())) {
+            path.pop();
+        }
+        return unknown_field(body, &path, name, &text);
+    }
+    if let Some(variant) = quoted_after(&text, "unknown variant `") {
+        return unknown_variant(body, &path, &variant);
+    }
+    let (last, parents) = path.split_last()?;
+    let Step::Key(key) = last else { return None };
+    let parent = at(body, parents)?.as_object_mut()?;
+    let value = parent.get_mut(key)?;
+    if text.starts_with("invalid type: null") {
+        parent.remove(key);
+        return Some(Mended::Meant);
+    }
+    if text.starts_with("invalid type: floating point") && expects_integer(&text) {
+        let number = value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15)?;
+        *value = (number as i64).into();
+        return Some(Mended::Meant);
+    }
+    if text.starts_with("invalid value: integer `-1`") && BOUNDS.contains(&key.as_str()) {
+        *value = if key == "top_k" { 0.into() } else { u32::MAX.into() };
+        return Some(Mended::Meant);
+    }
+    None
+}
+
+fn unknown_field(body: &mut Value, parents: &[Step], name: String, text: &str) -> Option<Mended> {
+    let given = at(body, parents)?.as_object()?.get(&name)?;
+    if given.is_null() {
+        at(body, parents)?.as_object_mut()?.remove(&name);
+        return Some(Mended::Meant);
+    }
+    if DECISIVE.contains(&name.as_str()) || known(text).any(|known| is_nearly(&name, known)) {
+        return None;
+    }
+    let shown = shown(parents, &name);
+    // What one element of a list has the others have as well.
+    let list = parents.iter().rposition(|step| matches!(step, Step::Index(_)));
+    let Some(list) = list else {
+        at(body, parents)?.as_object_mut()?.remove(&name);
+        return Some(Mended::Told(shown));
+    };
+    for item in at(body, &parents[..list])?.as_array_mut()? {
+        let inner = at(item, &parents[list + 1..]).and_then(Value::as_object_mut);
+        inner.map(|object| object.remove(&name));
+    }
+    Some(Mended::Told(shown))
+}
+
+fn unknown_variant(body: &mut Value, path: &[Step], variant: &str) -> Option<Mended> {
+    let key = path.iter().rev().find_map(|step| match step {
+        Step::Key(key) => Some(key.as_str()),
+        Step::Index(_) => None,
+    })?;
+    if HINTS.contains(&key) {
+        let (last, parents) = path.split_last()?;
+        let shown = format!("{} ({variant})", shown(path, ""));
+        match (at(body, parents)?, last) {
+            (Value::Object(object), Step::Key(key)) => {
+                object.remove(key);
+            }
+            (Value::Array(items), Step::Index(index)) if *index < items.len() => {
+                items.remove(*index);
+            }
+            _ => return None,
+        }
+        return Some(Mended::Told(shown));
+    }
+    let [parents @ .., Step::Key(list), Step::Index(index), Step::Key(kind)] = path else {
+        return None;
+    };
+    if kind != "type" || !OPEN_LISTS.contains(&list.as_str()) {
+        return None;
+    }
+    let is_tool = list == "tools";
+    if !is_tool && SENSES.iter().any(|sense| variant.contains(sense)) {
+        return None;
+    }
+    if list == "content" && !is_past(body, parents) {
+        return None;
+    }
+    let mut place = parents.to_vec();
+    place.push(Step::Key(list.clone()));
+    let items = at(body, &place)?.as_array_mut()?;
+    items.retain(|item| item.get("type").and_then(Value::as_str) != Some(variant));
+    Some(Mended::Told(format!("{}[{index}] ({variant})", shown(&place, ""))))
+}
+
+/// Whether a message is not the last: what it held that nobody knows has been answered.
+fn is_past(body: &mut Value, message: &[Step]) -> bool {
+    let [list @ .., Step::Index(index)] = message else { return false };
+    let messages = at(body, list).and_then(|list| list.as_array());
+    messages.is_some_and(|messages| index + 1 < messages.len())
+}
+
+fn step(segment: &Segment) -> Option<Step> {
+    match segment {
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+fn at<'a>(body: &'a mut Value, path: &[Step]) -> Option<&'a mut Value> {
+    path.iter().try_fold(body, |value, step| match step {
+        Step::Key(key) => value.get_mut(key),
+        Step::Index(index) => value.get_mut(index),
+    })
+}
+
+fn shown(path: &[Step], name: &str) -> String {
+    let mut text = String::new();
+    let name = (!name.is_empty()).then(|| Step::Key(name.to_owned()));
+    for step in path.iter().chain(&name) {
+        match step {
+            Step::Index(index) => text.push_str(&format!("[{index}]")),
+            Step::Key(key) => {
+                let dot = if text.is_empty() { "" } else { "." };
+                text.push_str(&format!("{dot}{key}"));
+            }
+        }
+    }
+    text
+}
+
+fn quoted_after(text: &str, start: &str) -> Option<String> {
+    text.strip_prefix(start)?.split('`').next().map(str::to_owned)
+}
+
+/// The names that serde lists behind `expected`.
+fn known(text: &str) -> impl Iterator<Item = &str> {
+    let list = text.split_once("expected").map_or("", |(_, list)| list);
+    list.split('`').skip(1).step_by(2)
+}
+
+fn expects_integer(text: &str) -> bool {
+    let expected = text.split_once("expected ").map_or("", |(_, expected)| expected);
+    let word = expected.split([' ', ',']).next().unwrap_or_default();
+    INTEGERS.contains(&word)
+}
+
+/// Whether one name was meant for the other: `topP`, `max_token`, `temprature`.
+pub(super) fn is_nearly(name: &str, known: &str) -> bool {
+    let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
+    let (name, known) = (plain(name), plain(known));
+    let allowed = match known.chars().count() {
+        0..=2 => 0,
+        3..=5 => 1,
+        _ => 2,
+    };
+    name.chars().count().abs_diff(known.chars().count()) <= allowed
+        && edit_distance(&name, &known) <= allowed
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Request {
+        model: String,
+        max_tokens: Option<u32>,
+        top_p: Option<f64>,
+        #[serde(default)]
+        tools: Vec<Tool>,
+        #[serde(default)]
+        messages: Vec<Message>,
+        thinking: Option<Thinking>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Message {
+        content: Vec<Tool>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Tool {
+        r#type: Kind,
+        name: Option<String>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Kind {
+        Function,
+        Text,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Thinking {
+        display: Option<Kind>,
+    }
+
+    fn reading(body: Value) -> Result<(Request, String), Error> {
+        let ignored = Ignored::default();
+        let request = read(body, 100, &ignored)?;
+        let mut headers = poem::http::HeaderMap::new();
+        ignored.tell(&mut headers);
+        let told = headers.values().next().map_or("", |value| value.to_str().unwrap());
+        Ok((request, told.to_owned()))
+    }
+
+    #[test]
+    fn hints_are_taken_and_told() {
+        let cases = [
+            (json!({"client_metadata": {"a": 1}}), "client_metadata"),
+            (json!({"thinking": {"display": "omitted"}}), "thinking.display (omitted)"),
+            (json!({"thinking": {"budget": 5}}), "thinking.budget"),
+            (
+                json!({"tools": [{"type": "function", "defer": true}, {"type": "function", "defer": 1}]}),
+                "tools[0].defer",
+            ),
+            (
+                json!({"tools": [{"type": "web_search"}, {"type": "function"}, {"type": "web_search"}]}),
+                "tools[0] (web_search)",
+            ),
+            (json!({"unknown": null}), ""),
+            (json!({"max_tokens": null, "top_p": null}), ""),
+            (json!({"max_tokens": 4.0}), ""),
+        ];
+        for (mut body, told) in cases {
+            body["model"] = "m".into();
+            let text = body.to_string();
+            let (request, got) = reading(body).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(got, told, "{text}");
+            assert!(request.tools.len() != 3, "{text}");
+        }
+        let (request, _) = reading(json!({"model": "m", "max_tokens": -1})).unwrap();
+        assert_eq!(request.max_tokens, Some(u32::MAX));
+    }
+
+    #[test]
+    fn what_would_be_a_lie_or_is_a_mistake_is_refused() {
+        let message = |kind: &str| json!({"content": [{"type": kind}]});
+        let cases = [
+            (json!({"grammar": "x"}), "grammar"),
+            (json!({"max_token": 5}), "max_token"),
+            (json!({"topP": 0.5}), "topP"),
+            (json!({"toolz": []}), "toolz"),
+            (json!({"max_tokens": 4.5}), "max_tokens"),
+            (json!({"max_tokens": -2}), "max_tokens"),
+            (json!({"max_tokens": "5"}), "max_tokens"),
+            (json!({"messages": [message("strange")]}), "messages[0].content[0].type"),
+            (
+                json!({"messages": [message("image"), message("text")]}),
+                "messages[0].content[0].type",
+            ),
+        ];
+        for (mut body, path) in cases {
+            body["model"] = "m".into();
+            let text = body.to_string();
+            let error = reading(body).expect_err(&text);
+            assert_eq!(error.param.as_deref(), Some(path), "{text}");
+        }
+        let past = json!({"model": "m", "messages": [message("strange"), message("text")]});
+        assert!(reading(past).unwrap().1.contains("(strange)"));
+    }
+}
