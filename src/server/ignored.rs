@@ -11,13 +11,26 @@ const MAX_CHARS: usize = 120;
 
 /// Collects what is not heeded while a request is read; in the request's data.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ignored(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Ignored {
+    all: Arc<Mutex<Vec<String>>>,
+    /// Nothing may be ignored.
+    is_strict: bool,
+}
 
 impl Ignored {
+    /// For requests whose every word counts, such as those that manage engines.
+    pub(super) fn nothing() -> Self {
+        Self { is_strict: true, ..Self::default() }
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.is_strict
+    }
+
     /// Takes note of a parameter's path, or of a sentence about it.
     pub(crate) fn note(&self, what: impl Into<String>) {
         let what: String = what.into();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() < MAX_ENTRIES && !all.contains(&what) {
             tracing::debug!(what, "ignored");
             all.push(what);
@@ -26,7 +39,7 @@ impl Ignored {
 
     /// Tells it, if there is anything to tell.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if all.is_empty() {
             return;
         }

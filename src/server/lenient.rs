@@ -18,11 +18,13 @@ use crate::{config::edit_distance, error::Error};
 const MAX_READINGS: usize = 128;
 const MAX_READ_BYTES: usize = 256 << 20;
 /// Parameters of some dialect that decide what an answer is: where they are not known they are refused.
-const DECISIVE: [&str; 40] = [
+const DECISIVE: [&str; 57] = [
     "audio",
     "bad_words",
     "banned_tokens",
     "best_of",
+    "chat_template",
+    "conversation",
     "echo",
     "format",
     "frequency_penalty",
@@ -38,27 +40,42 @@ const DECISIVE: [&str; 40] = [
     "json_schema",
     "logit_bias",
     "logprobs",
+    "max_chunks_per_doc",
+    "max_completion_tokens",
+    "max_new_tokens",
+    "max_output_tokens",
+    "max_tokens",
+    "mcp_servers",
+    "messages",
     "min_p",
     "min_tokens",
     "modalities",
+    "moderation",
     "n",
+    "n_predict",
+    "n_threads",
+    "num_predict",
     "presence_penalty",
+    "prompt",
     "prompt_logprobs",
+    "rank_fields",
     "regex",
     "repeat_penalty",
     "repetition_penalty",
     "response_format",
     "seed",
     "stop",
+    "structural_tag",
     "structured_outputs",
     "suffix",
-    "template",
     "temperature",
+    "template",
     "tool_choice",
     "tools",
     "top_k",
     "top_logprobs",
     "top_p",
+    "web_search_options",
 ];
 /// What a model that reads texts cannot take; the answer would be about something else.
 const SENSES: [&str; 5] = ["image", "audio", "video", "file", "document"];
@@ -103,7 +120,8 @@ pub(super) fn read<T: DeserializeOwned>(
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let mended = (reading < readings).then(|| mend(&mut body, &error)).flatten();
+        let is_strict = ignored.is_strict();
+        let mended = (reading < readings).then(|| mend(&mut body, &error, is_strict)).flatten();
         match mended {
             Some(Mended::Told(what)) => ignored.note(what),
             Some(Mended::Meant) => {}
@@ -127,16 +145,24 @@ enum Step {
     Index(usize),
 }
 
-fn mend(body: &mut Value, error: &serde_path_to_error::Error<serde_json::Error>) -> Option<Mended> {
+fn mend(
+    body: &mut Value,
+    error: &serde_path_to_error::Error<serde_json::Error>,
+    is_strict: bool,
+) -> Option<Mended> {
     let text = error.inner().to_string();
     let mut path: Vec<Step> = error.path().iter().filter_map(step).collect();
     if let Some(name) = quoted_after(&text, "unknown field `") {
         if path.last() == Some(&Step::Key(name.clone())) {
             path.pop();
         }
+        let is_null = at(body, &path)?.get(&name)?.is_null();
+        if is_strict && !is_null {
+            return None;
+        }
         return unknown_field(body, &path, name, &text);
     }
-    if let Some(variant) = quoted_after(&text, "unknown variant `") {
+    if let Some(variant) = quoted_after(&text, "unknown variant `").filter(|_| !is_strict) {
         return unknown_variant(body, &path, &variant);
     }
     let (last, parents) = path.split_last()?;
@@ -217,7 +243,12 @@ fn unknown_variant(body: &mut Value, path: &[Step], variant: &str) -> Option<Men
     let mut place = parents.to_vec();
     place.push(Step::Key(list.clone()));
     let items = at(body, &place)?.as_array_mut()?;
-    items.retain(|item| item.get("type").and_then(Value::as_str) != Some(variant));
+    let is_it = |item: &Value| item.get("type").and_then(Value::as_str) == Some(variant);
+    // Where nothing else is left there is nothing to answer.
+    if !is_tool && items.iter().all(is_it) {
+        return None;
+    }
+    items.retain(|item| !is_it(item));
     Some(Mended::Told(format!("{}[{index}] ({variant})", shown(&place, ""))))
 }
 
@@ -398,7 +429,8 @@ mod tests {
             let error = reading(body).expect_err(&text);
             assert_eq!(error.param.as_deref(), Some(path), "{text}");
         }
-        let past = json!({"model": "m", "messages": [message("strange"), message("text")]});
+        let two = json!({"content": [{"type": "strange"}, {"type": "text"}]});
+        let past = json!({"model": "m", "messages": [two, message("text")]});
         assert!(reading(past).unwrap().1.contains("(strange)"));
     }
 }

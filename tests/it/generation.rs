@@ -265,9 +265,9 @@ async fn an_empty_answer_is_an_answer() {
 }
 
 #[tokio::test]
-async fn nothing_is_cut_to_fit() {
+async fn of_a_prompt_nothing_is_cut_and_answers_end_with_the_context() {
     let engine = reciting(b"x");
-    for (prompt, max_tokens) in [(256, None), (300, None), (200, Some(57)), (1, Some(u32::MAX))] {
+    for (prompt, max_tokens) in [(256, None), (300, None), (256, Some(1))] {
         let request = GenerationRequest { max_tokens, ..request(&"x".repeat(prompt)) };
         let error = collect(&engine, request).await.unwrap_err();
         assert_eq!((error.kind, error.code), (Kind::Invalid, Some("context_length_exceeded")));
@@ -276,8 +276,16 @@ async fn nothing_is_cut_to_fit() {
             assert!(error.message.contains(&number), "{error}");
         }
     }
-    let fits = GenerationRequest { max_tokens: Some(56), ..request(&"x".repeat(200)) };
-    assert!(collect(&engine, fits).await.is_ok());
+    for max_tokens in [56, 57, u32::MAX] {
+        let long = GenerationRequest {
+            max_tokens: Some(max_tokens),
+            ignore_eos: true,
+            ..request(&"x".repeat(200))
+        };
+        let collected = collect(&engine, long).await.unwrap();
+        assert_eq!(collected.usage.completion_tokens, 56, "{max_tokens}");
+        assert_eq!(collected.choices[0].reason, FinishReason::Length);
+    }
 }
 
 #[tokio::test]

@@ -288,7 +288,8 @@ def errors(client, model):
     ask = lambda **fields: client.chat.completions.create(**{"model": model, "messages": messages, **fields})
     error = raises("unknown model is 404", openai.NotFoundError, lambda: ask(model="no-such-model"))
     check("with a code", error.code == "model_not_found", error.body)
-    error = raises("an answer beyond the context is 400", openai.BadRequestError, lambda: ask(max_tokens=10_000_000))
+    long = [{"role": "user", "content": "word " * 20_000}]
+    error = raises("a prompt beyond the context is 400", openai.BadRequestError, lambda: ask(messages=long))
     check("with a code", error.code == "context_length_exceeded", error.body)
     bad = [
         ("temperature", dict(temperature=9)),

@@ -170,7 +170,7 @@ def ask(url, model, schema, seed):
     body = {
         "model": model,
         "messages": [{"role": "user", "content": "Answer with JSON."}],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}},
         "max_tokens": 160,
         "temperature": 0.8,
         "seed": seed,

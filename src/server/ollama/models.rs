@@ -180,6 +180,9 @@ impl OllamaModelApi {
         let status = status.map_err(|error| error.with_param("model"))?;
         let mut info = Map::new();
         let mut capabilities = Vec::new();
+        if status.known.is_none() {
+            capabilities.push("completion".to_owned());
+        }
         if let Some(known) = &status.known {
             info.insert("general.architecture".to_owned(), known.architecture.clone().into());
             info.insert("general.parameter_count".to_owned(), known.parameters.into());

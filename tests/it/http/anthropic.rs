@@ -280,7 +280,7 @@ async fn failures_have_anthropics_form() {
         (json!({"max_tokens": "many"}), 400, "max_tokens"),
         (json!({"temperature": 1.5}), 400, "temperature"),
         (json!({"top_p": -1}), 400, "top_p"),
-        (json!({"top_k": -1}), 400, "top_k"),
+        (json!({"top_k": -2}), 400, "top_k"),
         (json!({"stop_sequences": [""]}), 400, "stop_sequences[0]"),
         (json!({"stop_sequences": vec!["x"; 20]}), 400, "stop_sequences"),
         (json!({"messages": []}), 400, "messages"),

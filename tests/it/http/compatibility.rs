@@ -61,7 +61,10 @@ fn every_parameter_is_in_the_table() {
                 "no effect" => {
                     assert!(known.contains(name.as_str()) && !remark.is_empty(), "{path} {name}");
                 }
-                status => assert!(status == "refused" && !remark.is_empty(), "{path} {name}"),
+                status => {
+                    let is_known = ["refused", "ignored"].contains(&status);
+                    assert!(is_known && !remark.is_empty(), "{path} {name}");
+                }
             }
         }
         let missing: Vec<_> = known.difference(&listed).collect();
@@ -70,10 +73,11 @@ fn every_parameter_is_in_the_table() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_refused_by_name() {
+async fn what_is_refused_is_refused_by_name_and_what_is_ignored_is_told() {
     let server = Server::new();
     server.load("e").await;
-    for [path, name, ..] in table().into_iter().filter(|row| row[2] == "refused") {
+    let rows = table().into_iter();
+    for [path, name, status, ..] in rows.filter(|row| ["refused", "ignored"].contains(&&*row[2])) {
         let mut body = match path.as_str() {
             "/v1/completions" | "/v1/inference/completions" | "/api/generate" => {
                 json!({"model": "e", "prompt": "a"})
@@ -98,6 +102,11 @@ async fn what_is_refused_is_refused_by_name() {
             _ => "x".into(),
         };
         let reply = server.post(&path, body.to_string()).await;
+        if status == "ignored" {
+            let told = reply.header("x-kolosal-ignored").unwrap_or_default();
+            assert!(reply.status == 200 && told.contains(&name), "{path} {name}: {}", reply.text);
+            continue;
+        }
         assert!(reply.status == 400 && reply.text.contains(&name), "{path} {name}: {}", reply.text);
     }
 }

@@ -96,7 +96,6 @@ async fn wrong_requests_name_the_field() {
         (json!({"model": "e", "input": "a", "dimensions": 0}), 400, "dimensions"),
         (json!({"model": "e", "input": "a", "dimensions": HIDDEN + 1}), 400, "dimensions"),
         (json!({"model": "e", "input": "a", "encoding_format": "int8"}), 400, "encoding_format"),
-        (json!({"model": "e", "input": "a", "truncate": true}), 400, "truncate"),
     ];
     for (body, status, param) in cases {
         let reply = server.post("/v1/embeddings", body.to_string()).await;

@@ -241,12 +241,6 @@ async fn failures_are_a_sentence() {
         ),
         (
             "/api/chat",
-            json!({"model": "e", "messages": user, "options": {"num_ctx": 1 << 20}}),
-            400,
-            "num_ctx",
-        ),
-        (
-            "/api/chat",
             json!({"model": "e", "messages": user, "options": {"top_p": 2}}),
             400,
             "top_p",

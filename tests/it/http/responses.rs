@@ -401,7 +401,6 @@ async fn mistakes_are_named() {
         (json!({"tools": [tool], "tool_choice": {"type": "function"}}), "tool_choice.name"),
         (json!({"text": {"format": {"type": "json_schema", "name": "n"}}}), "text.format.schema"),
         (json!({"text": {"format": {"type": "text", "schema": {}}}}), "text.format.schema"),
-        (json!({"reasoning": {"summary": "detailed"}}), "reasoning.summary"),
     ];
     for (fields, param) in cases {
         let reply = server.post(RESPONSES, request(&fields).to_string()).await;
