@@ -275,15 +275,13 @@ fn at<'a>(body: &'a mut Value, path: &[Step]) -> Option<&'a mut Value> {
 }
 
 fn shown(path: &[Step], name: &str) -> String {
-    let mut text = String::new();
     let name = (!name.is_empty()).then(|| Step::Key(name.to_owned()));
+    let mut text = String::new();
     for step in path.iter().chain(&name) {
         match step {
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
-            Step::Key(key) => {
-                let dot = if text.is_empty() { "" } else { "." };
-                text.push_str(&format!("{dot}{key}"));
-            }
+            Step::Index(index) => text = format!("{text}[{index}]"),
+            Step::Key(key) if text.is_empty() => text.clone_from(key),
+            Step::Key(key) => text = format!("{text}.{key}"),
         }
     }
     text

@@ -430,6 +430,27 @@ mod tests {
     }
 
     #[test]
+    fn instructions_in_the_middle_are_the_users() {
+        let wire = json!([
+            {"role": "user", "content": "a"},
+            {"role": "system", "content": [{"type": "text", "text": "s"}, {"type": "text", "text": "t"}]},
+            {"role": "assistant", "content": "b"},
+            {"role": "system", "content": "u"},
+            {"role": "system", "content": "v"},
+            {"role": "user", "content": "c"},
+            {"role": "system", "content": ""},
+        ]);
+        let normal = conversation(None, messages(wire)).expect("valid");
+        let reminder = |text: &str| format!("<system-reminder>\n{text}\n</system-reminder>");
+        let expected = json!([
+            {"role": "user", "content": format!("a\n\n{}", reminder("s\n\nt"))},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": format!("{}\n\n{}\n\nc", reminder("u"), reminder("v"))},
+        ]);
+        assert_eq!((Value::Array(normal.messages), normal.continues), (expected, false));
+    }
+
+    #[test]
     fn blocks_become_what_templates_read() {
         let wire = json!([
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},

@@ -43,22 +43,6 @@ pub(crate) struct AnthropicTool {
     /// Arguments that show how the tool is used; the chat template sees them beside the schema.
     #[oai(nullable)]
     pub input_examples: Option<Vec<FreeObject>>,
-    /// Arguments are always streamed as they are written, so that false is refused.
-    #[oai(nullable)]
-    pub eager_input_streaming: Option<bool>,
-    /// There is no search for tools, so that true is refused.
-    #[oai(nullable)]
-    pub defer_loading: Option<bool>,
-    /// Only the model itself calls tools, which is called `direct`.
-    #[oai(nullable)]
-    pub allowed_callers: Option<Vec<AnthropicCaller>>,
-}
-
-wire_enum! {
-    /// Who may call a tool.
-    pub(crate) enum AnthropicCaller {
-        Direct = "direct",
-    }
 }
 
 wire_enum! {
@@ -170,19 +154,6 @@ fn callables(tools: &[AnthropicTool]) -> Result<Vec<Callable>> {
         if all.iter().any(|other| other.name == tool.name) {
             let text = format!("{name}: another tool is called {} too", tool.name);
             return Err(Error::invalid(name, text));
-        }
-        if tool.allowed_callers.as_ref().is_some_and(Vec::is_empty) {
-            let field = format!("tools[{i}].allowed_callers");
-            return Err(Error::invalid(&field, format!("{field}: nobody may call this tool")));
-        }
-        let refused = [
-            ("eager_input_streaming", Some(false), tool.eager_input_streaming),
-            ("defer_loading", Some(true), tool.defer_loading),
-        ];
-        if let Some((field, value, _)) = refused.iter().find(|(_, value, given)| given == value) {
-            let field = format!("tools[{i}].{field}");
-            let text = format!("{field}: {} is not supported", *value == Some(true));
-            return Err(Error::invalid(field, text));
         }
         let field = format!("tools[{i}].input_schema");
         if tool.input_schema.0.get("type").is_some_and(|kind| kind != "object") {

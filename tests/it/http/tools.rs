@@ -360,11 +360,6 @@ async fn tools_and_results_reach_the_template() {
 async fn bad_tools_are_refused_by_name() {
     let server = saying("<tool_call>", "x").await;
     let tool = |function: Value| json!({"tools": [{"type": "function", "function": function}]});
-    let required = |function: Value| {
-        let mut fields = tool(function);
-        fields["tool_choice"] = json!("required");
-        fields
-    };
     let choose = |choice: Value| json!({"tools": tools(), "tool_choice": choice});
     let named = |name: &str| json!({"type": "function", "function": {"name": name}});
     let twice = json!([tools()[1], tools()[1]]);
@@ -381,7 +376,6 @@ async fn bad_tools_are_refused_by_name() {
             "tools[0].function.parameters",
         ),
         (tool(json!({"name": "f", "descriptio": 1})), "tools[0].function.descriptio"),
-        (json!({"tools": [{"type": "retrieval"}]}), "tools[0].type"),
         (json!({"tools": twice}), "tools[1].function.name"),
         (json!({"tools": many}), "tools"),
         (json!({"tool_choice": "required"}), "tool_choice"),
