@@ -52,20 +52,6 @@ const BARE_PATHS: [&str; 9] = [
 /// Paths without any alias; those below `/api/` have none either.
 const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// Parts of requests that ignore fields they do not have: clients send back what other servers gave
-/// them. All other requests refuse such fields.
-const LENIENT_REQUESTS: [&str; 9] = [
-    "ChatMessage",
-    "Part",
-    "ToolCall",
-    "FunctionCall",
-    "ResponsesInputItem",
-    "ResponsesInputPart",
-    "OllamaMessage",
-    "OllamaToolCall",
-    "OllamaFunction",
-];
-
 /// Fields of answers that may be null, and absent as well.
 const SKIPPED: [(&str, &str); 2] = [("ChatCompletionChunk", "usage"), ("Completion", "usage")];
 
@@ -181,21 +167,29 @@ fn anthropic_error() -> Value {
     })
 }
 
-/// Says what serde does: requests have no other fields, answers have all of theirs but those that are
-/// left out when there is nothing to say. What is in both is described as in requests.
+/// Says what is done: requests that manage engines have no other fields, answers have all of theirs but
+/// those that are left out when there is nothing to say. What is in both is described as in requests.
 fn tighten(document: &mut Value) {
-    let mut requests = BTreeSet::new();
-    for operation in document["paths"].as_object().into_iter().flat_map(Map::values) {
-        for operation in operation.as_object().into_iter().flat_map(Map::values) {
-            reach(&operation["requestBody"], &document["components"]["schemas"], &mut requests);
+    let (mut requests, mut strict) = (BTreeSet::new(), BTreeSet::new());
+    for (path, operations) in document["paths"].as_object().into_iter().flatten() {
+        for operation in operations.as_object().into_iter().flat_map(Map::values) {
+            let schemas = &document["components"]["schemas"];
+            reach(&operation["requestBody"], schemas, &mut requests);
+            if path.starts_with("/engines") {
+                reach(&operation["requestBody"], schemas, &mut strict);
+            }
         }
     }
     let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
     for (name, schema) in schemas {
         let Some(properties) = schema["properties"].as_object() else { continue };
         if requests.contains(name) {
-            if !LENIENT_REQUESTS.contains(&name.as_str()) {
+            if strict.contains(name) {
                 schema["additionalProperties"] = false.into();
+            } else if schema["additionalProperties"] == false
+                && let Some(schema) = schema.as_object_mut()
+            {
+                schema.remove("additionalProperties");
             }
             continue;
         }

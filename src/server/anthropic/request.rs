@@ -116,7 +116,8 @@ pub(crate) struct OutputConfig {
     pub format: Option<OutputFormat>,
 }
 
-/// A conversation to answer. A parameter that is not listed here is refused by name.
+/// A conversation to answer. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
+/// are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -174,7 +175,8 @@ pub(crate) struct MessagesRequest {
     pub cache_control: Option<CacheControl>,
 }
 
-/// A conversation whose tokens are counted. A parameter that is not listed here is refused by name.
+/// A conversation whose tokens are counted. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
+/// are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

@@ -254,7 +254,8 @@ impl OllamaOptions {
     }
 }
 
-/// A chat request. A parameter that is not listed here is refused by name.
+/// A chat request. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
+/// are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -317,7 +318,8 @@ impl OllamaChatRequest {
     }
 }
 
-/// A request to answer or continue a prompt. A parameter that is not listed here is refused by name.
+/// A request to answer or continue a prompt. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
+/// are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -485,7 +487,8 @@ fn conversation(
     Ok(input)
 }
 
-/// A request for embeddings. A parameter that is not listed here is refused by name.
+/// A request for embeddings. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
+/// are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -508,7 +511,8 @@ pub(crate) struct OllamaEmbedRequest {
     pub options: Option<EmbedOptions>,
 }
 
-/// A request for one embedding. A parameter that is not listed here is refused by name.
+/// A request for one embedding. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
+/// are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

@@ -124,7 +124,8 @@ impl Prompt {
 }
 
 with_local_fields! {
-/// A text completion request. A parameter that is not listed here is refused by name.
+/// A text completion request. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
+/// are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
