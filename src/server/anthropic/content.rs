@@ -75,8 +75,8 @@ pub(crate) struct AnthropicText {
     pub text: String,
     #[oai(nullable)]
     pub cache_control: Option<CacheControl>,
-    /// Not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_items = 0))]
+    /// Of no effect: the text is read without them.
+    #[oai(nullable)]
     pub citations: Option<Vec<FreeObject>>,
 }
 
@@ -89,8 +89,8 @@ pub(crate) struct AnthropicBlock {
     /// Of a `text`.
     #[oai(nullable)]
     pub text: Option<String>,
-    /// Of a `text`; not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_items = 0))]
+    /// Of a `text`; of no effect: the text is read without them.
+    #[oai(nullable)]
     pub citations: Option<Vec<FreeObject>>,
     /// Of `thinking`: what the assistant thought; templates decide whether it shows.
     #[oai(nullable)]
@@ -160,7 +160,7 @@ pub(super) fn conversation(
         return Err(Error::invalid("messages", text));
     }
     let mut normal = Vec::with_capacity(messages.len() + 1);
-    let system = system.map(|system| texts(system, "system")).transpose()?.unwrap_or_default();
+    let system = system.map(texts).unwrap_or_default();
     let system: Vec<String> = system.into_iter().filter(|text| !is_billing(text)).collect();
     if system.iter().any(|text| !text.is_empty()) {
         normal.push(json!({ "role": "system", "content": content(system) }));
@@ -232,7 +232,6 @@ impl AnthropicBlock {
     fn check(&self, path: &str) -> Result<()> {
         use BlockKind::{Text, Thinking, ToolResult, ToolUse};
 
-        no_citations(self.citations.as_ref(), path)?;
         let fields = [
             ("text", self.text.is_some(), Text),
             ("citations", self.citations.is_some(), Text),
@@ -323,9 +322,7 @@ fn user(
             BlockKind::ToolResult => {
                 flush(&mut spoken, &mut messages);
                 let id = required(block.tool_use_id, &path, "tool_use_id")?;
-                let field = format!("{path}.content");
-                let text = block.content.map(|given| texts(given, &field)).transpose()?;
-                let mut text = text.unwrap_or_default();
+                let mut text = block.content.map(texts).unwrap_or_default();
                 if block.is_error == Some(true) {
                     let first = text.first().map_or("", String::as_str);
                     let first = format!("Error: {first}");
@@ -383,27 +380,11 @@ fn assistant(
     Ok(message)
 }
 
-fn texts(content: TextOr<AnthropicText>, path: &str) -> Result<Vec<String>> {
+fn texts(content: TextOr<AnthropicText>) -> Vec<String> {
     match content {
-        TextOr::Text(text) => Ok(vec![text]),
-        TextOr::Items(items) => {
-            let mut texts = Vec::with_capacity(items.len());
-            for (i, item) in items.into_iter().enumerate() {
-                no_citations(item.citations.as_ref(), &format!("{path}[{i}]"))?;
-                texts.push(item.text);
-            }
-            Ok(texts)
-        }
+        TextOr::Text(text) => vec![text],
+        TextOr::Items(items) => items.into_iter().map(|item| item.text).collect(),
     }
-}
-
-fn no_citations(citations: Option<&Vec<FreeObject>>, path: &str) -> Result<()> {
-    if citations.is_some_and(|citations| !citations.is_empty()) {
-        let field = format!("{path}.citations");
-        let text = format!("{field}: citations are not supported");
-        return Err(Error::invalid(field, text));
-    }
-    Ok(())
 }
 
 fn required<T>(value: Option<T>, path: &str, name: &str) -> Result<T> {

@@ -116,8 +116,8 @@ pub(crate) struct OutputConfig {
     pub format: Option<OutputFormat>,
 }
 
-/// A conversation to answer. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A conversation to answer. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -175,8 +175,9 @@ pub(crate) struct MessagesRequest {
     pub cache_control: Option<CacheControl>,
 }
 
-/// A conversation whose tokens are counted. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A conversation whose tokens are counted. Of parameters that are not listed here, those that
+/// decide what an answer is are refused by name, others are ignored and named in `x-kolosal-
+/// ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

@@ -39,8 +39,8 @@ wire_type!(SchemaOrText, "schema_or_text", {
     MetaSchema { one_of, ..MetaSchema::ANY }
 });
 
-/// A prompt to continue. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A prompt to continue. Of parameters that are not listed here, those that decide what an answer
+/// is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[oai(deny_unknown_fields, rename_all = "camelCase")]
@@ -81,8 +81,8 @@ pub(crate) struct InferenceCompletionRequest {
     pub seq_id: Option<i32>,
 }
 
-/// A conversation to answer. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A conversation to answer. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[oai(deny_unknown_fields, rename_all = "camelCase")]

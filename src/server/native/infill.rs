@@ -49,8 +49,8 @@ pub(crate) struct ExtraInput {
 }
 
 with_local_fields! {
-/// A text with a gap. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A text with a gap. Of parameters that are not listed here, those that decide what an answer is
+/// are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

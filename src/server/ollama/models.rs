@@ -79,8 +79,8 @@ pub(crate) struct OllamaRunningList {
     pub models: Vec<OllamaRunning>,
 }
 
-/// Which model to show. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// Which model to show. Of parameters that are not listed here, those that decide what an answer is
+/// are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

@@ -254,8 +254,8 @@ impl OllamaOptions {
     }
 }
 
-/// A chat request. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A chat request. Of parameters that are not listed here, those that decide what an answer is are
+/// refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -318,8 +318,9 @@ impl OllamaChatRequest {
     }
 }
 
-/// A request to answer or continue a prompt. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A request to answer or continue a prompt. Of parameters that are not listed here, those that
+/// decide what an answer is are refused by name, others are ignored and named in `x-kolosal-
+/// ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -487,8 +488,8 @@ fn conversation(
     Ok(input)
 }
 
-/// A request for embeddings. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A request for embeddings. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -511,8 +512,8 @@ pub(crate) struct OllamaEmbedRequest {
     pub options: Option<EmbedOptions>,
 }
 
-/// A request for one embedding. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A request for one embedding. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

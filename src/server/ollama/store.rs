@@ -30,8 +30,8 @@ use crate::{
 /// Time between two lines of progress.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Which model to fetch. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// Which model to fetch. Of parameters that are not listed here, those that decide what an answer
+/// is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -50,8 +50,8 @@ pub(crate) struct OllamaPullRequest {
     pub insecure: Option<bool>,
 }
 
-/// Which model to delete. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// Which model to delete. Of parameters that are not listed here, those that decide what an answer
+/// is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -63,8 +63,8 @@ pub(crate) struct OllamaDeleteRequest {
     pub name: Option<String>,
 }
 
-/// Which model gets which second name. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// Which model gets which second name. Of parameters that are not listed here, those that decide
+/// what an answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

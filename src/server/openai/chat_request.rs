@@ -35,6 +35,7 @@ wire_enum! {
         Medium = "medium",
         High = "high",
         Xhigh = "xhigh",
+        Max = "max",
     }
 }
 
@@ -47,13 +48,14 @@ impl ReasoningEffort {
             Self::Medium => "medium",
             Self::High => "high",
             Self::Xhigh => "xhigh",
+            Self::Max => "max",
         }
     }
 }
 
 with_local_fields! {
-/// A chat completion request. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A chat completion request. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

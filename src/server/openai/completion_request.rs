@@ -124,8 +124,8 @@ impl Prompt {
 }
 
 with_local_fields! {
-/// A text completion request. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A text completion request. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

@@ -39,8 +39,8 @@ wire_enum! {
     }
 }
 
-/// A request for embeddings. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A request for embeddings. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]

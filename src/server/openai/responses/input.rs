@@ -88,8 +88,8 @@ pub(crate) struct ResponsesInputItem {
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_objects")]
     pub summary: Option<Vec<ResponsesInputPart>>,
-    /// Of `reasoning`; not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
+    /// Of `reasoning`; of no effect: thoughts that another server has encrypted cannot be read.
+    #[oai(nullable)]
     pub encrypted_content: Option<String>,
 }
 
@@ -234,11 +234,6 @@ fn reasoning(
     status: ItemStatus,
     path: &str,
 ) -> Result<ResponsesReasoning> {
-    if item.encrypted_content.is_some_and(|text| !text.is_empty()) {
-        let field = format!("{path}.encrypted_content");
-        let text = format!("{field}: thoughts that another server has encrypted cannot be read");
-        return Err(Error::invalid(field, text));
-    }
     let content = match item.content {
         None => Vec::new(),
         Some(TextOr::Text(text)) => vec![text],
@@ -296,7 +291,6 @@ mod tests {
             (json!({"type": "function_call", "name": "f", "arguments": "{}"}), "i.call_id"),
             (json!({"type": "function_call_output", "call_id": "c"}), "i.output"),
             (json!({"type": "item_reference"}), "i.id"),
-            (json!({"type": "reasoning", "encrypted_content": "x"}), "i.encrypted_content"),
             (
                 json!({"type": "reasoning", "content": [{"type": "input_text", "text": "a"}]}),
                 "i.content[0].type",

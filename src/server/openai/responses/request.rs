@@ -46,8 +46,8 @@ pub(crate) struct ResponsesStreamOptions {
     pub include_obfuscation: Option<bool>,
 }
 
-/// A request for a response. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A request for a response. Of parameters that are not listed here, those that decide what an
+/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
@@ -135,8 +135,8 @@ pub(crate) struct CreateResponse {
     pub prompt_cache_retention: Option<CacheRetention>,
 }
 
-/// A request whose tokens are counted. Of parameters that are not listed here, those that decide what an answer is are refused by name, others
-/// are ignored and named in `x-kolosal-ignored`.
+/// A request whose tokens are counted. Of parameters that are not listed here, those that decide
+/// what an answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
