@@ -36,6 +36,8 @@ wire_enum! {
     pub(crate) enum StopReason {
         EndTurn = "end_turn",
         MaxTokens = "max_tokens",
+        /// The context is full before `max_tokens` are there.
+        ContextFull = "model_context_window_exceeded",
         StopSequence = "stop_sequence",
         ToolUse = "tool_use",
     }
@@ -189,11 +191,14 @@ impl AnthropicAnswer {
         }
     }
 
-    pub(super) fn new(id: &str, model: &str, collected: Collected) -> Self {
+    /// `context`: tokens that prompt and answer may have together.
+    pub(super) fn new(id: &str, model: &str, collected: Collected, context: usize) -> Self {
+        let is_full = fills(context, collected.usage);
         let mut answer = Self::begin(id, model, collected.usage);
         answer.usage.output_tokens_details.thinking_tokens = collected.reasoning_tokens;
         if let Some(choice) = collected.choices.into_iter().next() {
-            answer.stop_reason = Some(stop_reason(choice.reason, choice.stop_string.is_some()));
+            answer.stop_reason =
+                Some(stop_reason(choice.reason, choice.stop_string.is_some(), is_full));
             answer.stop_sequence.clone_from(&choice.stop_string);
             answer.content = blocks(choice);
         }
@@ -201,10 +206,16 @@ impl AnthropicAnswer {
     }
 }
 
-pub(super) fn stop_reason(reason: FinishReason, by_string: bool) -> StopReason {
+/// Whether an answer ends where the context does.
+pub(super) fn fills(context: usize, usage: engine::Usage) -> bool {
+    (usage.prompt_tokens + usage.completion_tokens) as usize >= context
+}
+
+pub(super) fn stop_reason(reason: FinishReason, by_string: bool, is_full: bool) -> StopReason {
     match reason {
         FinishReason::Stop if by_string => StopReason::StopSequence,
         FinishReason::Stop => StopReason::EndTurn,
+        FinishReason::Length if is_full => StopReason::ContextFull,
         FinishReason::Length => StopReason::MaxTokens,
         FinishReason::ToolCalls => StopReason::ToolUse,
     }

@@ -60,8 +60,9 @@ impl AnthropicApi {
             let events = Events::new(stream.events(), self.0.drain.clone());
             return Ok(Reply::new(Content(MessageBody::Stream(events))));
         }
+        let context = running.lease.engine.spec().context_len;
         let collected = running.collect(&self.0.drain).await?;
-        let answer = AnthropicAnswer::new(&id, &model, collected);
+        let answer = AnthropicAnswer::new(&id, &model, collected, context);
         Ok(Reply::new(Content(MessageBody::Full(Json(answer)))))
     }
 

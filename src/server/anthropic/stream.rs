@@ -10,7 +10,7 @@ use futures_util::Stream;
 use poem_openapi::{Object, Union};
 use serde::Serialize;
 
-use super::answer::{AnswerBlock, AnthropicAnswer, MessageUsage, StopReason, stop_reason};
+use super::answer::{AnswerBlock, AnthropicAnswer, MessageUsage, StopReason, fills, stop_reason};
 use crate::{
     chat::{
         CallDelta, CallStart,
@@ -294,7 +294,8 @@ impl MessageStream {
     }
 
     fn end(&mut self, finished: Finished, events: &mut VecDeque<MessageEvent>) {
-        let reason = stop_reason(finished.reason, finished.stop_string.is_some());
+        let is_full = fills(self.running.lease.engine.spec().context_len, finished.usage);
+        let reason = stop_reason(finished.reason, finished.stop_string.is_some(), is_full);
         if reason != StopReason::ToolUse {
             self.say(events);
         }

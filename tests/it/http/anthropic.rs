@@ -4,6 +4,7 @@ use kolosal_server::server::{ApiKeys, Options};
 use serde_json::{Value, json};
 
 use super::harness::{Reply, Server};
+use super::model::CONTEXT;
 
 const MESSAGES: &str = "/v1/messages";
 
@@ -297,6 +298,17 @@ async fn what_todays_agents_send_is_taken_and_told() {
         let got = (reply.status, reply.header("x-kolosal-ignored").unwrap_or_default());
         assert_eq!(got, (200, told), "{fields}: {}", reply.text);
     }
+    // Digits never end: the context does.
+    let endless = json!({"max_tokens": 100_000, "messages": [
+        {"role": "user", "content": "a".repeat(CONTEXT - 60)}, {"role": "assistant", "content": "1"},
+    ]});
+    let whole = server.post(MESSAGES, request(&endless).to_string()).await.json();
+    assert_eq!(whole["stop_reason"], "model_context_window_exceeded", "{whole}");
+    let mut streamed = endless;
+    streamed["stream"] = true.into();
+    let all = events(&server.post(MESSAGES, request(&streamed).to_string()).await);
+    let end = all.iter().find(|event| event["type"] == "message_delta").expect("an end");
+    assert_eq!(end["delta"]["stop_reason"], whole["stop_reason"]);
     // What changes from request to request at the front does not reach the prompt.
     let tokens = async |system: &str| {
         let fields =
