@@ -82,7 +82,7 @@ const SENSES: [&str; 5] = ["image", "audio", "video", "file", "document"];
 /// Lists whose elements of unknown types are left out: tools that others run, and what became of them.
 const OPEN_LISTS: [&str; 3] = ["tools", "input", "content"];
 /// Fields whose values are hints: one that is not known is no hint.
-const HINTS: [&str; 10] = [
+const HINTS: [&str; 11] = [
     "cache_control",
     "detail",
     "display",
@@ -92,6 +92,7 @@ const HINTS: [&str; 10] = [
     "scope",
     "service_tier",
     "summary",
+    "truncation",
     "ttl",
 ];
 /// Bounds that -1 takes away.
@@ -234,10 +235,9 @@ fn unknown_variant(body: &mut Value, path: &[Step], variant: &str) -> Option<Men
         return None;
     }
     let is_tool = list == "tools";
-    if !is_tool && SENSES.iter().any(|sense| variant.contains(sense)) {
-        return None;
-    }
-    if list == "content" && !is_past(body, parents) {
+    let is_past = list == "content" && is_past(body, parents);
+    let is_seen = SENSES.iter().any(|sense| variant.contains(sense));
+    if !is_tool && !is_past && (is_seen || list == "content") {
         return None;
     }
     let mut place = parents.to_vec();
@@ -252,7 +252,7 @@ fn unknown_variant(body: &mut Value, path: &[Step], variant: &str) -> Option<Men
     Some(Mended::Told(format!("{}[{index}] ({variant})", shown(&place, ""))))
 }
 
-/// Whether a message is not the last: what it held that nobody knows has been answered.
+/// Whether a message is not the last: what it held that this server cannot read has been answered.
 fn is_past(body: &mut Value, message: &[Step]) -> bool {
     let [list @ .., Step::Index(index)] = message else { return false };
     let messages = at(body, list).and_then(|list| list.as_array());
@@ -430,5 +430,10 @@ mod tests {
         let two = json!({"content": [{"type": "strange"}, {"type": "text"}]});
         let past = json!({"model": "m", "messages": [two, message("text")]});
         assert!(reading(past).unwrap().1.contains("(strange)"));
+        let seen = json!({"content": [{"type": "image"}, {"type": "text"}]});
+        let past = json!({"model": "m", "messages": [seen, message("text")]});
+        assert!(reading(past).unwrap().1.contains("(image)"), "it has been answered");
+        let new = json!({"model": "m", "messages": [message("text"), seen]});
+        assert!(reading(new).is_err());
     }
 }

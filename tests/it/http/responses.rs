@@ -380,7 +380,6 @@ async fn mistakes_are_named() {
         (json!({"background": true}), "background"),
         (json!({"conversation": "c"}), "conversation"),
         (json!({"prompt": {"id": "p"}}), "prompt"),
-        (json!({"truncation": "auto"}), "truncation"),
         (json!({"max_output_tokens": 0}), "max_output_tokens"),
         (json!({"temperature": 3}), "temperature"),
         (json!({"top_p": -1}), "top_p"),
