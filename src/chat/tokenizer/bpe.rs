@@ -15,8 +15,6 @@ use crate::model::gguf::Metadata;
 const MAX_MERGES: usize = 1 << 22;
 /// Pieces up to this length are remembered within one text; words repeat, long runs do not.
 const REMEMBERED_LEN: usize = 32;
-/// Merges of a piece between two looks at whether somebody waits for it.
-const CHECKED_EVERY: u32 = 1 << 14;
 /// A symbol that is neither a token nor part of a merge.
 const UNKNOWN: u32 = u32::MAX;
 const NONE: u32 = u32::MAX;
@@ -151,13 +149,7 @@ impl Bpe {
     }
 
     /// Appends the tokens of `text`.
-    pub(super) fn encode(
-        &self,
-        vocab: &Vocab,
-        unk: Option<u32>,
-        text: &str,
-        out: &mut Sink<'_>,
-    ) -> Result<(), Stopped> {
+    pub(super) fn encode(&self, text: &str, out: &mut Sink<'_>) -> Result<(), Stopped> {
         let escaped;
         let text = if self.kind.escape_spaces {
             escaped = text.replace(' ', ESCAPED_SPACE);
@@ -174,7 +166,7 @@ impl Bpe {
                 return out.check();
             }
             let start = out.tokens.len();
-            self.encode_piece(vocab, unk, piece, &mut scratch, out)?;
+            self.encode_piece(piece, &mut scratch, out)?;
             if piece.len() <= REMEMBERED_LEN {
                 seen.insert(piece, (start as u32, (out.tokens.len() - start) as u32));
             }
@@ -184,12 +176,11 @@ impl Bpe {
 
     fn encode_piece(
         &self,
-        vocab: &Vocab,
-        unk: Option<u32>,
         piece: &str,
         scratch: &mut Scratch,
         out: &mut Sink<'_>,
     ) -> Result<(), Stopped> {
+        let (vocab, unk) = (out.vocab, out.unk);
         if let Some(id) = self.whole(vocab, piece, &mut scratch.text) {
             out.tokens.push(id);
             return Ok(());
@@ -266,9 +257,7 @@ impl Bpe {
         let mut num_taken = 0_u32;
         while let Some(Reverse((_, left, left_id, right_id))) = candidates.pop() {
             num_taken += 1;
-            if num_taken.is_multiple_of(CHECKED_EVERY) {
-                out.check_patience()?;
-            }
+            out.check_merges(num_taken)?;
             let Some(&l) = symbols.get(left as usize).filter(|l| l.id == left_id && l.len > 0)
             else {
                 continue;

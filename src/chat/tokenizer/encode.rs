@@ -63,7 +63,7 @@ impl Tokenizer {
         // So many bytes hold that many tokens, and more than a word behind them.
         let end = self.longest.map_or(text.len(), |longest| count.saturating_mul(longest) + MARGIN);
         let text = &text[..text.floor_char_boundary(end)];
-        let mut sink = Sink::new(&until, None);
+        let mut sink = Sink::new((&self.vocab, self.roles.unk), &until, None);
         match self.read_into(text, Recognise::Plain, &mut sink) {
             Ok(()) | Err(Stopped::TooLong { .. }) => sink.tokens.truncate(count),
             Err(Stopped::GivenUp) => return Err(Stopped::GivenUp),
@@ -82,7 +82,7 @@ impl Tokenizer {
         recognise: Recognise<'_>,
         until: &Until,
     ) -> Result<Vec<u32>, Stopped> {
-        let mut sink = Sink::new(until, self.longest);
+        let mut sink = Sink::new((&self.vocab, self.roles.unk), until, self.longest);
         sink.check_piece(text.len())?;
         self.read_into(text, recognise, &mut sink)?;
         Ok(sink.tokens)
@@ -114,22 +114,21 @@ impl Tokenizer {
 
     /// Tokens of a part between special tokens; `prefixed` if a space may go before it.
     fn encode_text(&self, text: &str, prefixed: bool, out: &mut Sink<'_>) -> Result<(), Stopped> {
-        let unk = self.roles.unk;
         match &self.model {
             Model::Bpe(bpe) => {
                 let text = self.composed(text);
                 if self.space_prefix && prefixed && bpe.escapes_spaces() {
-                    bpe.encode(&self.vocab, unk, &format!(" {text}"), out)
+                    bpe.encode(&format!(" {text}"), out)
                 } else {
-                    bpe.encode(&self.vocab, unk, &text, out)
+                    bpe.encode(&text, out)
                 }
             }
-            Model::Wpm(wpm) => wpm.encode(&self.vocab, unk, text, out),
-            Model::Ugm(ugm) => ugm.encode(&self.vocab, unk, text, out),
+            Model::Wpm(wpm) => wpm.encode(text, out),
+            Model::Ugm(ugm) => ugm.encode(text, out),
             Model::Spm(spm) => {
                 let prefix = if self.space_prefix && prefixed { "\u{2581}" } else { "" };
                 let escaped = format!("{prefix}{}", text.replace(' ', "\u{2581}"));
-                spm.encode(&self.vocab, unk, &escaped, out)
+                spm.encode(&escaped, out)
             }
         }
     }

@@ -13,8 +13,6 @@ use super::vocab::Vocab;
 
 /// How a space is written.
 const SPACE: &str = "\u{2581}";
-/// Merges of a piece between two looks at whether somebody waits for it.
-const CHECKED_EVERY: u32 = 1 << 14;
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
@@ -75,20 +73,14 @@ impl Spm {
     }
 
     /// Appends the tokens of `text`, in which spaces are U+2581 already.
-    pub(super) fn encode(
-        &self,
-        vocab: &Vocab,
-        unk: Option<u32>,
-        text: &str,
-        out: &mut Sink<'_>,
-    ) -> Result<(), Stopped> {
+    pub(super) fn encode(&self, text: &str, out: &mut Sink<'_>) -> Result<(), Stopped> {
         let mut rest = text;
         while !rest.is_empty() {
             let end = if self.by_words { word_end(rest) } else { rest.len() };
             let (piece, after) = rest.split_at(end);
             // A space of one byte is written with three.
             out.check_piece(piece.len() / SPACE.len())?;
-            encode_piece(vocab, unk, piece, out)?;
+            encode_piece(piece, out)?;
             out.check()?;
             rest = after;
         }
@@ -113,12 +105,8 @@ pub(super) fn word_end(text: &str) -> usize {
     text[start..].find(SPACE).map_or(text.len(), |at| start + at)
 }
 
-fn encode_piece(
-    vocab: &Vocab,
-    unk: Option<u32>,
-    text: &str,
-    out: &mut Sink<'_>,
-) -> Result<(), Stopped> {
+fn encode_piece(text: &str, out: &mut Sink<'_>) -> Result<(), Stopped> {
+    let (vocab, unk) = (out.vocab, out.unk);
     let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
     for (i, (start, c)) in text.char_indices().enumerate() {
         let i = i as u32;
@@ -128,7 +116,7 @@ fn encode_piece(
     if let Some(last) = symbols.last_mut() {
         last.next = NONE;
     }
-    merge(vocab, text, &mut symbols, out)?;
+    merge(text, &mut symbols, out)?;
     let mut at = 0;
     while let Some(symbol) = symbols.get(at as usize) {
         at = symbol.next;
@@ -145,7 +133,8 @@ fn bytes(text: &str, start: u32, len: u32) -> &[u8] {
     text.as_bytes().get(start as usize..(start + len) as usize).unwrap_or(&[])
 }
 
-fn merge(vocab: &Vocab, text: &str, symbols: &mut [Symbol], out: &Sink<'_>) -> Result<(), Stopped> {
+fn merge(text: &str, symbols: &mut [Symbol], out: &Sink<'_>) -> Result<(), Stopped> {
+    let vocab = out.vocab;
     let consider = |symbols: &[Symbol], left: u32| {
         let l = symbols.get(left as usize)?;
         let r = symbols.get(l.next as usize)?;
@@ -162,9 +151,7 @@ fn merge(vocab: &Vocab, text: &str, symbols: &mut [Symbol], out: &Sink<'_>) -> R
     let mut num_taken = 0_u32;
     while let Some(Candidate { left: Reverse(left), right, len, .. }) = candidates.pop() {
         num_taken += 1;
-        if num_taken.is_multiple_of(CHECKED_EVERY) {
-            out.check_patience()?;
-        }
+        out.check_merges(num_taken)?;
         let (l, r) = (symbols[left as usize], symbols[right as usize]);
         if l.len == 0 || r.len == 0 || l.len + r.len != len {
             continue;

@@ -48,13 +48,8 @@ impl Ugm {
         })
     }
 
-    pub(super) fn encode(
-        &self,
-        vocab: &Vocab,
-        unk: Option<u32>,
-        text: &str,
-        out: &mut Sink<'_>,
-    ) -> Result<(), Stopped> {
+    pub(super) fn encode(&self, text: &str, out: &mut Sink<'_>) -> Result<(), Stopped> {
+        let (vocab, unk) = (out.vocab, out.unk);
         let text = self.normalised(vocab, text);
         let mut rest = text.as_str();
         // The score of what came before is part of each sum, as if the text were one piece.

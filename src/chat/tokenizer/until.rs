@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::vocab::Vocab;
+
 /// Whether somebody still waits for a result; clones tell the same.
 #[derive(Clone, Debug, Default)]
 pub struct Patience(Arc<AtomicBool>);
@@ -43,8 +45,14 @@ pub enum Stopped {
     GivenUp,
 }
 
-/// Tokens on their way out, as far as they are wanted.
+/// Merges of a piece between two looks at whether somebody waits for it.
+const MERGES_BETWEEN: u32 = 1 << 14;
+
+/// Tokens of a vocabulary on their way out, as far as they are wanted.
 pub(super) struct Sink<'a> {
+    pub(super) vocab: &'a Vocab,
+    /// Stands for what no token covers.
+    pub(super) unk: Option<u32>,
     pub(super) tokens: Vec<u32>,
     until: &'a Until,
     /// Bytes of text that a token stands for at most; `None` where a token may stand for any number.
@@ -52,8 +60,12 @@ pub(super) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(until: &'a Until, longest: Option<usize>) -> Self {
-        Self { tokens: Vec::new(), until, longest }
+    pub(super) fn new(
+        (vocab, unk): (&'a Vocab, Option<u32>),
+        until: &'a Until,
+        longest: Option<usize>,
+    ) -> Self {
+        Self { vocab, unk, tokens: Vec::new(), until, longest }
     }
 
     /// Whether to go on; asked after each piece of text.
@@ -66,6 +78,11 @@ impl<'a> Sink<'a> {
 
     pub(super) fn check_patience(&self) -> Result<(), Stopped> {
         if self.until.patience.has_ended() { Err(Stopped::GivenUp) } else { Ok(()) }
+    }
+
+    /// As [`Self::check_patience`], at some of the merges of a piece: after `num_merges`.
+    pub(super) fn check_merges(&self, num_merges: u32) -> Result<(), Stopped> {
+        if num_merges.is_multiple_of(MERGES_BETWEEN) { self.check_patience() } else { Ok(()) }
     }
 
     /// Whether to begin with a piece of this many bytes, which may take long before its first token is

@@ -40,45 +40,33 @@ impl Wpm {
         })
     }
 
-    pub(super) fn encode(
-        &self,
-        vocab: &Vocab,
-        unk: Option<u32>,
-        text: &str,
-        out: &mut Sink<'_>,
-    ) -> Result<(), Stopped> {
+    pub(super) fn encode(&self, text: &str, out: &mut Sink<'_>) -> Result<(), Stopped> {
         let mut rest = text;
         while !rest.is_empty() {
             // White space decomposes to itself, so that parts which end with it can be taken alone.
             let from = rest.ceil_char_boundary(PART_BYTES);
             let end = rest[from..].find([' ', '\n']).map_or(rest.len(), |at| from + at + 1);
             let (part, after) = rest.split_at(end);
-            self.encode_part(vocab, unk, part, out)?;
+            self.encode_part(part, out)?;
             rest = after;
         }
         Ok(())
     }
 
-    fn encode_part(
-        &self,
-        vocab: &Vocab,
-        unk: Option<u32>,
-        text: &str,
-        out: &mut Sink<'_>,
-    ) -> Result<(), Stopped> {
+    fn encode_part(&self, text: &str, out: &mut Sink<'_>) -> Result<(), Stopped> {
         let mut word = String::new();
         for c in self.normalised(text).chars() {
             if c.is_whitespace() {
-                self.push_word(vocab, unk, &mut word, out)?;
+                self.push_word(&mut word, out)?;
             } else if unicode::is(c, PUNCTUATION) || (c.is_ascii() && unicode::is(c, SYMBOL)) {
-                self.push_word(vocab, unk, &mut word, out)?;
+                self.push_word(&mut word, out)?;
                 word.push(c);
-                self.push_word(vocab, unk, &mut word, out)?;
+                self.push_word(&mut word, out)?;
             } else {
                 word.push(c);
             }
         }
-        self.push_word(vocab, unk, &mut word, out)
+        self.push_word(&mut word, out)
     }
 
     /// As BERT's own normalizer has it: control characters left out, spaces around ideographs, and in
@@ -99,13 +87,8 @@ impl Wpm {
     }
 
     /// Appends the tokens of `word` and clears it; a word with a part that is no token is unknown.
-    fn push_word(
-        &self,
-        vocab: &Vocab,
-        unk: Option<u32>,
-        word: &mut String,
-        out: &mut Sink<'_>,
-    ) -> Result<(), Stopped> {
+    fn push_word(&self, word: &mut String, out: &mut Sink<'_>) -> Result<(), Stopped> {
+        let (vocab, unk) = (out.vocab, out.unk);
         if word.is_empty() {
             return Ok(());
         }
