@@ -5,33 +5,36 @@
 
 use serde_json::Value;
 
-use super::grammar::{Grammar, GrammarCompiler, GrammarError, LOOSE};
+use super::grammar::{Grammar, GrammarCompiler, GrammarError};
 
 /// Changes to one schema.
 const MAX_CHANGES: usize = 32;
 
-/// A schema that can be compiled in place of one that cannot, and what it leaves out; `None` if nothing
-/// may be left out that would help.
-pub(super) fn ease(
-    compiler: &GrammarCompiler,
-    schema: &Value,
-    is_strict: bool,
-) -> Option<(Value, Vec<String>)> {
-    let mut eased = schema.clone();
-    let mut left_out = Vec::new();
+/// A schema that can be compiled in place of one that cannot.
+pub(super) struct Eased {
+    pub(super) schema: Value,
+    /// What the compiler does not know is to be skipped: see [`Grammar::LooseSchema`].
+    pub(super) is_loose: bool,
+    pub(super) left_out: Vec<String>,
+}
+
+/// Leaves out of a schema what keeps it from being compiled; `None` if nothing may be left out that would
+/// help.
+pub(super) fn ease(compiler: &GrammarCompiler, schema: &Value, is_strict: bool) -> Option<Eased> {
+    let mut eased = Eased { schema: schema.clone(), is_loose: false, left_out: Vec::new() };
     for _ in 0..MAX_CHANGES {
-        let text = match compiler.compile(&Grammar::JsonSchema(eased.clone())) {
-            Ok(_) => return Some((eased, left_out)),
+        let text = match compiler.compile(&eased.grammar()) {
+            Ok(_) => return Some(eased),
             Err(GrammarError::Unsupported(text)) => text,
             Err(_) => return None,
         };
         if let Some(format) = text.strip_prefix("Unknown format: ") {
             let format = format.trim();
             let is_it = |key: &str, value: &Value| key == "format" && value == format;
-            if !remove(&mut eased, &is_it) {
+            if !remove(&mut eased.schema, &is_it) {
                 return None;
             }
-            left_out.push(format!("format {format}"));
+            eased.left_out.push(format!("format {format}"));
             continue;
         }
         if is_strict {
@@ -39,17 +42,24 @@ pub(super) fn ease(
         }
         let is_regex =
             ["regex", "look-around", "backreference"].iter().any(|word| text.contains(word));
-        if is_regex && remove(&mut eased, &|key, value| key == "pattern" && is_beyond(value)) {
-            left_out.push("pattern".to_owned());
+        if is_regex && remove(&mut eased.schema, &|key, value| key == "pattern" && is_beyond(value))
+        {
+            eased.left_out.push("pattern".to_owned());
             continue;
         }
-        let object = eased.as_object_mut()?;
-        if object.insert(LOOSE.to_owned(), Value::Bool(true)).is_some() {
+        if std::mem::replace(&mut eased.is_loose, true) {
             return None;
         }
-        left_out.push(text);
+        eased.left_out.push(text);
     }
     None
+}
+
+impl Eased {
+    pub(super) fn grammar(&self) -> Grammar {
+        let schema = self.schema.clone();
+        if self.is_loose { Grammar::LooseSchema(schema) } else { Grammar::JsonSchema(schema) }
+    }
 }
 
 /// Whether a pattern has what regular expressions without a memory cannot do.

@@ -38,6 +38,8 @@ pub enum Grammar {
     /// Any JSON object.
     JsonObject,
     JsonSchema(Value),
+    /// A schema of which what the compiler does not know is skipped.
+    LooseSchema(Value),
     /// A regular expression for the whole output, in the syntax of Rust's regex crate.
     Regex(String),
     /// llguidance's variant of Lark.
@@ -212,11 +214,13 @@ fn on_deep_stack<T: Send>(
 fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
     Ok(match grammar {
         Grammar::JsonObject => {
-            TopLevelGrammar::from_json_schema(strict(serde_json::json!({"type": "object"})))
+            let schema = serde_json::json!({"type": "object"});
+            TopLevelGrammar::from_json_schema(configured(schema, false))
         }
-        Grammar::JsonSchema(schema) => {
+        Grammar::JsonSchema(schema) | Grammar::LooseSchema(schema) => {
             check_depth(depth(schema))?;
-            TopLevelGrammar::from_json_schema(strict(schema.clone()))
+            let is_loose = matches!(grammar, Grammar::LooseSchema(_));
+            TopLevelGrammar::from_json_schema(configured(schema.clone(), is_loose))
         }
         Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
         Grammar::Lark(lark) => {
@@ -240,15 +244,11 @@ fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
     })
 }
 
-/// Marks a schema of which what the compiler does not know is skipped.
-pub(super) const LOOSE: &str = "x-kolosal-loose";
-
 /// The schema with our options. Blanks only where Python's `json.dumps` writes them, unless the schema
 /// says otherwise: a small model can otherwise spend its budget on blanks. What the compiler does not
-/// know is never skipped.
-pub(super) fn strict(mut schema: Value) -> Value {
+/// know is skipped in loose schemas alone.
+pub(super) fn configured(mut schema: Value, is_loose: bool) -> Value {
     if let Value::Object(map) = &mut schema {
-        let is_loose = map.remove(LOOSE).is_some();
         let options = map.entry("x-guidance").or_insert_with(|| {
             serde_json::json!({
                 "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",

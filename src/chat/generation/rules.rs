@@ -60,6 +60,8 @@ pub struct Callable {
     pub strict: bool,
     /// Path of the schema in the request, for errors.
     pub field: String,
+    /// What of the schema the compiler does not know is skipped; only where that is told.
+    pub loose: bool,
 }
 
 /// The rules of a request, compiled for one model.
@@ -201,19 +203,22 @@ fn compile_eased(text: &TextModel, rules: &OutputRules) -> Result<Compiled> {
     };
     let compiler = text.grammars().map_err(|error| refused("grammar", &error))?;
     let (mut eased, mut notes) = (rules.clone(), Vec::new());
-    let mut ease = |schema: &mut Value, is_strict: bool, field: &str| {
-        if let Some((other, left_out)) = easing::ease(compiler, schema, is_strict) {
-            *schema = other;
-            notes.extend(left_out.iter().map(|what| format!("{field} ({what})")));
-        }
+    let mut ease = |schema: &Value, is_strict: bool, field: &str| {
+        let eased = easing::ease(compiler, schema, is_strict)?;
+        notes.extend(eased.left_out.iter().map(|what| format!("{field} ({what})")));
+        Some(eased)
     };
-    if let Some(Shape { grammar: Grammar::JsonSchema(schema), field, strict }) = &mut eased.shape {
-        ease(schema, *strict, field);
+    if let Some(Shape { grammar, field, strict }) = &mut eased.shape
+        && let Grammar::JsonSchema(schema) = &grammar
+        && let Some(other) = ease(schema, *strict, field)
+    {
+        *grammar = other.grammar();
     }
     for tool in eased.tools.iter_mut().flat_map(|tools| &mut tools.callable) {
-        let mut schema = tool_grammar::parameters(&tool.parameters);
-        ease(&mut schema, tool.strict, &tool.field);
-        tool.parameters = schema;
+        let schema = tool_grammar::parameters(&tool.parameters);
+        if let Some(other) = ease(&schema, tool.strict, &tool.field) {
+            (tool.parameters, tool.loose) = (other.schema, other.is_loose);
+        }
     }
     if notes.is_empty() {
         return Err(error);

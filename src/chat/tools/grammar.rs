@@ -8,7 +8,7 @@ use super::ToolFormat;
 use crate::chat::Tokenizer;
 use crate::chat::gate::Wait;
 use crate::chat::generation::Callable;
-use crate::chat::grammar::{Grammar, quote, strict};
+use crate::chat::grammar::{Grammar, configured, quote};
 
 /// Calls in one answer at most, where several are allowed.
 const CALLS_MAX: usize = 32;
@@ -237,7 +237,7 @@ impl Calls<'_> {
             if let (Value::Object(schema), true) = (&mut schema, self.lenient) {
                 schema.insert("x-guidance".to_owned(), json!({"whitespace_flexible": true}));
             }
-            let schema = strict(schema);
+            let schema = configured(schema, tool.loose);
             let _ = writeln!(out, "call_{i}: {head} {name} {middle} arguments_{i} {tail}");
             let _ = writeln!(out, "arguments_{i}: %json {schema}");
         }
@@ -326,8 +326,11 @@ fn is_a_list_of_fields(map: &Map<String, Value>) -> bool {
 /// A grammar as a Lark expression, where it can be one.
 pub(in crate::chat) fn content(grammar: &Grammar) -> Option<String> {
     match grammar {
-        Grammar::JsonObject => Some(format!("%json {}", strict(json!({"type": "object"})))),
-        Grammar::JsonSchema(schema) => Some(format!("%json {}", strict(schema.clone()))),
+        Grammar::JsonObject => {
+            Some(format!("%json {}", configured(json!({"type": "object"}), false)))
+        }
+        Grammar::JsonSchema(schema) => Some(format!("%json {}", configured(schema.clone(), false))),
+        Grammar::LooseSchema(schema) => Some(format!("%json {}", configured(schema.clone(), true))),
         Grammar::Choice(choices) if !choices.is_empty() => {
             Some(choices.iter().map(|choice| quote(choice)).collect::<Vec<_>>().join(" | "))
         }

@@ -165,6 +165,7 @@ fn callables(tools: &[AnthropicTool]) -> Result<Vec<Callable>> {
             parameters: Value::Object(tool.input_schema.0.clone()),
             strict: tool.strict.unwrap_or(false),
             field,
+            loose: false,
         });
     }
     Ok(all)

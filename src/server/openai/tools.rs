@@ -273,6 +273,7 @@ fn callables(tools: &[Tool]) -> Result<Vec<Callable>> {
             parameters: Value::Object(schema),
             strict: function.strict.unwrap_or(false),
             field,
+            loose: false,
         });
     }
     Ok(all)

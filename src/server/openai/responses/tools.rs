@@ -195,7 +195,7 @@ fn callables(tools: &[ResponsesTool]) -> Result<Vec<Callable>> {
         }
         let strict = tool.strict.unwrap_or(false);
         let parameters = Value::Object(schema);
-        all.push(Callable { name: tool.name.clone(), parameters, strict, field });
+        all.push(Callable { name: tool.name.clone(), parameters, strict, field, loose: false });
     }
     Ok(all)
 }
