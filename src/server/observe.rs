@@ -1,12 +1,10 @@
 //! Request ids and the access log. Neither prompts nor answers are logged.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use poem::{
     Body, Request, Response,
@@ -14,6 +12,7 @@ use poem::{
     web::RemoteAddr,
 };
 
+use super::followed::{Follow, Followed};
 use super::openai::random_id;
 
 /// Carries the id of a request through proxies and logs.
@@ -56,7 +55,7 @@ impl Seen {
         let line =
             Line { seen: self, began, headers: began.elapsed(), status, bytes: 0, end: End::Cut };
         let body = BoxBody::from(response.take_body());
-        response.set_body(Body::from(BoxBody::new(Watched { body, line })));
+        response.set_body(Body::from(BoxBody::new(Followed { body, by: line })));
     }
 }
 
@@ -100,36 +99,11 @@ impl Drop for Line {
     }
 }
 
-/// A body whose bytes are counted.
-struct Watched {
-    body: BoxBody<Bytes, io::Error>,
-    line: Line,
-}
-
-impl http_body::Body for Watched {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(frame) = &polled {
-            let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-            self.line.bytes += data.map_or(0, |data| data.len() as u64);
-            let is_over = frame.is_none() || self.body.is_end_stream();
-            self.line.end = if is_over { End::Whole } else { End::Cut };
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Follow for Line {
+    fn saw(&mut self, frame: Option<&io::Result<Frame<Bytes>>>, is_over: bool) {
+        let data = frame.and_then(|frame| frame.as_ref().ok()?.data_ref());
+        self.bytes += data.map_or(0, |data| data.len() as u64);
+        self.end = if is_over { End::Whole } else { End::Cut };
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, combinators::BoxBody};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::state::State;
+use crate::server::followed::Follow;
 
 /// A rest of at most so many bytes is read before the answer is sent, and the connection goes on.
 const SMALL_REST: u64 = 64 << 10;
@@ -116,34 +117,11 @@ impl Serving {
     }
 }
 
+/// An answer's body: the connection is in use as long as it is there.
+impl Follow for Serving {}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         self.0.answered();
-    }
-}
-
-/// An answer's body.
-pub(super) struct Answer {
-    pub(super) inner: BoxBody<Bytes, io::Error>,
-    pub(super) _serving: Serving,
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }

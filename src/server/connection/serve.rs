@@ -17,10 +17,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::ConnectionLimits;
-use super::body::{Answer, Next, Serving, share};
+use super::body::{Next, Serving, share};
 use super::state::{Overdue, State};
 use super::table::Place;
 use super::watched::Watched;
+use crate::server::followed::Followed;
 
 /// How often a connection's times are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -118,7 +119,7 @@ async fn answer<E>(
     ends: Ends,
     state: Arc<State>,
     shared: Arc<Shared<E>>,
-) -> Result<http::Response<Answer>, Infallible>
+) -> Result<http::Response<Followed<Serving>>, Infallible>
 where
     E: Endpoint<Output = Response>,
 {
@@ -138,6 +139,6 @@ where
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let response: http::Response<_> = response.into();
-    let (parts, inner) = response.into_parts();
-    Ok(http::Response::from_parts(parts, Answer { inner, _serving: serving }))
+    let (parts, body) = response.into_parts();
+    Ok(http::Response::from_parts(parts, Followed { body, by: serving }))
 }
