@@ -376,6 +376,9 @@ impl Scheduler {
 
     /// Step 4: new sequences, as long as rows, places and blocks are left.
     fn admit(&mut self, plan: &mut Plan, left: &mut usize) {
+        if self.waiting.is_empty() || self.running.len() >= self.config.max_running {
+            return;
+        }
         let mut places = Places::of_running(&self.running);
         let mut passed = Vec::new();
         while *left > 0
