@@ -4,15 +4,12 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::program::{kolosal, request};
+use crate::program::{ended, kolosal, request};
 use crate::tiny::Tiny;
 
-/// Longest wait for anything; reached by broken programs only.
-const PATIENCE: Duration = Duration::from_mins(1);
 /// More lines than a pipe holds: 64 KiB.
 const MANY: usize = 1500;
 
@@ -57,14 +54,7 @@ impl Logging {
     /// SIGTERM, and the exit code.
     fn terminate(mut self) -> Option<i32> {
         self.signal("-TERM");
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("SIGTERM does not end the server");
+        ended(&mut self.child)
     }
 }
 

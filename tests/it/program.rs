@@ -56,6 +56,18 @@ pub fn finish(command: &mut Command, input: &str) -> Run {
     }
 }
 
+/// Waits until a program has ended by itself: its exit code.
+pub fn ended(child: &mut Child) -> Option<i32> {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("it does not end");
+}
+
 /// `kolosal ARGS` in a fresh home.
 pub fn run(args: &[&str]) -> Run {
     let home = tempfile::tempdir().unwrap();

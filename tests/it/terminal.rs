@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::program::kolosal;
+use crate::program::{ended, kolosal};
 use crate::tiny::Tiny;
 
 /// Longest wait for anything; reached by broken programs only.
@@ -88,18 +88,6 @@ impl Terminal {
             self.text.push_str(&String::from_utf8_lossy(&bytes));
         }
     }
-
-    fn code(&mut self) -> Option<i32> {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            while self.shown.try_recv().is_ok() {}
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("it does not end");
-    }
 }
 
 impl Drop for Terminal {
@@ -123,7 +111,7 @@ fn ctrl_c_ends_an_answer_and_not_the_dialogue() {
         terminal.await_text(">>> ");
     }
     terminal.type_in(CTRL_D);
-    assert_eq!(terminal.code(), Some(0));
+    assert_eq!(ended(&mut terminal.child), Some(0));
 }
 
 #[test]
@@ -133,5 +121,5 @@ fn ctrl_c_twice_at_an_empty_prompt_ends_the_dialogue() {
     terminal.await_text("Ctrl-C again");
     terminal.await_text(">>> ");
     terminal.type_in(CTRL_C);
-    assert_eq!(terminal.code(), Some(0));
+    assert_eq!(ended(&mut terminal.child), Some(0));
 }
