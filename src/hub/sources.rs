@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::Reference;
-use crate::config::SOURCE_KINDS;
+use crate::config::HubSection;
 use crate::error::{Error, Kind, Result};
 
 /// What clients may name. The configuration and the command line may name more.
@@ -13,16 +13,15 @@ pub struct Sources {
     folders: Vec<PathBuf>,
 }
 
-/// All but Python packages of anybody's choice: fetching one runs pip.
 impl Default for Sources {
     fn default() -> Self {
-        let allowed = SOURCE_KINDS.into_iter().filter(|kind| *kind != "pypi");
-        Self { allowed: allowed.map(str::to_owned).collect(), folders: Vec::new() }
+        let HubSection { allow_sources, allow_paths, .. } = HubSection::default();
+        Self::new(allow_sources, allow_paths)
     }
 }
 
 impl Sources {
-    /// `allowed`: kinds of [`SOURCE_KINDS`], or beginnings of references such as `hf:org/`. `folders`:
+    /// `allowed`: kinds of [`crate::config::SOURCE_KINDS`], or beginnings of references such as `hf:org/`. `folders`:
     /// where files must lie; none = anywhere.
     pub fn new(allowed: Vec<String>, folders: Vec<PathBuf>) -> Self {
         let folders = folders.into_iter().map(|folder| real(&folder).unwrap_or(folder)).collect();

@@ -14,7 +14,7 @@ use super::{
     cors::Cors,
     drain::Drain,
     error::{Dialect, Failure, from_poem},
-    ignored::Ignored,
+    ignored::{Ignored, takes_hints},
     observe::Seen,
     operations::{allowed_methods, check_query, purpose},
 };
@@ -63,8 +63,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         let path = seen.path().to_owned();
         let cors = &self.state.options.cors;
         let origin = cors.allowed(&request);
-        let manages = path.trim_start_matches("/v1").starts_with("/engines");
-        let ignored = if manages { Ignored::nothing() } else { Ignored::default() };
+        let ignored = Ignored::default();
         let answered = self.answer(request, ignored.clone());
         let answered = AssertUnwindSafe(answered).catch_unwind().await;
         let mut response = match answered {
@@ -114,7 +113,7 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         request.set_data(access);
         let caller = self.state.options.keys.caller(&request);
         request.set_data(caller.telling(ignored.clone()));
-        request.set_data(ignored);
+        request.set_data(if takes_hints(&path) { ignored } else { Ignored::nothing() });
         request.set_data(self.state.options.body);
         request.set_data(self.state.bodies.clone());
         self.inner.call(request).await

@@ -9,6 +9,11 @@ pub(super) const HEADER: HeaderName = HeaderName::from_static("x-kolosal-ignored
 const MAX_ENTRIES: usize = 32;
 const MAX_CHARS: usize = 120;
 
+/// Whether requests of a path may bring what nobody knows: not those that manage engines.
+pub(super) fn takes_hints(path: &str) -> bool {
+    !path.starts_with("/engines")
+}
+
 /// Collects what is not heeded while a request is read; in the request's data.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ignored {

@@ -157,11 +157,7 @@ fn mend(
         if path.last() == Some(&Step::Key(name.clone())) {
             path.pop();
         }
-        let is_null = at(body, &path)?.get(&name)?.is_null();
-        if is_strict && !is_null {
-            return None;
-        }
-        return unknown_field(body, &path, name, &text);
+        return unknown_field(body, &path, &name, (&text, is_strict));
     }
     if let Some(variant) = quoted_after(&text, "unknown variant `").filter(|_| !is_strict) {
         return unknown_variant(body, &path, &variant);
@@ -186,25 +182,31 @@ fn mend(
     None
 }
 
-fn unknown_field(body: &mut Value, parents: &[Step], name: String, text: &str) -> Option<Mended> {
-    let given = at(body, parents)?.as_object()?.get(&name)?;
-    if given.is_null() {
-        at(body, parents)?.as_object_mut()?.remove(&name);
+fn unknown_field(
+    body: &mut Value,
+    parents: &[Step],
+    name: &str,
+    (text, is_strict): (&str, bool),
+) -> Option<Mended> {
+    let object = at(body, parents)?.as_object_mut()?;
+    if object.get(name)?.is_null() {
+        object.remove(name);
         return Some(Mended::Meant);
     }
-    if DECISIVE.contains(&name.as_str()) || known(text).any(|known| is_nearly(&name, known)) {
+    let is_mistyped = || known(text).any(|known| is_nearly(name, known));
+    if is_strict || DECISIVE.contains(&name) || is_mistyped() {
         return None;
     }
-    let shown = shown(parents, &name);
+    let shown = shown(parents, name);
     // What one element of a list has the others have as well.
     let list = parents.iter().rposition(|step| matches!(step, Step::Index(_)));
     let Some(list) = list else {
-        at(body, parents)?.as_object_mut()?.remove(&name);
+        at(body, parents)?.as_object_mut()?.remove(name);
         return Some(Mended::Told(shown));
     };
     for item in at(body, &parents[..list])?.as_array_mut()? {
         let inner = at(item, &parents[list + 1..]).and_then(Value::as_object_mut);
-        inner.map(|object| object.remove(&name));
+        inner.map(|object| object.remove(name));
     }
     Some(Mended::Told(shown))
 }

@@ -13,6 +13,7 @@ mod docs;
 mod drain;
 mod error;
 mod examples;
+mod followed;
 mod front;
 mod ignored;
 mod lease;
@@ -50,6 +51,7 @@ pub use spec::openapi_json;
 use tokio::net::TcpListener;
 
 use crate::{
+    error::{Error, Result},
     hub::{Hub, Sources},
     registry::{LoadParams, Registry},
 };
@@ -98,6 +100,17 @@ impl AppState {
             started: Instant::now(),
             started_unix_s: openai::unix_time_s(),
         }
+    }
+
+    /// Whether clients may name a model. A path is looked at, which may block.
+    ///
+    /// # Errors
+    /// As [`Sources::check`].
+    pub(crate) async fn check_source(self: &Arc<Self>, reference: &str) -> Result<()> {
+        let (state, reference) = (Arc::clone(self), reference.to_owned());
+        let checked = tokio::task::spawn_blocking(move || state.options.sources.check(&reference));
+        let failed = |error| Error::internal(format!("a source was not checked: {error}"));
+        checked.await.map_err(failed)?
     }
 }
 

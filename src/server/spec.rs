@@ -19,6 +19,7 @@ use super::{
     anthropic::AnthropicApi,
     examples::request_examples,
     front::RERANK_ALIASES,
+    ignored::takes_hints,
     native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
     ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
@@ -175,7 +176,7 @@ fn tighten(document: &mut Value) {
         for operation in operations.as_object().into_iter().flat_map(Map::values) {
             let schemas = &document["components"]["schemas"];
             reach(&operation["requestBody"], schemas, &mut requests);
-            if path.starts_with("/engines") {
+            if !takes_hints(path) {
                 reach(&operation["requestBody"], schemas, &mut strict);
             }
         }

@@ -166,24 +166,17 @@ pub(super) fn conversation(
         normal.push(json!({ "role": "system", "content": content(system) }));
     }
     let mut names = HashMap::new();
-    let (mut reminder, mut continues) = (None, false);
+    let mut continues = false;
     for (i, message) in messages.into_iter().enumerate() {
         let path = format!("messages[{i}].content");
         let blocks = message.blocks(&path)?;
         continues = message.role == Speaker::Assistant;
         match message.role {
-            Speaker::User => {
-                let said = user(blocks, &path, &names)?;
-                normal.extend(reminder.take().into_iter().chain(said));
-            }
-            Speaker::Assistant => {
-                normal.extend(reminder.take());
-                normal.push(assistant(blocks, &path, &mut names)?);
-            }
-            Speaker::System => reminder = instructions(blocks, &path, reminder.take())?,
+            Speaker::User => normal.extend(user(blocks, &path, &names)?),
+            Speaker::Assistant => normal.push(assistant(blocks, &path, &mut names)?),
+            Speaker::System => normal.extend(instructions(blocks, &path)?),
         }
     }
-    normal.extend(reminder);
     join_reminders(&mut normal);
     if continues && normal.last().is_some_and(|last| last.get("tool_calls").is_some()) {
         let text = "messages: a message with a tool_use must be followed by its tool_result";
@@ -256,11 +249,7 @@ impl AnthropicBlock {
 }
 
 /// Instructions behind the beginning, as the user's: few templates know a system message there.
-fn instructions(
-    blocks: Vec<AnthropicBlock>,
-    path: &str,
-    before: Option<Value>,
-) -> Result<Option<Value>> {
+fn instructions(blocks: Vec<AnthropicBlock>, path: &str) -> Result<Option<Value>> {
     let mut spoken = Vec::new();
     for (i, block) in blocks.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
@@ -271,11 +260,9 @@ fn instructions(
         }
     }
     if spoken.iter().all(String::is_empty) {
-        return Ok(before);
+        return Ok(None);
     }
     let text = format!("{REMINDER}\n{}\n</system-reminder>", spoken.join("\n\n"));
-    let before = before.as_ref().and_then(|before| before["content"].as_str());
-    let text = before.map_or(text.clone(), |before| format!("{before}\n\n{text}"));
     Ok(Some(json!({ "role": "user", "content": text })))
 }
 

@@ -13,7 +13,7 @@ use super::{
     engine_status::EngineStatus,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Kind},
     registry::EngineSpec,
     server::{
         AppState,
@@ -85,15 +85,6 @@ pub(crate) struct RemovedEngine {
 /// The engine routes.
 pub(crate) struct EngineApi(pub Arc<AppState>);
 
-/// Whether clients may name a model: a path is looked at, which may block.
-///
-/// # Errors
-/// As [`crate::server::Sources::check`].
-pub(crate) async fn check_source(state: Arc<AppState>, reference: String) -> Result<()> {
-    let checked = tokio::task::spawn_blocking(move || state.options.sources.check(&reference));
-    checked.await.map_err(|error| Error::internal(format!("a source was not checked: {error}")))?
-}
-
 #[OpenApi]
 impl EngineApi {
     /// Register an engine
@@ -111,8 +102,8 @@ impl EngineApi {
     ) -> Answer<Json<CreatedEngine>, Creates> {
         let loads_now = request.0.loads_now();
         let spec = request.0.into_spec(&self.0.options.engine)?;
-        let (state, reference) = (Arc::clone(&self.0), spec.reference.clone());
-        check_source(state, reference).await.map_err(|error| error.with_param("model_path"))?;
+        let checked = self.0.check_source(&spec.reference).await;
+        checked.map_err(|error| error.with_param("model_path"))?;
         let added = self.0.registry.add(spec.clone(), loads_now).await;
         let status = added.map_err(|error| loading_failure(error, &spec))?;
         let location = format!("/engines/{}", percent_encode(&spec.id));

@@ -10,7 +10,7 @@ mod infill;
 mod tokens;
 mod tokens_request;
 
-pub(crate) use engines::{EngineApi, check_source};
+pub(crate) use engines::EngineApi;
 pub(crate) use health::{HealthApi, ProbeApi};
 pub(crate) use inference::InferenceApi;
 pub(crate) use infill::InfillApi;

@@ -22,7 +22,6 @@ use crate::{
         AppState,
         body::Json,
         lines::Lines,
-        native::check_source,
         reply::{Answer, Content, Outcomes, Reply},
     },
 };
@@ -143,9 +142,8 @@ impl OllamaStoreApi {
             return Err(Error::invalid("insecure", text).into());
         }
         let name = name(request.model, request.name)?;
-        check_source(Arc::clone(&self.0), plain(&name).to_owned())
-            .await
-            .map_err(|error| error.with_param("model"))?;
+        let checked = self.0.check_source(plain(&name)).await;
+        checked.map_err(|error| error.with_param("model"))?;
         let pulling = self.start_pull(name)?;
         if request.stream.unwrap_or(true) {
             let lines = Lines::new(pulling.lines(), self.0.drain.clone());
