@@ -7,6 +7,7 @@ mod health;
 mod inference;
 mod inference_request;
 mod infill;
+mod infill_request;
 mod tokens;
 mod tokens_request;
 
