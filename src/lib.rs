@@ -21,6 +21,7 @@ pub mod engine;
 pub mod error;
 pub mod hub;
 pub mod model;
+pub mod param;
 pub mod registry;
 pub mod server;
 pub mod shutdown;

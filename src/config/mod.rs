@@ -11,7 +11,7 @@ mod legacy;
 mod load;
 mod validate;
 
-pub use layers::{ConfigError, Layers, Source, edit_distance};
+pub use layers::{ConfigError, Layers, Source};
 pub use load::{load, system_files};
 pub use validate::check_engine_id;
 

@@ -20,8 +20,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::connection::{BodyBudget, State};
 use super::error::Failure;
 use super::ignored::Ignored;
-use super::lenient;
+use super::lenient::Reading;
 use crate::error::{Error, Kind};
+use crate::param::Place;
 
 /// Limits on reading a body; placed in the request's data by the server.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +137,7 @@ fn check_type(request: &Request) -> Result<()> {
     Ok(())
 }
 
-async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
+pub(super) async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
     check_type(request)?;
     let limits = request.data::<BodyLimits>().copied().unwrap_or_default();
     let too_large = || {
@@ -204,25 +205,36 @@ async fn collect(body: Body, max: usize, budget: &BodyBudget) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// Reads a JSON object; an error names the field. What may be left out is noted in `ignored`.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], ignored: &Ignored) -> Result<T, Error> {
+/// The text of a JSON object, as far as that can be seen at its beginning.
+///
+/// # Errors
+/// It is empty, or an array: serde would read one as a struct's fields in order.
+pub(super) fn json_object(bytes: &[u8]) -> Result<&[u8], Error> {
     // A byte-order mark is legal in no JSON text and harmless in every one.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => return Err(invalid("the request body is empty; a JSON object is expected")),
-        // serde would read an array as a struct's fields in order.
-        Some(b'[') => return Err(invalid("the request body is an array, not a JSON object")),
-        Some(_) => {}
+        None => Err(invalid("the request body is empty; a JSON object is expected")),
+        Some(b'[') => Err(invalid("the request body is an array, not a JSON object")),
+        Some(_) => Ok(bytes),
     }
+}
+
+/// Reads a JSON object; an error names the field. What may be left out is noted in `ignored`.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], ignored: &Ignored) -> Result<T, Error> {
+    let bytes = json_object(bytes)?;
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let value = match serde_path_to_error::deserialize(&mut input) {
         Ok(value) => value,
         Err(error) if error.inner().is_data() && !is_repeated(&error) => {
             let body = serde_json::from_slice(bytes);
             let body = body.map_err(|error| invalid(format!("invalid JSON: {error}")))?;
-            return lenient::read(body, bytes.len(), ignored);
+            let tell = |what: String| ignored.note(what);
+            let (path, is_strict) = (String::new(), ignored.is_strict());
+            let place = Place { path, tell: &tell, is_strict };
+            let reading = Reading { num_bytes: bytes.len(), place: &place, is_near: &|_| false };
+            return reading.read(body);
         }
-        Err(error) => return Err(describe(&error)),
+        Err(error) => return Err(describe(&error, "")),
     };
     input.end().map_err(|error| invalid(format!("invalid JSON: {error}")))?;
     Ok(value)
@@ -238,15 +250,19 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 /// Names the field: the path to the value, and for a missing or unknown field its name as well.
-pub(super) fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> Error {
+/// `place`: where what was read stands.
+pub(super) fn describe(
+    error: &serde_path_to_error::Error<serde_json::Error>,
+    place: &str,
+) -> Error {
     let inner = error.inner();
     if inner.is_syntax() || inner.is_eof() {
         let message = format!("invalid JSON: {inner}");
         return invalid(message).with_code("invalid_json");
     }
     let path = match error.path().to_string() {
-        path if path == "." || path == "?" => String::new(),
-        path => path.trim_end_matches(".?").to_owned(),
+        path if path == "." || path == "?" => place.to_owned(),
+        path => join(place, path.trim_end_matches(".?")),
     };
     let text = shorten(strip_position(&inner.to_string()), MAX_TEXT);
     let path = shorten(&path, MAX_TEXT);
@@ -272,6 +288,16 @@ pub(super) fn describe(error: &serde_path_to_error::Error<serde_json::Error>) ->
         Error::new(Kind::Invalid, text)
     } else {
         Error::invalid(&path, format!("{path}: {text}"))
+    }
+}
+
+/// The path of what stands at `path` within what stands at `place`.
+pub(super) fn join(place: &str, path: &str) -> String {
+    match (place, path) {
+        ("", path) => path.to_owned(),
+        (place, "") => place.to_owned(),
+        (place, path) if path.starts_with('[') => format!("{place}{path}"),
+        (place, path) => format!("{place}.{path}"),
     }
 }
 

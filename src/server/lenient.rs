@@ -11,72 +11,18 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use super::{body::describe, ignored::Ignored};
-use crate::{config::edit_distance, error::Error};
+use super::{
+    body::{describe, join},
+    desk::decides,
+};
+use crate::{
+    error::Error,
+    param::{Place, is_nearly},
+};
 
 /// Times that a request is read again, and bytes of it that are read again altogether.
 const MAX_READINGS: usize = 128;
 const MAX_READ_BYTES: usize = 256 << 20;
-/// Parameters of some dialect that decide what an answer is: where they are not known they are refused.
-const DECISIVE: [&str; 57] = [
-    "audio",
-    "bad_words",
-    "banned_tokens",
-    "best_of",
-    "chat_template",
-    "conversation",
-    "echo",
-    "format",
-    "frequency_penalty",
-    "function_call",
-    "functions",
-    "grammar",
-    "guided_choice",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
-    "image",
-    "images",
-    "json_schema",
-    "logit_bias",
-    "logprobs",
-    "max_chunks_per_doc",
-    "max_completion_tokens",
-    "max_new_tokens",
-    "max_output_tokens",
-    "max_tokens",
-    "mcp_servers",
-    "messages",
-    "min_p",
-    "min_tokens",
-    "modalities",
-    "moderation",
-    "n",
-    "n_predict",
-    "n_threads",
-    "num_predict",
-    "presence_penalty",
-    "prompt",
-    "prompt_logprobs",
-    "rank_fields",
-    "regex",
-    "repeat_penalty",
-    "repetition_penalty",
-    "response_format",
-    "seed",
-    "stop",
-    "structural_tag",
-    "structured_outputs",
-    "suffix",
-    "temperature",
-    "template",
-    "tool_choice",
-    "tools",
-    "top_k",
-    "top_logprobs",
-    "top_p",
-    "web_search_options",
-];
 /// What a model that reads texts cannot take; the answer would be about something else.
 const SENSES: [&str; 5] = ["image", "audio", "video", "file", "document"];
 /// Lists whose elements of unknown types are left out: tools that others run, and what became of them.
@@ -106,30 +52,85 @@ const BOUNDS: [&str; 6] = [
 ];
 const INTEGERS: [&str; 8] = ["u8", "u16", "u32", "u64", "usize", "i32", "i64", "integer"];
 
-/// Reads a request that could not be read as it is.
+/// Reads what stands at a place of a request.
 ///
 /// # Errors
 /// What is wrong with it, with the path.
-pub(super) fn read<T: DeserializeOwned>(
-    mut body: Value,
-    num_bytes: usize,
-    ignored: &Ignored,
-) -> Result<T, Error> {
-    let readings = (MAX_READ_BYTES / num_bytes.max(1)).clamp(2, MAX_READINGS);
-    for reading in 1.. {
-        let error = match serde_path_to_error::deserialize::<_, T>(&body) {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        let is_strict = ignored.is_strict();
-        let mended = (reading < readings).then(|| mend(&mut body, &error, is_strict)).flatten();
-        match mended {
-            Some(Mended::Told(what)) => ignored.note(what),
-            Some(Mended::Meant) => {}
-            None => return Err(describe(&error)),
+pub(super) fn read_at<T: DeserializeOwned>(value: Value, place: &Place) -> Result<T, Error> {
+    // Parameters are small beside prompts, which are not read so.
+    let reading = Reading { num_bytes: 1 << 16, place, is_near: &|_| false };
+    reading.read(value)
+}
+
+/// How a body is read again.
+pub(super) struct Reading<'a> {
+    /// Of the body, as it came.
+    pub(super) num_bytes: usize,
+    pub(super) place: &'a Place<'a>,
+    /// Whether a name was meant for one that is known but not read here.
+    pub(super) is_near: &'a dyn Fn(&str) -> bool,
+}
+
+impl Reading<'_> {
+    /// Reads a body, and where it could not be read as it is, again without what may be left out.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the path.
+    pub(super) fn read<T: DeserializeOwned>(&self, mut body: Value) -> Result<T, Error> {
+        let readings = (MAX_READ_BYTES / self.num_bytes.max(1)).clamp(2, MAX_READINGS);
+        for reading in 1.. {
+            let error = match serde_path_to_error::deserialize::<_, T>(&body) {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let mended = (reading < readings).then(|| self.mend(&mut body, &error)).flatten();
+            match mended {
+                Some(Mended::Told(what)) => (self.place.tell)(join(&self.place.path, &what)),
+                Some(Mended::Meant) => {}
+                None => return Err(describe(&error, &self.place.path)),
+            }
         }
+        Err(Error::internal("an endless reading ended"))
     }
-    Err(Error::internal("an endless reading ended"))
+
+    fn mend(
+        &self,
+        body: &mut Value,
+        error: &serde_path_to_error::Error<serde_json::Error>,
+    ) -> Option<Mended> {
+        let is_strict = self.place.is_strict;
+        let text = error.inner().to_string();
+        let mut path: Vec<Step> = error.path().iter().filter_map(step).collect();
+        if let Some(name) = quoted_after(&text, "unknown field `") {
+            if path.last() == Some(&Step::Key(name.clone())) {
+                path.pop();
+            }
+            let is_mistyped = known(&text).any(|known| is_nearly(&name, known))
+                || (path.is_empty() && (self.is_near)(&name));
+            return unknown_field(body, &path, &name, is_strict || is_mistyped);
+        }
+        if let Some(variant) = quoted_after(&text, "unknown variant `").filter(|_| !is_strict) {
+            return unknown_variant(body, &path, &variant);
+        }
+        let (last, parents) = path.split_last()?;
+        let Step::Key(key) = last else { return None };
+        let parent = at(body, parents)?.as_object_mut()?;
+        let value = parent.get_mut(key)?;
+        if text.starts_with("invalid type: null") {
+            parent.remove(key);
+            return Some(Mended::Meant);
+        }
+        if text.starts_with("invalid type: floating point") && expects_integer(&text) {
+            let number = value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15)?;
+            *value = (number as i64).into();
+            return Some(Mended::Meant);
+        }
+        if text.starts_with("invalid value: integer `-1`") && BOUNDS.contains(&key.as_str()) {
+            *value = if key == "top_k" { 0.into() } else { u32::MAX.into() };
+            return Some(Mended::Meant);
+        }
+        None
+    }
 }
 
 enum Mended {
@@ -146,55 +147,18 @@ enum Step {
     Index(usize),
 }
 
-fn mend(
-    body: &mut Value,
-    error: &serde_path_to_error::Error<serde_json::Error>,
-    is_strict: bool,
-) -> Option<Mended> {
-    let text = error.inner().to_string();
-    let mut path: Vec<Step> = error.path().iter().filter_map(step).collect();
-    if let Some(name) = quoted_after(&text, "unknown field `") {
-        if path.last() == Some(&Step::Key(name.clone())) {
-            path.pop();
-        }
-        return unknown_field(body, &path, &name, (&text, is_strict));
-    }
-    if let Some(variant) = quoted_after(&text, "unknown variant `").filter(|_| !is_strict) {
-        return unknown_variant(body, &path, &variant);
-    }
-    let (last, parents) = path.split_last()?;
-    let Step::Key(key) = last else { return None };
-    let parent = at(body, parents)?.as_object_mut()?;
-    let value = parent.get_mut(key)?;
-    if text.starts_with("invalid type: null") {
-        parent.remove(key);
-        return Some(Mended::Meant);
-    }
-    if text.starts_with("invalid type: floating point") && expects_integer(&text) {
-        let number = value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15)?;
-        *value = (number as i64).into();
-        return Some(Mended::Meant);
-    }
-    if text.starts_with("invalid value: integer `-1`") && BOUNDS.contains(&key.as_str()) {
-        *value = if key == "top_k" { 0.into() } else { u32::MAX.into() };
-        return Some(Mended::Meant);
-    }
-    None
-}
-
 fn unknown_field(
     body: &mut Value,
     parents: &[Step],
     name: &str,
-    (text, is_strict): (&str, bool),
+    is_refused: bool,
 ) -> Option<Mended> {
     let object = at(body, parents)?.as_object_mut()?;
     if object.get(name)?.is_null() {
         object.remove(name);
         return Some(Mended::Meant);
     }
-    let is_mistyped = || known(text).any(|known| is_nearly(name, known));
-    if is_strict || DECISIVE.contains(&name) || is_mistyped() {
+    if is_refused || decides(name) {
         return None;
     }
     let shown = shown(parents, name);
@@ -305,25 +269,13 @@ fn expects_integer(text: &str) -> bool {
     INTEGERS.contains(&word)
 }
 
-/// Whether one name was meant for the other: `topP`, `max_token`, `temprature`.
-pub(super) fn is_nearly(name: &str, known: &str) -> bool {
-    let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
-    let (name, known) = (plain(name), plain(known));
-    let allowed = match known.chars().count() {
-        0..=2 => 0,
-        3..=5 => 1,
-        _ => 2,
-    };
-    name.chars().count().abs_diff(known.chars().count()) <= allowed
-        && edit_distance(&name, &known) <= allowed
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
     use serde_json::json;
 
     use super::*;
+    use crate::server::ignored::Ignored;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -370,7 +322,10 @@ mod tests {
 
     fn reading(body: Value) -> Result<(Request, String), Error> {
         let ignored = Ignored::default();
-        let request = read(body, 100, &ignored)?;
+        let tell = |what: String| ignored.note(what);
+        let place = Place { path: String::new(), tell: &tell, is_strict: false };
+        let reading = Reading { num_bytes: 100, place: &place, is_near: &|_| false };
+        let request = reading.read(body)?;
         let mut headers = poem::http::HeaderMap::new();
         ignored.tell(&mut headers);
         let told = headers.values().next().map_or("", |value| value.to_str().unwrap());

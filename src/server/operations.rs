@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use poem::{Request, http::Method};
 use serde_json::Value;
 
-use super::{auth::Purpose, ignored::Ignored, lenient::is_nearly, spec::openapi_json};
+use super::{auth::Purpose, ignored::Ignored, spec::openapi_json};
 use crate::error::{Error, Result};
+use crate::param::is_nearly;
 
 /// Of a name, characters that an error repeats.
 const NAME_CHARS_MAX: usize = 64;

@@ -13,6 +13,7 @@ use super::{
     AppState,
     auth::Caller,
     body::Json,
+    desk::{Body, Request, WireParam},
     drain::Drain,
     lease::lease_named_or_only,
     openai::random_id,
@@ -22,6 +23,7 @@ use super::{
 use crate::{
     chat::rerank::{RankRequest, Ranking, rank},
     error::{Error, Result},
+    param::{Given, Kind},
 };
 
 /// Heading of the document.
@@ -43,14 +45,6 @@ wire_enum! {
     /// What kind of object this is.
     pub(crate) enum RankingKind {
         List = "list",
-    }
-}
-
-wire_enum! {
-    /// Which end of a document is cut off.
-    pub(crate) enum TruncationDirection {
-        Right = "right",
-        RightCapital = "Right",
     }
 }
 
@@ -92,44 +86,86 @@ impl RerankDocument {
 /// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct RerankRequest {
+#[oai(deny_unknown_fields, rename = "RerankRequest")]
+pub(crate) struct RerankParts {
     /// The engine to ask, by its `engine_id`; the only one if absent.
     #[oai(nullable)]
-    pub model: Option<String>,
+    model: Option<String>,
     /// What the documents are to answer; not empty.
-    pub query: String,
+    query: String,
     /// Up to 2047 documents, none of them empty. Query and document must fit the context together.
     #[oai(nullable)]
-    pub documents: Option<Vec<RerankDocument>>,
+    documents: Option<Vec<RerankDocument>>,
     /// In place of `documents`, with the answer that text-embeddings-inference gives: a plain list.
     #[oai(nullable)]
-    pub texts: Option<Vec<String>>,
-    /// So many documents of the best; all if absent.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub top_n: Option<u32>,
-    /// Put the documents into the answer.
-    #[oai(nullable)]
-    pub return_documents: Option<bool>,
-    /// Put the texts into the answer.
-    #[oai(nullable)]
-    pub return_text: Option<bool>,
-    /// Tokens of each document that are read; what is longer is cut off. Without it and `truncate`, a
-    /// document that does not fit the context is an error.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub max_tokens_per_doc: Option<u32>,
-    /// Cut documents to what the context holds.
-    #[oai(nullable)]
-    pub truncate: Option<bool>,
-    /// Documents are cut at their right end.
-    #[oai(nullable)]
-    pub truncation_direction: Option<TruncationDirection>,
-    /// Scores as the classifier gives them, not brought to 0 to 1.
-    #[oai(nullable)]
-    pub raw_scores: Option<bool>,
-    /// Who asks; opaque to this server.
-    #[oai(nullable)]
-    pub user: Option<String>,
+    texts: Option<Vec<String>>,
+}
+
+/// How documents are read and shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RankOptions {
+    top_n: Option<u32>,
+    with_texts: bool,
+    max_tokens_per_doc: Option<u32>,
+    truncate: bool,
+    raw_scores: bool,
+}
+
+/// A request to order documents.
+pub(crate) struct RerankRequest {
+    parts: RerankParts,
+    options: RankOptions,
+}
+
+type Row = WireParam<RankOptions>;
+
+const COUNT: (i64, i64) = (1, u32::MAX as i64);
+
+impl Request for RerankRequest {
+    type Parts = RerankParts;
+    type Target = RankOptions;
+    const PARAMS: &'static [Row] = &[
+        Row::integer(
+            "top_n",
+            "So many documents of the best; all if absent.",
+            COUNT,
+            |options, x| {
+                options.top_n = Some(x as u32);
+            },
+        ),
+        Row::switch("return_documents", "Put the documents into the answer.", |options, is_on| {
+            options.with_texts |= is_on;
+        }),
+        Row::switch("return_text", "Put the texts into the answer.", |options, is_on| {
+            options.with_texts |= is_on;
+        }),
+        Row::integer(
+            "max_tokens_per_doc",
+            "Tokens of each document that are read; what is longer is cut off. Without it and `truncate`, a \
+             document that does not fit the context is an error.",
+            COUNT,
+            |options, x| options.max_tokens_per_doc = Some(x as u32),
+        ),
+        Row::switch("truncate", "Cut documents to what the context holds.", |options, is_on| {
+            options.truncate = is_on;
+        }),
+        Row::new(
+            "truncation_direction",
+            "Documents are cut at their right end.",
+            Kind::Choice { words: &["right", "Right"], open: false, set: |_, _| {} },
+        ),
+        Row::switch(
+            "raw_scores",
+            "Scores as the classifier gives them, not brought to 0 to 1.",
+            |options, is_on| options.raw_scores = is_on,
+        ),
+        Row::text("user", "Who asks; opaque to this server.", usize::MAX, |_, _| {})
+            .idle("who asks is opaque to this server"),
+    ];
+
+    fn new(parts: RerankParts, options: RankOptions, _: Given) -> Result<Self> {
+        Ok(Self { parts, options })
+    }
 }
 
 /// How an answer is to be written.
@@ -143,8 +179,9 @@ struct Form {
 
 impl RerankRequest {
     fn into_parts(self) -> Result<(RankRequest, Form)> {
-        let is_tei = self.texts.is_some();
-        let documents = match (self.documents, self.texts) {
+        let Self { parts, options } = self;
+        let is_tei = parts.texts.is_some();
+        let documents = match (parts.documents, parts.texts) {
             (Some(documents), None) => {
                 documents.into_iter().map(RerankDocument::into_text).collect()
             }
@@ -159,25 +196,18 @@ impl RerankRequest {
                 return Err(error.with_code("missing_required_parameter"));
             }
         };
-        if self.top_n == Some(0) {
-            return Err(Error::invalid("top_n", "top_n must be at least 1, is 0"));
-        }
-        if self.max_tokens_per_doc == Some(0) {
-            let problem = "max_tokens_per_doc must be at least 1, is 0";
-            return Err(Error::invalid("max_tokens_per_doc", problem));
-        }
         let form = Form {
             is_tei,
-            with_texts: self.return_documents.or(self.return_text).unwrap_or(false),
-            raw_scores: self.raw_scores.unwrap_or(false),
-            top_n: self.top_n.map_or(usize::MAX, |count| count as usize),
-            model: self.model,
+            with_texts: options.with_texts,
+            raw_scores: options.raw_scores,
+            top_n: options.top_n.map_or(usize::MAX, |count| count as usize),
+            model: parts.model,
         };
         let request = RankRequest {
-            query: self.query,
+            query: parts.query,
             documents,
-            max_document_tokens: self.max_tokens_per_doc.map(|count| count as usize),
-            cut_to_context: self.truncate.unwrap_or(false),
+            max_document_tokens: options.max_tokens_per_doc.map(|count| count as usize),
+            cut_to_context: options.truncate,
             field: if is_tei { "texts" } else { "documents" },
         };
         Ok((request, form))
@@ -319,7 +349,7 @@ impl RerankApi {
     async fn rerank(
         &self,
         caller: Data<&Caller>,
-        request: Json<RerankRequest>,
+        request: Body<RerankRequest>,
     ) -> Answer<Json<RerankAnswer>, Ranks> {
         let (request, form) = request.0.into_parts()?;
         let texts = form.with_texts.then(|| request.documents.clone());

@@ -2,6 +2,7 @@
 
 mod anthropic;
 mod bad_input;
+mod bounds;
 mod compatibility;
 mod connections;
 mod cut;

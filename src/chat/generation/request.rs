@@ -39,8 +39,6 @@ const MAX_PREDICTION_BYTES: usize = 1 << 20;
 /// Contexts that the tokens of a prompt may fill before they are counted no more: how far a prompt is
 /// too long is worth to be told exactly, but not at any price.
 const COUNTED_CONTEXTS: usize = 2;
-/// Highest temperature; dialects may say less.
-const MAX_TEMPERATURE: f32 = 100.0;
 
 /// What is to be continued.
 #[derive(Clone, Debug)]
@@ -431,34 +429,10 @@ fn fit(request: &GenerationRequest, prompt: usize, context: usize) -> Result<u32
 }
 
 fn validate_sampling(sampling: &Sampling, vocab_size: usize) -> Result<()> {
-    within("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)?;
-    within("top_p", sampling.top_p, 0.0, 1.0)?;
-    within("min_p", sampling.min_p, 0.0, 1.0)?;
-    within("typical_p", sampling.typical_p, 0.0, 1.0)?;
-    within("top_n_sigma", sampling.top_n_sigma, 0.0, 100.0)?;
-    within("xtc_probability", sampling.xtc.probability, 0.0, 1.0)?;
-    within("xtc_threshold", sampling.xtc.threshold, 0.0, 1.0)?;
-    within("dry_multiplier", sampling.dry.multiplier, 0.0, 100.0)?;
-    within("dry_base", sampling.dry.base, 1.0, 100.0)?;
-    within("dynatemp_range", sampling.temperature_range, 0.0, MAX_TEMPERATURE)?;
-    within("dynatemp_exponent", sampling.temperature_exponent, 0.0, 100.0)?;
-    if let Some(mirostat) = sampling.mirostat {
-        within("mirostat_tau", mirostat.tau, 0.0, 100.0)?;
-        within("mirostat_eta", mirostat.eta, 0.0, 1.0)?;
-    }
-    if let Some(adaptive) = sampling.adaptive {
-        within("adaptive_target", adaptive.target, 0.0, 1.0)?;
-        within("adaptive_decay", adaptive.decay, 0.0, 0.99)?;
-    }
-    within("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0)?;
-    within("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)?;
-    within("presence_penalty", sampling.presence_penalty, -2.0, 2.0)?;
-    for (id, bias) in &sampling.logit_bias {
-        let field = format!("logit_bias.{id}");
-        known_token(&field, *id, vocab_size)?;
-        within(&field, *bias, -100.0, 100.0)?;
-    }
-    Ok(())
+    let known = |(id, _): &(u32, f32)| known_token(&format!("logit_bias.{id}"), *id, vocab_size);
+    sampling.logit_bias.iter().try_for_each(known)?;
+    let top_p = sampling.top_p.max(f32::MIN_POSITIVE);
+    Sampling { top_p, ..sampling.clone() }.validate(vocab_size)
 }
 
 /// NaN is within nothing.

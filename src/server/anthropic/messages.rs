@@ -15,6 +15,7 @@ use crate::server::{
     AppState,
     auth::Caller,
     body::Json,
+    desk::Body,
     openai::{Counts, Running, count_tokens, random_id},
     reply::{Answer, Content, Reply},
     sse::Events,
@@ -47,7 +48,7 @@ impl AnthropicApi {
     async fn create(
         &self,
         caller: Data<&Caller>,
-        request: Json<MessagesRequest>,
+        request: Body<MessagesRequest>,
     ) -> Answer<Content<MessageBody>, Generates> {
         let request = request.0;
         let model = request.model.clone();

@@ -12,6 +12,7 @@ mod tools;
 
 pub(crate) use messages::AnthropicApi;
 use poem_openapi::Tags;
+pub(crate) use request::MessagesRequest;
 
 use super::reply::Outcomes;
 

@@ -19,8 +19,9 @@ use crate::{
         grammar::Grammar,
     },
     error::{Error, Result},
+    param::{Given, Kind},
     server::{
-        openai::within,
+        desk::{Draft, Request, WireParam, params},
         schema::{
             FreeObject, TextOr, objects, optional_object, optional_objects, text_or_objects,
             wire_enum,
@@ -60,14 +61,6 @@ wire_enum! {
     /// The form of an answer.
     pub(crate) enum OutputKind {
         JsonSchema = "json_schema",
-    }
-}
-
-wire_enum! {
-    /// A class of service; there is one.
-    pub(crate) enum AnthropicTier {
-        Auto = "auto",
-        StandardOnly = "standard_only",
     }
 }
 
@@ -120,59 +113,83 @@ pub(crate) struct OutputConfig {
 /// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct MessagesRequest {
+#[oai(deny_unknown_fields, rename = "MessagesRequest")]
+pub(crate) struct MessagesParts {
     /// The engine to ask, by its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
+    model: String,
     /// The conversation so far, oldest message first. A last message of the assistant is continued.
     #[oai(validator(min_items = 1, max_items = 8192))]
     #[serde(deserialize_with = "objects")]
-    pub messages: Vec<AnthropicMessage>,
-    /// Tokens to generate at most, thinking included.
-    #[oai(validator(minimum(value = "1")))]
-    pub max_tokens: u32,
+    messages: Vec<AnthropicMessage>,
     /// Text, or a list of texts, before the conversation.
     #[oai(nullable)]
     #[serde(default, deserialize_with = "text_or_objects")]
-    pub system: Option<TextOr<AnthropicText>>,
-    /// Send the answer in pieces, as server-sent events.
-    #[oai(nullable)]
-    pub stream: Option<bool>,
-    /// 0 always takes the likeliest token; 1, also if absent: the model's own distribution.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub temperature: Option<f64>,
-    /// Sample from the likeliest tokens that together have this probability.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub top_p: Option<f64>,
-    /// Sample from so many likeliest tokens; 0: all.
-    #[oai(nullable)]
-    pub top_k: Option<u32>,
-    /// Up to 16 strings that end the answer; they are not part of it.
-    #[oai(nullable, validator(max_items = 16))]
-    pub stop_sequences: Option<Vec<String>>,
+    system: Option<TextOr<AnthropicText>>,
     /// Tools that the model may call.
     #[oai(nullable, validator(max_items = 128))]
     #[serde(default, deserialize_with = "optional_objects")]
-    pub tools: Option<Vec<AnthropicTool>>,
+    tools: Option<Vec<AnthropicTool>>,
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
-    pub tool_choice: Option<AnthropicToolChoice>,
+    tool_choice: Option<AnthropicToolChoice>,
     /// Absent: as the model is used to.
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
-    pub thinking: Option<Thinking>,
+    thinking: Option<Thinking>,
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
-    pub output_config: Option<OutputConfig>,
+    output_config: Option<OutputConfig>,
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
-    pub metadata: Option<MessagesMetadata>,
-    #[oai(nullable)]
-    pub service_tier: Option<AnthropicTier>,
+    metadata: Option<MessagesMetadata>,
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
-    pub cache_control: Option<CacheControl>,
+    cache_control: Option<CacheControl>,
+}
+
+type Row = WireParam<Draft>;
+
+/// A request to answer a conversation.
+pub(crate) struct MessagesRequest {
+    pub model: String,
+    pub stream: Option<bool>,
+    parts: MessagesParts,
+    draft: Draft,
+}
+
+impl Request for MessagesRequest {
+    type Parts = MessagesParts;
+    type Target = Draft;
+    const PARAMS: &'static [Row] = &[
+        params::MAX_TOKENS.saying("Tokens to generate at most, thinking included.").required(),
+        params::STREAM,
+        params::TEMPERATURE.within(0.0, 1.0),
+        params::TOP_P,
+        params::TOP_K,
+        Row::new(
+            "stop_sequences",
+            "Up to 16 strings that end the answer; they are not part of it.",
+            Kind::Texts {
+                max: MAX_STOPS,
+                chars: (1, MAX_STOP_BYTES),
+                or_one: false,
+                set: |draft, texts| draft.request.stop = texts,
+            },
+        )
+        .remarking("up to 16"),
+        Row::new(
+            "service_tier",
+            "There is one tier.",
+            Kind::Choice { words: &["auto", "standard_only"], open: true, set: |_, _| {} },
+        )
+        .idle("there is one tier"),
+    ];
+
+    fn new(parts: MessagesParts, mut draft: Draft, given: Given) -> Result<Self> {
+        draft.settle(&given)?;
+        Ok(Self { model: parts.model.clone(), stream: draft.stream, parts, draft })
+    }
 }
 
 /// A conversation whose tokens are counted. Of parameters that are not listed here, those that
@@ -265,34 +282,19 @@ impl ThinkingEffort {
 impl MessagesRequest {
     /// Checks everything that can be checked without the model.
     pub(super) fn into_generation(self) -> Result<GenerationRequest> {
-        if self.max_tokens == 0 {
-            return Err(Error::invalid("max_tokens", "max_tokens must be 1 or more, is 0"));
-        }
-        check_thinking(self.thinking.as_ref(), Some(self.max_tokens))?;
-        let stop = stops(self.stop_sequences)?;
+        let Self { parts, draft, .. } = self;
+        check_thinking(parts.thinking.as_ref(), draft.request.max_tokens)?;
         let (input, rules) = Prompting {
-            system: self.system,
-            messages: self.messages,
-            tools: self.tools,
-            tool_choice: self.tool_choice,
-            thinking: self.thinking,
-            output_config: self.output_config.unwrap_or_default(),
+            system: parts.system,
+            messages: parts.messages,
+            tools: parts.tools,
+            tool_choice: parts.tool_choice,
+            thinking: parts.thinking,
+            output_config: parts.output_config.unwrap_or_default(),
         }
         .read()?;
-        let mut request = GenerationRequest {
-            max_tokens: Some(self.max_tokens),
-            stop,
-            rules: Some(Arc::new(rules)),
-            ..GenerationRequest::new(PromptInput::Chat(input))
-        };
-        if let Some(value) = self.temperature {
-            request.sampling.temperature = within("temperature", value, 0.0..=1.0)? as f32;
-        }
-        if let Some(value) = self.top_p {
-            request.sampling.top_p = within("top_p", value, 0.0..=1.0)? as f32;
-        }
-        request.sampling.top_k = self.top_k.unwrap_or(0);
-        Ok(request)
+        let (prompt, rules) = (PromptInput::Chat(input), Some(Arc::new(rules)));
+        Ok(GenerationRequest { prompt, rules, ..draft.request })
     }
 }
 
@@ -327,21 +329,4 @@ fn check_thinking(thinking: Option<&Thinking>, max_tokens: Option<u32>) -> Resul
         _ if budget == 0 => Err(Error::invalid(field, format!("{field} must be 1 or more, is 0"))),
         _ => Ok(()),
     }
-}
-
-fn stops(stops: Option<Vec<String>>) -> Result<Vec<String>> {
-    let stops = stops.unwrap_or_default();
-    if stops.len() > MAX_STOPS {
-        let text = format!("stop_sequences has {} strings, limit {MAX_STOPS}", stops.len());
-        return Err(Error::invalid("stop_sequences", text));
-    }
-    for (i, stop) in stops.iter().enumerate() {
-        if stop.is_empty() || stop.len() > MAX_STOP_BYTES {
-            let field = format!("stop_sequences[{i}]");
-            let bytes = stop.len();
-            let text = format!("{field} must have 1 to {MAX_STOP_BYTES} bytes, has {bytes}");
-            return Err(Error::invalid(field, text));
-        }
-    }
-    Ok(stops)
 }

@@ -9,7 +9,8 @@ use crate::{
     chat::generation::{Callable, ToolUse},
     error::{Error, Result},
     server::{
-        openai::{MAX_TOOLS, check_name},
+        desk::check_name,
+        openai::MAX_TOOLS,
         schema::{FreeObject, wire_enum},
     },
 };

@@ -26,6 +26,7 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
+        desk::Body,
         openai::{FunctionCall, Generates, Running, ToolCall, ToolKind},
         reply::{Answer, Content, Reply},
         sse::{Event, Events},
@@ -83,7 +84,7 @@ impl InferenceApi {
     async fn complete(
         &self,
         caller: Data<&Caller>,
-        request: Json<InferenceCompletionRequest>,
+        request: Body<InferenceCompletionRequest>,
     ) -> Answer<Content<InferenceBody>, Generates> {
         let (model, streams) = (request.0.model.clone(), request.0.streaming.unwrap_or(false));
         let body = self.infer(&caller, (&model, streams), request.0.into_generation()?).await?;
@@ -100,7 +101,7 @@ impl InferenceApi {
     async fn answer(
         &self,
         caller: Data<&Caller>,
-        request: Json<InferenceChatRequest>,
+        request: Body<InferenceChatRequest>,
     ) -> Answer<Content<InferenceBody>, Generates> {
         let (model, streams) = (request.0.model.clone(), request.0.streaming.unwrap_or(false));
         let body = self.infer(&caller, (&model, streams), request.0.into_generation()?).await?;

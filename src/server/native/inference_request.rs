@@ -9,16 +9,19 @@ use serde_json::Value;
 use crate::{
     chat::{
         ChatInput,
-        generation::{GenerationRequest, OutputRules, PromptInput, Shape, ToolUse},
+        generation::{GenerationRequest, OutputRules, PromptInput, ToolUse},
         grammar::Grammar,
     },
     error::{Error, Result},
+    param::{Given, Param, Scalar},
     server::{
-        openai::{
-            Message, ResponseFormat, StructuredFields, Tool, ToolChoice, ToolFields, ToolMode,
-            conversation, within,
+        desk::{
+            Draft, Request, WireParam,
+            form::{schema_of, shape},
+            params, wire,
         },
-        schema::{objects, optional_object, wire_type},
+        openai::{Message, Tool, ToolChoice, ToolFields, ToolMode, conversation},
+        schema::{objects, wire_type},
     },
 };
 
@@ -42,182 +45,143 @@ wire_type!(SchemaOrText, "schema_or_text", {
 /// A prompt to continue. Of parameters that are not listed here, those that decide what an answer
 /// is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[oai(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct InferenceCompletionRequest {
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields, rename = "InferenceCompletionRequest")]
+pub(crate) struct CompletionParts {
     /// The engine to ask, by its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
-    pub prompt: String,
-    /// Send the answer in pieces, as server-sent events.
-    #[oai(nullable)]
-    pub streaming: Option<bool>,
-    /// 128 if absent, or as many as fit.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub max_new_tokens: Option<u32>,
-    /// The model may not stop before it has generated so many tokens.
-    #[oai(nullable)]
-    pub min_length: Option<u32>,
-    /// 1 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "2")))]
-    pub temperature: Option<f64>,
-    /// 0.5 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub top_p: Option<f64>,
-    /// 42 if absent.
-    #[oai(nullable, validator(minimum(value = "0")))]
-    pub random_seed: Option<i64>,
-    /// GBNF, or Lark if it has no `::=`.
-    #[oai(nullable)]
-    pub grammar: Option<String>,
-    /// A JSON schema of the answer, or its text.
-    #[oai(nullable)]
-    pub json_schema: Option<SchemaOrText>,
-    /// Clients write no files here: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
-    pub kv_cache_file_path: Option<String>,
-    /// Sequences are not chosen by clients: must be absent, null or -1.
-    #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "-1")))]
-    pub seq_id: Option<i32>,
+    model: String,
+    prompt: String,
 }
 
 /// A conversation to answer. Of parameters that are not listed here, those that decide what an
 /// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[oai(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct InferenceChatRequest {
+#[oai(deny_unknown_fields, rename_all = "camelCase", rename = "InferenceChatRequest")]
+pub(crate) struct ChatParts {
     /// The engine to ask, by its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
+    model: String,
     /// The conversation so far, oldest message first.
     #[oai(validator(min_items = 1, max_items = 8192))]
     #[serde(deserialize_with = "objects")]
-    pub messages: Vec<Message>,
-    /// Send the answer in pieces, as server-sent events.
-    #[oai(nullable)]
-    pub streaming: Option<bool>,
-    /// 128 if absent, or as many as fit.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub max_new_tokens: Option<u32>,
-    /// The model may not stop before it has generated so many tokens.
-    #[oai(nullable)]
-    pub min_length: Option<u32>,
-    /// 1 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "2")))]
-    pub temperature: Option<f64>,
-    /// 0.5 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub top_p: Option<f64>,
-    /// 42 if absent.
-    #[oai(nullable, validator(minimum(value = "0")))]
-    pub random_seed: Option<i64>,
+    messages: Vec<Message>,
     /// Tools that the model may call, as the JSON text of OpenAI's list.
     #[oai(nullable)]
-    pub tools: Option<String>,
+    tools: Option<String>,
     /// `auto`, also if absent, `none` or `required`.
     #[oai(nullable)]
-    pub tool_choice: Option<ToolMode>,
-    /// GBNF, or Lark if it has no `::=`.
-    #[oai(nullable)]
-    pub grammar: Option<String>,
-    /// A JSON schema of the answer, or its text.
-    #[oai(nullable)]
-    pub json_schema: Option<SchemaOrText>,
-    /// The form of the answer, as OpenAI has it.
-    #[oai(nullable, rename = "response_format")]
-    #[serde(default, rename = "response_format", deserialize_with = "optional_object")]
-    pub response_format: Option<ResponseFormat>,
-    /// Clients write no files here: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
-    pub kv_cache_file_path: Option<String>,
-    /// Sequences are not chosen by clients: must be absent, null or -1.
-    #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "-1")))]
-    pub seq_id: Option<i32>,
+    tool_choice: Option<ToolMode>,
 }
 
-/// What both requests have.
-struct Parameters {
-    max_new_tokens: Option<u32>,
-    min_length: Option<u32>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    random_seed: Option<i64>,
-    kv_cache_file_path: Option<String>,
-    seq_id: Option<i32>,
+/// What both requests have, by the names that the original gave it.
+const SHARED: [WireParam<Draft>; 10] = [
+    params::STREAM.named("streaming"),
+    params::MAX_TOKENS
+        .named("maxNewTokens")
+        .saying("128 if absent, or as many as fit.")
+        .remarking("128 if absent"),
+    params::MIN_TOKENS.named("minLength"),
+    params::TEMPERATURE.defaulting(Scalar::Number(1.0)),
+    params::TOP_P.named("topP").defaulting(Scalar::Number(TOP_P)),
+    params::SEED
+        .named("randomSeed")
+        .within(0.0, i64::MAX as f64)
+        .defaulting(Scalar::Integer(RANDOM_SEED)),
+    params::GRAMMAR_TEXT,
+    Param::json(
+        "jsonSchema",
+        "A JSON schema of the answer, or its text; empty: none.",
+        wire::<SchemaOrText>(),
+        |draft, value, place| {
+            if value.as_str().is_none_or(|text| !text.trim().is_empty()) {
+                let schema = schema_of(value, place)?;
+                draft.shapes.push(shape(&place.path, Grammar::JsonSchema(schema)));
+            }
+            Ok(())
+        },
+    ),
+    Param::text(
+        "kvCacheFilePath",
+        "Clients write no files here: must be absent, null or empty.",
+        0,
+        |_, _| {},
+    )
+    .refused("clients cannot name files of the server; prefixes are cached without"),
+    Param::integer(
+        "seqId",
+        "Sequences are not chosen by clients: must be absent, null or -1.",
+        (-1, -1),
+        |_, _| {},
+    )
+    .refused("sequences are not chosen by clients; -1 is accepted"),
+];
+
+/// A request to continue a prompt.
+pub(crate) struct InferenceCompletionRequest {
+    pub model: String,
+    pub streaming: Option<bool>,
+    parts: CompletionParts,
+    draft: Draft,
 }
 
-impl Parameters {
-    fn into_generation(self, prompt: PromptInput, rules: OutputRules) -> Result<GenerationRequest> {
-        if self.kv_cache_file_path.is_some_and(|path| !path.is_empty()) {
-            let text = "kvCacheFilePath: clients cannot name files of the server; prefixes are \
-                        cached without";
-            return Err(Error::invalid("kvCacheFilePath", text));
-        }
-        if let Some(id) = self.seq_id.filter(|id| *id != -1) {
-            let text = format!("seqId must be absent or -1, is {id}: the server chooses");
-            return Err(Error::invalid("seqId", text));
-        }
-        if self.max_new_tokens == Some(0) {
-            let text = "maxNewTokens must be 1 or more, is 0";
-            return Err(Error::invalid("maxNewTokens", text));
-        }
-        let seed = self.random_seed.unwrap_or(RANDOM_SEED);
-        let Ok(seed) = u64::try_from(seed) else {
-            let text = format!("randomSeed must be 0 or more, is {seed}");
-            return Err(Error::invalid("randomSeed", text));
-        };
-        let mut request = GenerationRequest {
-            max_tokens: self.max_new_tokens,
-            default_max_tokens: Some(MAX_NEW_TOKENS),
-            min_tokens: self.min_length.unwrap_or(0),
-            seed: Some(seed),
-            rules: Some(Arc::new(rules)),
-            ..GenerationRequest::new(prompt)
-        };
-        let temperature = within("temperature", self.temperature.unwrap_or(1.0), 0.0..=2.0)?;
-        let top_p = within("topP", self.top_p.unwrap_or(TOP_P), 0.0..=1.0)?;
-        request.sampling.temperature = temperature as f32;
-        request.sampling.top_p = top_p as f32;
-        Ok(request)
+/// A request to answer a conversation.
+pub(crate) struct InferenceChatRequest {
+    pub model: String,
+    pub streaming: Option<bool>,
+    parts: ChatParts,
+    draft: Draft,
+}
+
+impl Request for InferenceCompletionRequest {
+    type Parts = CompletionParts;
+    type Target = Draft;
+    const PARAMS: &'static [WireParam<Draft>] = &SHARED;
+
+    fn new(parts: CompletionParts, mut draft: Draft, given: Given) -> Result<Self> {
+        draft.settle(&given)?;
+        Ok(Self { model: parts.model.clone(), streaming: draft.stream, parts, draft })
+    }
+}
+
+impl Request for InferenceChatRequest {
+    type Parts = ChatParts;
+    type Target = Draft;
+    const PARAMS: &'static [WireParam<Draft>] =
+        &params::join::<{ SHARED.len() + 1 }>(&[&SHARED, &[params::RESPONSE_FORMAT]]);
+
+    fn new(parts: ChatParts, mut draft: Draft, given: Given) -> Result<Self> {
+        draft.settle(&given)?;
+        Ok(Self { model: parts.model.clone(), streaming: draft.stream, parts, draft })
     }
 }
 
 impl InferenceCompletionRequest {
     /// Checks everything that can be checked without the model.
     pub(super) fn into_generation(self) -> Result<GenerationRequest> {
-        let shape = shape(self.grammar, self.json_schema, None)?;
-        Parameters {
-            max_new_tokens: self.max_new_tokens,
-            min_length: self.min_length,
-            temperature: self.temperature,
-            top_p: self.top_p,
-            random_seed: self.random_seed,
-            kv_cache_file_path: self.kv_cache_file_path,
-            seq_id: self.seq_id,
-        }
-        .into_generation(PromptInput::Text(self.prompt), OutputRules { shape, tools: None })
+        Ok(generation(self.draft, PromptInput::Text(self.parts.prompt), None))
     }
 }
 
 impl InferenceChatRequest {
     /// Checks everything that can be checked without the model.
     pub(super) fn into_generation(self) -> Result<GenerationRequest> {
-        let shape = shape(self.grammar, self.json_schema, self.response_format)?;
-        let tools = tool_use(self.tools.as_deref(), self.tool_choice)?;
-        let input = conversation(self.messages, None, None)?;
+        let tools = tool_use(self.parts.tools.as_deref(), self.parts.tool_choice)?;
+        let input = conversation(self.parts.messages, None, None)?;
         let shown = tools.as_ref().map(|tools| tools.definitions.clone());
         let input = ChatInput { tools: shown, ..input };
-        Parameters {
-            max_new_tokens: self.max_new_tokens,
-            min_length: self.min_length,
-            temperature: self.temperature,
-            top_p: self.top_p,
-            random_seed: self.random_seed,
-            kv_cache_file_path: self.kv_cache_file_path,
-            seq_id: self.seq_id,
-        }
-        .into_generation(PromptInput::Chat(input), OutputRules { shape, tools })
+        Ok(generation(self.draft, PromptInput::Chat(input), tools))
+    }
+}
+
+fn generation(mut draft: Draft, prompt: PromptInput, tools: Option<ToolUse>) -> GenerationRequest {
+    let shape = draft.shapes.pop();
+    GenerationRequest {
+        prompt,
+        default_max_tokens: Some(MAX_NEW_TOKENS),
+        rules: Some(Arc::new(OutputRules { shape, tools })),
+        ..draft.request
     }
 }
 
@@ -231,43 +195,4 @@ fn tool_use(text: Option<&str>, choice: Option<ToolMode>) -> Result<Option<ToolU
     };
     let tool_choice = choice.map(ToolChoice::Mode);
     ToolFields { tools, tool_choice, parallel_tool_calls: None }.into_use()
-}
-
-/// The one form that is asked for; empty texts ask for none.
-fn shape(
-    grammar: Option<String>,
-    schema: Option<SchemaOrText>,
-    format: Option<ResponseFormat>,
-) -> Result<Option<Shape>> {
-    let grammar = grammar.filter(|text| !text.trim().is_empty()).map(|text| {
-        let is_gbnf = text.contains("::=");
-        let grammar = if is_gbnf { Grammar::Gbnf(text) } else { Grammar::Lark(text) };
-        Shape { grammar, field: "grammar".to_owned(), strict: true }
-    });
-    let schema = match schema.map(|schema| schema.0) {
-        None => None,
-        Some(Value::String(text)) if text.trim().is_empty() => None,
-        Some(Value::String(text)) => Some(serde_json::from_str(&text).map_err(|error| {
-            Error::invalid("jsonSchema", format!("jsonSchema: not JSON text: {error}"))
-        })?),
-        Some(schema @ Value::Object(_)) => Some(schema),
-        Some(_) => {
-            let text = "jsonSchema: a schema or its text is expected";
-            return Err(Error::invalid("jsonSchema", text));
-        }
-    };
-    let schema = schema.map(|schema| Shape {
-        grammar: Grammar::JsonSchema(schema),
-        field: "jsonSchema".to_owned(),
-        strict: true,
-    });
-    let format = StructuredFields { response_format: format, ..StructuredFields::default() };
-    let mut shapes = [grammar, schema, format.into_shape()?].into_iter().flatten();
-    match (shapes.next(), shapes.next()) {
-        (Some(first), Some(second)) => {
-            let text = format!("{} and {} exclude each other", first.field, second.field);
-            Err(Error::invalid(second.field, text))
-        }
-        (shape, _) => Ok(shape),
-    }
 }

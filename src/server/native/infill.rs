@@ -18,11 +18,11 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
+        desk::{Body, Extras},
         drain::Drain,
         lease::lease_named_or_only,
         openai::{
-            Extras, PromptLogprobs, PromptProgress, Running, Timings, finite, progress,
-            prompt_logprobs,
+            PromptLogprobs, PromptProgress, Running, Timings, finite, progress, prompt_logprobs,
         },
         reply::{Answer, Content, Reply},
         schema::wire_enum,
@@ -261,7 +261,7 @@ impl InfillApi {
     async fn infill(
         &self,
         caller: Data<&Caller>,
-        request: Json<InfillRequest>,
+        request: Body<InfillRequest>,
     ) -> Answer<Content<InfillBody>, Infills> {
         let request = request.0;
         let (model, is_stream) = (request.model.clone(), request.stream.unwrap_or(false));

@@ -14,7 +14,9 @@ mod tokens_request;
 pub(crate) use engines::EngineApi;
 pub(crate) use health::{HealthApi, ProbeApi};
 pub(crate) use inference::InferenceApi;
+pub(crate) use inference_request::{InferenceChatRequest, InferenceCompletionRequest};
 pub(crate) use infill::InfillApi;
+pub(crate) use infill_request::InfillRequest;
 use poem_openapi::Tags;
 pub(crate) use tokens::TokenApi;
 

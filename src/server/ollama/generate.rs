@@ -27,6 +27,7 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
+        desk::Body,
         drain::Drain,
         lease::lease,
         lines::Lines,
@@ -85,7 +86,7 @@ impl OllamaApi {
     async fn chat(
         &self,
         caller: Data<&Caller>,
-        request: Json<OllamaChatRequest>,
+        request: Body<OllamaChatRequest>,
     ) -> Answer<Content<ChatBody>, Generates> {
         let body = match self.answer(&caller, request.0.into_asked()?).await? {
             Answered::Full(answer) => ChatBody::Full(Json(answer)),
@@ -104,7 +105,7 @@ impl OllamaApi {
     async fn generate(
         &self,
         caller: Data<&Caller>,
-        request: Json<OllamaGenerateRequest>,
+        request: Body<OllamaGenerateRequest>,
     ) -> Answer<Content<GenerateBody>, Generates> {
         let body = match self.answer(&caller, request.0.into_asked()?).await? {
             Answered::Full(answer) => GenerateBody::Full(Json(answer)),
@@ -123,7 +124,7 @@ impl OllamaApi {
     async fn embed(
         &self,
         caller: Data<&Caller>,
-        request: Json<OllamaEmbedRequest>,
+        request: Body<OllamaEmbedRequest>,
     ) -> Answer<Json<OllamaEmbeddings>, Generates> {
         let (inputs, request) = (request.0.inputs()?, request.0);
         let options = request.options();

@@ -13,6 +13,7 @@ mod time;
 pub(crate) use generate::OllamaApi;
 pub(crate) use models::OllamaModelApi;
 use poem_openapi::Tags;
+pub(crate) use request::{OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest};
 pub(crate) use store::OllamaStoreApi;
 
 use super::reply::Outcomes;

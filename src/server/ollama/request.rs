@@ -13,16 +13,15 @@ use crate::{
     chat::{
         ChatInput, Infill,
         embedding::EmbedInput,
-        generation::{
-            GenerationRequest, MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape, ToolUse,
-        },
+        generation::{GenerationRequest, OutputRules, PromptInput, Shape, ToolUse},
         grammar::Grammar,
     },
-    engine::Sampling,
     error::{Error, Result},
+    param::{Given, Kind, Scalar},
     registry::KeepAlive,
     server::{
-        openai::{MAX_MESSAGES, Tool, ToolFields, last_n, mirostat},
+        desk::{Draft, Request, WireParam, params},
+        openai::{MAX_MESSAGES, Tool, ToolFields},
         schema::{
             FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
         },
@@ -133,74 +132,10 @@ pub(crate) struct OllamaMessage {
     pub tool_call_id: Option<String>,
 }
 
-/// How tokens are chosen. An option that is not listed here is refused by name.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Object)]
-#[serde(default, deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
+/// The context that a client needs.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OllamaOptions {
-    /// 0.8 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "100")))]
-    pub temperature: Option<f32>,
-    /// 40 if absent.
-    #[oai(nullable)]
-    pub top_k: Option<u32>,
-    /// 0.9 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub top_p: Option<f32>,
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub min_p: Option<f32>,
-    /// Sample from tokens whose surprise is near the mean, together of this probability; 1: off.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub typical_p: Option<f32>,
-    /// 1 or 2: keep the surprise of tokens near `mirostat_tau`, in place of every truncation.
-    #[oai(nullable, validator(maximum(value = "2")))]
-    pub mirostat: Option<u32>,
-    /// 5 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "100")))]
-    pub mirostat_tau: Option<f32>,
-    /// 0.1 if absent.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub mirostat_eta: Option<f32>,
-    /// Last tokens that the penalties look at; 0: off, -1 or absent: all.
-    #[oai(nullable, validator(minimum(value = "-1"), maximum(value = "2147483647")))]
-    pub repeat_last_n: Option<i64>,
-    /// No effect: a context is never cut.
-    #[oai(nullable)]
-    pub num_keep: Option<i64>,
-    /// No effect: how an engine runs is the server's matter.
-    #[oai(nullable)]
-    pub num_batch: Option<i64>,
-    /// No effect: how an engine runs is the server's matter.
-    #[oai(nullable)]
-    pub num_gpu: Option<i64>,
-    /// No effect: how an engine runs is the server's matter.
-    #[oai(nullable)]
-    pub main_gpu: Option<i64>,
-    /// No effect: how an engine runs is the server's matter.
-    #[oai(nullable)]
-    pub num_thread: Option<i64>,
-    /// No effect: how an engine runs is the server's matter.
-    #[oai(nullable)]
-    pub use_mmap: Option<bool>,
-    /// 1, which is off, if absent. Counts the whole prompt and answer.
-    #[oai(nullable, validator(minimum(value = "0.01"), maximum(value = "100")))]
-    pub repeat_penalty: Option<f32>,
-    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
-    pub presence_penalty: Option<f32>,
-    #[oai(nullable, validator(minimum(value = "-2"), maximum(value = "2")))]
-    pub frequency_penalty: Option<f32>,
-    /// Same request, same seed: same answer.
-    #[oai(nullable)]
-    pub seed: Option<i64>,
-    /// Strings that end the answer; they are not part of it.
-    #[oai(nullable)]
-    pub stop: Option<TextOr<String>>,
-    /// Tokens to generate at most; negative or absent: until the context is full.
-    #[oai(nullable)]
-    pub num_predict: Option<i64>,
-    /// The context that is needed; refused if the engine's is smaller.
-    #[oai(nullable)]
-    pub num_ctx: Option<u32>,
+    num_ctx: Option<u32>,
 }
 
 impl OllamaOptions {
@@ -210,79 +145,118 @@ impl OllamaOptions {
         Some(format!("options.num_ctx ({wanted}; the engine has {context})"))
     }
 
-    fn into_generation(self, prompt: PromptInput, rules: OutputRules) -> Result<GenerationRequest> {
-        let stop = match self.stop {
-            None => Vec::new(),
-            Some(TextOr::Text(text)) => vec![text],
-            Some(TextOr::Items(texts)) => texts,
-        };
-        let is_odd = |text: &String| text.is_empty() || text.len() > MAX_STOP_BYTES;
-        if stop.len() > MAX_STOPS || stop.iter().any(is_odd) {
-            let text = format!("stop: up to {MAX_STOPS} strings of 1 to {MAX_STOP_BYTES} bytes");
-            return Err(Error::invalid("options.stop", text));
-        }
-        let max_tokens = match self.num_predict {
-            Some(count) if count >= 0 => {
-                let too_many =
-                    |_| Error::invalid("options.num_predict", "num_predict is too large");
-                Some(u32::try_from(count).map_err(too_many)?)
-            }
-            _ => None,
-        };
-        let (tau, eta) = (self.mirostat_tau.unwrap_or(5.0), self.mirostat_eta.unwrap_or(0.1));
-        let version = self.mirostat.unwrap_or(0);
-        Ok(GenerationRequest {
-            max_tokens,
-            stop,
-            rules: Some(Arc::new(rules)),
-            seed: self.seed.filter(|seed| *seed >= 0).map(i64::cast_unsigned),
-            sampling: Sampling {
-                temperature: self.temperature.unwrap_or(0.8),
-                top_k: self.top_k.unwrap_or(40),
-                top_p: self.top_p.unwrap_or(0.9),
-                min_p: self.min_p.unwrap_or(0.0),
-                typical_p: self.typical_p.unwrap_or(1.0),
-                mirostat: mirostat("options.mirostat", version, tau, eta)?,
-                penalty_last_n: last_n("options.repeat_last_n", self.repeat_last_n)?,
-                repetition_penalty: self.repeat_penalty.unwrap_or(1.0),
-                presence_penalty: self.presence_penalty.unwrap_or(0.0),
-                frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
-                ..Sampling::default()
-            },
-            ..GenerationRequest::new(prompt)
-        })
+    fn of(given: &Given) -> Self {
+        Self { num_ctx: given.number(NUM_CTX.key).map(|count| count as u32) }
     }
 }
+
+type Row = WireParam<Draft>;
+
+const NUM_CTX: Row = Row::integer(
+    "num_ctx",
+    "The context that is needed; told if the engine's is smaller.",
+    (0, u32::MAX as i64),
+    |_, _| {},
+)
+.idle("an engine has the context that it was loaded with; `x-kolosal-ignored` names a larger one");
+
+/// An option about how an engine runs.
+const fn of_server(name: &'static str) -> Row {
+    let doc = "No effect: how an engine runs is the server's matter.";
+    Row::integer(name, doc, (i64::MIN, i64::MAX), |_, _| {})
+        .idle("how an engine runs is the server's matter")
+}
+
+/// How tokens are chosen, by Ollama's names and with its defaults.
+const OPTIONS: Row = Row::new(
+    "options",
+    "How tokens are chosen. What is not listed here is named in `x-kolosal-ignored`.",
+    Kind::Table {
+        title: "OllamaOptions",
+        params: &[
+            params::TEMPERATURE.within(0.0, 100.0).defaulting(Scalar::Number(0.8)),
+            params::TOP_K.defaulting(Scalar::Integer(40)),
+            params::TOP_P.defaulting(Scalar::Number(0.9)),
+            params::MIN_P,
+            params::TYPICAL_P,
+            params::MIROSTAT,
+            params::MIROSTAT_TAU,
+            params::MIROSTAT_ETA,
+            params::REPEAT_LAST_N,
+            params::REPEAT_PENALTY,
+            params::PRESENCE_PENALTY,
+            params::FREQUENCY_PENALTY,
+            params::SEED_OR_RANDOM,
+            params::STOP,
+            Row::integer(
+                "num_predict",
+                "Tokens to generate at most; negative or absent: until the context is full.",
+                (i64::MIN, u32::MAX as i64),
+                |draft, x| draft.request.max_tokens = u32::try_from(x).ok(),
+            )
+            .being("max_tokens"),
+            NUM_CTX,
+            params::N_KEEP.named("num_keep"),
+            of_server("num_batch"),
+            of_server("num_gpu"),
+            of_server("main_gpu"),
+            of_server("num_thread"),
+            Row::switch(
+                "use_mmap",
+                "No effect: how an engine runs is the server's matter.",
+                |_, _| {},
+            )
+            .idle("how an engine runs is the server's matter"),
+        ],
+    },
+);
+
+/// What requests for text share.
+const SHARED: [Row; 3] = [
+    params::STREAM.saying("One object a line as the answer comes; true if absent."),
+    OPTIONS,
+    params::KEEP_ALIVE,
+];
 
 /// A chat request. Of parameters that are not listed here, those that decide what an answer is are
 /// refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct OllamaChatRequest {
+#[oai(deny_unknown_fields, rename = "OllamaChatRequest")]
+pub(crate) struct ChatParts {
     /// The engine to ask; `:latest` may follow its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
+    model: String,
     /// The conversation so far; empty: only load the model, or unload it with `keep_alive` 0.
     #[oai(nullable, validator(max_items = 8192))]
     #[serde(default, deserialize_with = "optional_objects")]
-    pub messages: Option<Vec<OllamaMessage>>,
-    /// One object a line as the answer comes; true if absent.
+    messages: Option<Vec<OllamaMessage>>,
     #[oai(nullable)]
-    pub stream: Option<bool>,
-    #[oai(nullable)]
-    #[serde(default, deserialize_with = "optional_object")]
-    pub options: Option<OllamaOptions>,
-    #[oai(nullable)]
-    pub keep_alive: Option<Span>,
-    #[oai(nullable)]
-    pub think: Option<Think>,
+    think: Option<Think>,
     /// Tools that the model may call; the model decides.
     #[oai(nullable, validator(max_items = 128))]
     #[serde(default, deserialize_with = "optional_objects")]
-    pub tools: Option<Vec<Tool>>,
+    tools: Option<Vec<Tool>>,
     #[oai(nullable)]
-    pub format: Option<Format>,
+    format: Option<Format>,
+}
+
+/// A request to answer a conversation.
+pub(crate) struct OllamaChatRequest {
+    parts: ChatParts,
+    draft: Draft,
+    given: Given,
+}
+
+impl Request for OllamaChatRequest {
+    type Parts = ChatParts;
+    type Target = Draft;
+    const PARAMS: &'static [Row] = &SHARED;
+
+    fn new(parts: ChatParts, mut draft: Draft, given: Given) -> Result<Self> {
+        draft.settle(&given)?;
+        Ok(Self { parts, draft, given })
+    }
 }
 
 /// What to do for a request.
@@ -295,98 +269,125 @@ pub(super) struct Asked {
     pub(super) generation: Option<GenerationRequest>,
 }
 
+impl Asked {
+    fn new(model: String, draft: &Draft, given: &Given) -> Self {
+        Self {
+            model,
+            is_stream: draft.stream.unwrap_or(true),
+            keep_alive: draft.extras.keep_alive,
+            options: OllamaOptions::of(given),
+            generation: None,
+        }
+    }
+}
+
 impl OllamaChatRequest {
     pub(super) fn into_asked(self) -> Result<Asked> {
-        let shape = self.format.map_or(Ok(None), Format::into_shape)?;
-        let tools = ToolFields { tools: self.tools, ..ToolFields::default() }.into_use()?;
-        let options = self.options.unwrap_or_default();
-        let messages = self.messages.unwrap_or_default();
-        let generation = if messages.is_empty() {
-            None
-        } else {
-            let input = conversation(messages, self.think, tools.as_ref())?;
-            let rules = OutputRules { shape, tools };
-            Some(options.clone().into_generation(PromptInput::Chat(input), rules)?)
-        };
-        Ok(Asked {
-            model: self.model,
-            is_stream: self.stream.unwrap_or(true),
-            keep_alive: self.keep_alive.map(|span| span.keep_alive()).transpose()?,
-            options,
-            generation,
-        })
+        let Self { parts, draft, given } = self;
+        let shape = parts.format.map_or(Ok(None), Format::into_shape)?;
+        let tools = ToolFields { tools: parts.tools, ..ToolFields::default() }.into_use()?;
+        let asked = Asked::new(parts.model, &draft, &given);
+        let messages = parts.messages.unwrap_or_default();
+        if messages.is_empty() {
+            return Ok(asked);
+        }
+        let input = conversation(messages, parts.think, tools.as_ref())?;
+        let (prompt, rules) = (PromptInput::Chat(input), OutputRules { shape, tools });
+        Ok(asked.generating(draft, prompt, rules))
+    }
+}
+
+impl Asked {
+    fn generating(self, draft: Draft, prompt: PromptInput, rules: OutputRules) -> Self {
+        let rules = Some(Arc::new(rules));
+        Self { generation: Some(GenerationRequest { prompt, rules, ..draft.request }), ..self }
     }
 }
 
 /// A request to answer or continue a prompt. Of parameters that are not listed here, those that
-/// decide what an answer is are refused by name, others are ignored and named in `x-kolosal-
-/// ignored`.
+/// decide what an answer is are refused by name, others are ignored and named in
+/// `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct OllamaGenerateRequest {
+#[oai(deny_unknown_fields, rename = "OllamaGenerateRequest")]
+pub(crate) struct GenerateParts {
     /// The engine to ask; `:latest` may follow its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
+    model: String,
     /// What to answer; empty: only load the model, or unload it with `keep_alive` 0.
     #[oai(nullable)]
-    pub prompt: Option<String>,
+    prompt: Option<String>,
     /// The system message.
     #[oai(nullable)]
-    pub system: Option<String>,
+    system: Option<String>,
     /// Continue the prompt as it is, without the chat template.
     #[oai(nullable)]
-    pub raw: Option<bool>,
-    /// One object a line as the answer comes; true if absent.
+    raw: Option<bool>,
     #[oai(nullable)]
-    pub stream: Option<bool>,
-    #[oai(nullable)]
-    #[serde(default, deserialize_with = "optional_object")]
-    pub options: Option<OllamaOptions>,
-    #[oai(nullable)]
-    pub keep_alive: Option<Span>,
-    #[oai(nullable)]
-    pub think: Option<Think>,
+    think: Option<Think>,
     /// Text that follows the answer, which fills the gap between; for models that have tokens for it.
     #[oai(nullable)]
-    pub suffix: Option<String>,
-    /// Not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_length = 0))]
-    pub template: Option<String>,
+    suffix: Option<String>,
     /// Not supported: must be absent, null or empty.
     #[oai(nullable, validator(max_items = 0))]
-    pub images: Option<Vec<String>>,
-    /// Not supported: must be absent, null or empty. Send the conversation to `/api/chat`.
-    #[oai(nullable, validator(max_items = 0))]
-    pub context: Option<Vec<u32>>,
+    images: Option<Vec<String>>,
     #[oai(nullable)]
-    pub format: Option<Format>,
+    format: Option<Format>,
+}
+
+/// A request to answer or continue a prompt.
+pub(crate) struct OllamaGenerateRequest {
+    parts: GenerateParts,
+    draft: Draft,
+    given: Given,
+}
+
+const REFUSED: [Row; 2] = [
+    Row::text("template", "Not supported: must be absent, null or empty.", 0, |_, _| {})
+        .refused("this parameter is not supported here"),
+    Row::new(
+        "context",
+        "Not supported: must be absent, null or empty. Send the conversation to `/api/chat`.",
+        Kind::Ids { max: 0, set: |_, _| {} },
+    )
+    .refused("this parameter is not supported here"),
+];
+
+impl Request for OllamaGenerateRequest {
+    type Parts = GenerateParts;
+    type Target = Draft;
+    const PARAMS: &'static [Row] =
+        &params::join::<{ SHARED.len() + REFUSED.len() }>(&[&SHARED, &REFUSED]);
+
+    fn new(parts: GenerateParts, mut draft: Draft, given: Given) -> Result<Self> {
+        draft.settle(&given)?;
+        Ok(Self { parts, draft, given })
+    }
 }
 
 impl OllamaGenerateRequest {
     pub(super) fn into_asked(self) -> Result<Asked> {
+        let Self { parts, draft, given } = self;
         let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        refuse("template", has(&self.template))?;
-        refuse("images", self.images.as_ref().is_some_and(|images| !images.is_empty()))?;
-        refuse("context", self.context.as_ref().is_some_and(|context| !context.is_empty()))?;
-        let raw = self.raw.unwrap_or(false);
-        let suffix = self.suffix.filter(|suffix| !suffix.is_empty());
-        if (raw || suffix.is_some()) && (has(&self.system) || self.think.is_some()) {
-            let name = if self.think.is_some() { "think" } else { "system" };
+        refuse("images", parts.images.as_ref().is_some_and(|images| !images.is_empty()))?;
+        let raw = parts.raw.unwrap_or(false);
+        let suffix = parts.suffix.filter(|suffix| !suffix.is_empty());
+        if (raw || suffix.is_some()) && (has(&parts.system) || parts.think.is_some()) {
+            let name = if parts.think.is_some() { "think" } else { "system" };
             let text = format!("{name} needs the template, which raw and suffix leave out");
             return Err(Error::invalid(name, text));
         }
-        let shape = self.format.map_or(Ok(None), Format::into_shape)?;
+        let shape = parts.format.map_or(Ok(None), Format::into_shape)?;
         let rules = OutputRules { shape, tools: None };
-        let options = self.options.unwrap_or_default();
-        let prompt = self.prompt.unwrap_or_default();
-        let generation = if let Some(suffix) = suffix {
-            let infill = Infill { prefix: prompt, suffix, extra: Vec::new(), field: "suffix" };
-            Some(options.clone().into_generation(PromptInput::Infill(infill), rules)?)
+        let asked = Asked::new(parts.model, &draft, &given);
+        let prompt = parts.prompt.unwrap_or_default();
+        let prompt = if let Some(suffix) = suffix {
+            let (prefix, extra) = (prompt, Vec::new());
+            PromptInput::Infill(Infill { prefix, suffix, extra, field: "suffix" })
         } else if prompt.is_empty() {
-            None
+            return Ok(asked);
         } else if raw {
-            Some(options.clone().into_generation(PromptInput::Text(prompt), rules)?)
+            PromptInput::Text(prompt)
         } else {
             let message = |role, content| OllamaMessage {
                 role,
@@ -397,20 +398,13 @@ impl OllamaGenerateRequest {
                 tool_name: None,
                 tool_call_id: None,
             };
-            let system = self.system.filter(|system| !system.is_empty());
+            let system = parts.system.filter(|system| !system.is_empty());
             let mut messages: Vec<_> =
                 system.map(|system| message(Speaker::System, system)).into_iter().collect();
             messages.push(message(Speaker::User, prompt));
-            let input = conversation(messages, self.think, None)?;
-            Some(options.clone().into_generation(PromptInput::Chat(input), rules)?)
+            PromptInput::Chat(conversation(messages, parts.think, None)?)
         };
-        Ok(Asked {
-            model: self.model,
-            is_stream: self.stream.unwrap_or(true),
-            keep_alive: self.keep_alive.map(|span| span.keep_alive()).transpose()?,
-            options,
-            generation,
-        })
+        Ok(asked.generating(draft, prompt, rules))
     }
 }
 
@@ -492,24 +486,61 @@ fn conversation(
 /// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct OllamaEmbedRequest {
+#[oai(deny_unknown_fields, rename = "OllamaEmbedRequest")]
+pub(crate) struct EmbedParts {
     /// The engine to ask; `:latest` may follow its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
+    model: String,
     /// One text or up to 2048.
-    pub input: TextOr<String>,
-    /// Keep so many leading values of each vector; all if absent.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub dimensions: Option<u32>,
-    /// Inputs are never cut: must be absent, null or false.
+    input: TextOr<String>,
     #[oai(nullable)]
-    pub truncate: Option<bool>,
-    #[oai(nullable)]
+    keep_alive: Option<Span>,
+}
+
+/// A request for embeddings.
+pub(crate) struct OllamaEmbedRequest {
+    pub model: String,
     pub keep_alive: Option<Span>,
-    #[oai(nullable)]
-    #[serde(default, deserialize_with = "optional_object")]
-    pub options: Option<EmbedOptions>,
+    pub dimensions: Option<u32>,
+    input: TextOr<String>,
+    options: OllamaOptions,
+}
+
+impl Request for OllamaEmbedRequest {
+    type Parts = EmbedParts;
+    type Target = Option<u32>;
+    const PARAMS: &'static [WireParam<Option<u32>>] = &[
+        WireParam::integer(
+            "dimensions",
+            "Keep so many leading values of each vector; all if absent.",
+            (1, u32::MAX as i64),
+            |dimensions: &mut Option<u32>, x| *dimensions = Some(x as u32),
+        ),
+        WireParam::switch(
+            "truncate",
+            "Inputs are never cut: must be absent, null or false.",
+            |_: &mut Option<u32>, _| {},
+        )
+        .refused("inputs are never cut; false is accepted"),
+        WireParam::new(
+            "options",
+            "",
+            Kind::Table {
+                title: "EmbedOptions",
+                params: &[WireParam::integer(
+                    NUM_CTX.name,
+                    NUM_CTX.doc,
+                    (0, u32::MAX as i64),
+                    |_, _| {},
+                )],
+            },
+        ),
+    ];
+
+    fn new(parts: EmbedParts, dimensions: Option<u32>, given: Given) -> Result<Self> {
+        let EmbedParts { model, input, keep_alive } = parts;
+        Ok(Self { model, keep_alive, dimensions, input, options: OllamaOptions::of(&given) })
+    }
 }
 
 /// A request for one embedding. Of parameters that are not listed here, those that decide what an
@@ -542,7 +573,6 @@ pub(crate) struct EmbedOptions {
 
 impl OllamaEmbedRequest {
     pub(super) fn inputs(&self) -> Result<Vec<EmbedInput>> {
-        refuse("truncate", self.truncate == Some(true))?;
         Ok(match &self.input {
             TextOr::Text(text) => vec![EmbedInput::Text(text.clone())],
             TextOr::Items(texts) => texts.iter().cloned().map(EmbedInput::Text).collect(),
@@ -550,7 +580,7 @@ impl OllamaEmbedRequest {
     }
 
     pub(super) fn options(&self) -> OllamaOptions {
-        context_of(self.options.as_ref())
+        self.options
     }
 }
 
@@ -561,6 +591,5 @@ impl OllamaEmbeddingsRequest {
 }
 
 fn context_of(options: Option<&EmbedOptions>) -> OllamaOptions {
-    let num_ctx = options.and_then(|options| options.num_ctx);
-    OllamaOptions { num_ctx, ..OllamaOptions::default() }
+    OllamaOptions { num_ctx: options.and_then(|options| options.num_ctx) }
 }

@@ -2,17 +2,14 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::{
-    local::Extras,
-    timings::{PromptProgress, Timings},
-};
+use super::timings::{PromptProgress, Timings};
 use crate::{
     chat::generation::{
         Collected, FinishReason as Reason, Generation, GenerationRequest, generate_all,
     },
     error::Result,
     registry::Lease,
-    server::{AppState, auth::Caller, drain::Drain, lease::lease, schema::wire_enum},
+    server::{AppState, auth::Caller, desk::Extras, drain::Drain, lease::lease, schema::wire_enum},
 };
 
 wire_enum! {

@@ -19,6 +19,7 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
+        desk::Body,
         reply::{Answer, Content, Reply},
         sse::Events,
     },
@@ -51,7 +52,7 @@ impl ChatApi {
     async fn create(
         &self,
         caller: Data<&Caller>,
-        request: Json<ChatCompletionRequest>,
+        request: Body<ChatCompletionRequest>,
     ) -> Answer<Content<ChatBody>, Generates> {
         let request = request.0;
         let model = request.model.clone();
@@ -87,7 +88,7 @@ impl ChatApi {
     )]
     async fn input_tokens(
         &self,
-        request: Json<ChatCompletionRequest>,
+        request: Body<ChatCompletionRequest>,
     ) -> Answer<Json<InputTokens>, Counts> {
         let request = request.0;
         let model = request.model.clone();

@@ -15,6 +15,7 @@ use crate::server::{
     AppState,
     auth::Caller,
     body::Json,
+    desk::Body,
     reply::{Answer, Content, Reply},
     sse::Events,
 };
@@ -45,7 +46,7 @@ impl CompletionApi {
     async fn create(
         &self,
         caller: Data<&Caller>,
-        request: Json<CompletionRequest>,
+        request: Body<CompletionRequest>,
     ) -> Answer<Content<CompletionBody>, Generates> {
         let request = request.0;
         let model = request.model.clone();

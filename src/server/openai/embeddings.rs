@@ -11,10 +11,12 @@ use super::{Embeds, OpenAiTag, completion_request::Prompt, models::ListKind};
 use crate::{
     chat::embedding::{EmbedInput, MAX_INPUTS, embed},
     error::{Error, Result},
+    param::{Given, Kind},
     server::{
         AppState,
         auth::Caller,
         body::Json,
+        desk::{Body, Request, WireParam},
         drain::Drain,
         lease::lease,
         reply::{Answer, Reply},
@@ -29,36 +31,60 @@ wire_enum! {
     }
 }
 
-wire_enum! {
-    /// How vectors are written.
-    pub(crate) enum EncodingFormat {
-        /// An array of numbers.
-        Float = "float",
-        /// 32-bit floats, the lowest byte first, in base64.
-        Base64 = "base64",
-    }
-}
-
 /// A request for embeddings. Of parameters that are not listed here, those that decide what an
 /// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct EmbeddingRequest {
+#[oai(deny_unknown_fields, rename = "EmbeddingRequest")]
+pub(crate) struct EmbeddingParts {
     /// The engine to ask, by its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
+    model: String,
     /// One text or up to 2048, as text or as token ids; none of them empty or longer than the context.
-    pub input: Prompt,
-    /// `float` if absent.
-    #[oai(nullable)]
-    pub encoding_format: Option<EncodingFormat>,
-    /// Keep so many leading values of each vector; all if absent.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub dimensions: Option<u32>,
-    /// Who asks; opaque to this server.
-    #[oai(nullable)]
-    pub user: Option<String>,
+    input: Prompt,
+}
+
+/// How vectors are wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct VectorForm {
+    is_base64: bool,
+    dimensions: Option<u32>,
+}
+
+/// A request for embeddings.
+pub(crate) struct EmbeddingRequest {
+    model: String,
+    input: Prompt,
+    form: VectorForm,
+}
+
+impl Request for EmbeddingRequest {
+    type Parts = EmbeddingParts;
+    type Target = VectorForm;
+    const PARAMS: &'static [WireParam<VectorForm>] = &[
+        WireParam::new(
+            "encoding_format",
+            "How vectors are written: arrays of numbers, also if absent, or their 32-bit floats, the lowest \
+             byte first, in base64.",
+            Kind::Choice {
+                words: &["float", "base64"],
+                open: false,
+                set: |form: &mut VectorForm, word| form.is_base64 = word == "base64",
+            },
+        ),
+        WireParam::integer(
+            "dimensions",
+            "Keep so many leading values of each vector; all if absent.",
+            (1, u32::MAX as i64),
+            |form: &mut VectorForm, x| form.dimensions = Some(x as u32),
+        ),
+        WireParam::text("user", "Who asks; opaque to this server.", usize::MAX, |_, _| {})
+            .idle("who asks is opaque to this server"),
+    ];
+
+    fn new(parts: EmbeddingParts, form: VectorForm, _: Given) -> Result<Self> {
+        Ok(Self { model: parts.model, input: parts.input, form })
+    }
 }
 
 impl EmbeddingRequest {
@@ -91,14 +117,12 @@ wire_type!(Vector, "vector", {
 });
 
 impl Vector {
-    fn new(values: Vec<f32>, format: EncodingFormat) -> Self {
-        match format {
-            EncodingFormat::Float => Self::Floats(values),
-            EncodingFormat::Base64 => {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                Self::Base64(STANDARD.encode(&bytes))
-            }
+    fn new(values: Vec<f32>, is_base64: bool) -> Self {
+        if !is_base64 {
+            return Self::Floats(values);
         }
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self::Base64(STANDARD.encode(&bytes))
     }
 }
 
@@ -148,12 +172,12 @@ impl EmbeddingApi {
     async fn create(
         &self,
         caller: Data<&Caller>,
-        request: Json<EmbeddingRequest>,
+        request: Body<EmbeddingRequest>,
     ) -> Answer<Json<EmbeddingList>, Embeds> {
         let request = request.0;
         let model = request.model.clone();
-        let format = request.encoding_format.unwrap_or(EncodingFormat::Float);
-        let dimensions = request.dimensions.map(|count| count as usize);
+        let VectorForm { is_base64, dimensions } = request.form;
+        let dimensions = dimensions.map(|count| count as usize);
         let inputs = request.into_inputs()?;
         let lease = lease(&self.0, &model).await?.of(caller.tenant());
         let embedded = tokio::select! {
@@ -163,7 +187,7 @@ impl EmbeddingApi {
         };
         let data = embedded.vectors.into_iter().enumerate().map(|(index, values)| Embedding {
             object: EmbeddingKind::Embedding,
-            embedding: Vector::new(values, format),
+            embedding: Vector::new(values, is_base64),
             index,
         });
         let tokens = embedded.prompt_tokens;

@@ -11,34 +11,30 @@ mod completion_answer;
 mod completion_request;
 mod completions;
 mod embeddings;
-mod local;
 mod logprobs;
 mod message;
 mod models;
 mod options;
 mod responses;
-mod sampling;
-mod structured;
 mod timings;
 mod tools;
 mod usage;
 
 pub(crate) use chat::ChatApi;
+pub(crate) use chat_request::ChatCompletionRequest;
+pub(crate) use completion_request::CompletionRequest;
 pub(crate) use completions::CompletionApi;
-pub(crate) use embeddings::EmbeddingApi;
+pub(crate) use embeddings::{EmbeddingApi, EmbeddingRequest};
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
 pub(crate) use answer::{Running, progress, random_id, unix_time_s};
-pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
 pub(crate) use logprobs::{PromptLogprobs, finite, prompt_logprobs};
 pub(crate) use message::{
     FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, content, conversation,
 };
 pub use responses::ResponseLimits;
-pub(crate) use responses::{InputTokens, Owner, ResponseApi, ResponseStore};
-pub(crate) use sampling::{LogitBias, SamplingFields, within};
-pub(crate) use structured::{ResponseFormat, StructuredFields, check_name};
+pub(crate) use responses::{CreateResponse, InputTokens, Owner, ResponseApi, ResponseStore};
 pub(crate) use timings::{PromptProgress, Timings};
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
 

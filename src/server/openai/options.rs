@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use poem_openapi::Object;
 use serde::Deserialize;
 
-use super::{local::label, message::Part};
+use super::message::Part;
 use crate::{
     error::{Error, Result},
     server::schema::{TextOr, text_or_objects, wire_enum},
@@ -29,35 +29,6 @@ wire_enum! {
         Flex = "flex",
         Scale = "scale",
         Priority = "priority",
-    }
-}
-
-wire_enum! {
-    /// How many words an answer has.
-    pub(crate) enum Verbosity {
-        Low = "low",
-        Medium = "medium",
-        High = "high",
-    }
-}
-
-impl Verbosity {
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-        }
-    }
-}
-
-wire_enum! {
-    /// How long a prompt's prefix is kept.
-    pub(crate) enum CacheRetention {
-        InMemory = "in_memory",
-        /// The older form.
-        InMemoryDash = "in-memory",
-        Day = "24h",
     }
 }
 
@@ -99,39 +70,6 @@ impl Prediction {
             }
         }
     }
-}
-
-/// Writes a request's labels to the log, where there are any.
-pub(crate) fn log_labels(user: Option<&str>, metadata: Option<&BTreeMap<String, String>>) {
-    if user.is_some() || metadata.is_some() {
-        tracing::debug!(user = ?user.map(label), metadata = ?metadata, "labels of a request");
-    }
-}
-
-/// Options of a streamed answer; only with `stream`.
-#[derive(Clone, Debug, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct StreamOptions {
-    /// Send the token counts in a last chunk without choices.
-    #[oai(nullable)]
-    pub include_usage: Option<bool>,
-    /// Pad events to hide their length; not supported: must be absent, null or false.
-    #[oai(nullable)]
-    pub include_obfuscation: Option<bool>,
-}
-
-pub(crate) fn check_stream_options(stream: bool, options: Option<&StreamOptions>) -> Result<()> {
-    let Some(options) = options else { return Ok(()) };
-    if !stream {
-        let text = "stream_options is only allowed when stream is true";
-        return Err(Error::invalid("stream_options", text));
-    }
-    if options.include_obfuscation == Some(true) {
-        let text = "stream_options.include_obfuscation: padding is not supported";
-        return Err(Error::invalid("stream_options.include_obfuscation", text));
-    }
-    Ok(())
 }
 
 pub(crate) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<()> {

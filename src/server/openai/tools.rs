@@ -4,11 +4,14 @@ use poem_openapi::{Object, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{message::ToolKind, structured::check_name};
+use super::message::ToolKind;
 use crate::{
     chat::generation::{Callable, ToolUse},
     error::{Error, Result},
-    server::schema::{FreeObject, object, objects, optional_object, wire_enum, wire_type},
+    server::{
+        desk::check_name,
+        schema::{FreeObject, object, objects, optional_object, wire_enum, wire_type},
+    },
 };
 
 /// Tools of one request.

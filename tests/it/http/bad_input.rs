@@ -163,7 +163,7 @@ async fn parameters_out_of_range() {
         (json!({"bad_words": "a"}), "bad_words"),
         (json!({"keep_alive": "soon"}), "keep_alive"),
         (json!({"post_sampling_probs": true}), "post_sampling_probs"),
-        (json!({"n_predict": 5, "max_tokens": 5}), "n_predict"),
+        (json!({"n_predict": 5, "max_tokens": 6}), "n_predict"),
         (json!({"presence_penalty": 1e9}), "presence_penalty"),
         (json!({"frequency_penalty": -1e9}), "frequency_penalty"),
         (json!({"repetition_penalty": 0}), "repetition_penalty"),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use kolosal_server::server::openapi_json;
+use kolosal_server::server::{Parameter, openapi_json, parameters};
 use serde_json::{Value, json};
 
 use super::harness::Server;
@@ -54,7 +54,8 @@ fn every_parameter_is_in_the_table() {
         let known: BTreeSet<_> =
             schema["properties"].as_object().expect("fields").keys().map(String::as_str).collect();
         let mut listed = BTreeSet::new();
-        for [_, name, status, remark] in rows.iter().filter(|row| row[0] == path) {
+        let of_path = rows.iter().filter(|row| row[0] == path && !row[1].contains('.'));
+        for [_, name, status, remark] in of_path {
             assert!(listed.insert(name.as_str()), "{path} {name} is listed twice");
             match status.as_str() {
                 "implemented" => assert!(known.contains(name.as_str()), "{path} {name}"),
@@ -70,6 +71,35 @@ fn every_parameter_is_in_the_table() {
         let missing: Vec<_> = known.difference(&listed).collect();
         assert!(missing.is_empty(), "{path}: {missing:?} are not in docs/compatibility.md");
     }
+}
+
+/// The table's rows say what the code says; with `KOLOSAL_TEST_UPDATE` they are made to.
+#[test]
+fn rows_are_those_of_the_code() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/compatibility.md");
+    let text = std::fs::read_to_string(&file).expect("the table");
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for Parameter { route, name, status, remark } in parameters() {
+        let row = format!("| `{name}` | {status} | {remark} |").replace("|  |", "| |");
+        let section = lines.iter().position(|line| *line == format!("## POST {route}"));
+        let section = section.unwrap_or_else(|| panic!("{route} has no section"));
+        let end = lines[section + 1..].iter().position(|line| line.starts_with("## "));
+        let end = end.map_or(lines.len(), |end| section + 1 + end);
+        let is_it = |line: &String| line.starts_with(&format!("| `{name}` |"));
+        match lines[section..end].iter().position(is_it) {
+            Some(at) => lines[section + at] = row,
+            None => {
+                let table = &lines[section..end];
+                let last = table.iter().rposition(|line| line.starts_with('|')).expect("a table");
+                lines.insert(section + last + 1, row);
+            }
+        }
+    }
+    let made = lines.join("\n") + "\n";
+    if std::env::var_os("KOLOSAL_TEST_UPDATE").is_some() {
+        std::fs::write(&file, &made).expect("written");
+    }
+    assert!(text == made, "docs/compatibility.md differs from the code; set KOLOSAL_TEST_UPDATE");
 }
 
 #[tokio::test]
@@ -92,7 +122,12 @@ async fn what_is_refused_is_refused_by_name_and_what_is_ignored_is_told() {
             body["max_tokens"] = 1.into();
         }
         // A value of the type that the parameter has, where this server knows it.
-        body[&name] = match name.as_str() {
+        let (outer, inner) = name.split_once('.').unwrap_or((&name, ""));
+        if !inner.is_empty() {
+            body[outer] = json!({ inner: true });
+            body["stream"] = true.into();
+        }
+        let value = match name.as_str() {
             "store" | "background" | "truncate" | "insecure" => true.into(),
             "seqId" => 1.into(),
             "images" => json!(["x"]),
@@ -101,6 +136,9 @@ async fn what_is_refused_is_refused_by_name_and_what_is_ignored_is_told() {
             "post_sampling_probs" => true.into(),
             _ => "x".into(),
         };
+        if inner.is_empty() {
+            body[outer] = value;
+        }
         let reply = server.post(&path, body.to_string()).await;
         if status == "ignored" {
             let told = reply.header("x-kolosal-ignored").unwrap_or_default();

@@ -13,6 +13,7 @@ mod stream;
 mod tools;
 
 pub(crate) use object::InputTokens;
+pub(crate) use request::CreateResponse;
 pub(crate) use routes::ResponseApi;
 pub use store::ResponseLimits;
 pub(crate) use store::{Owner, ResponseStore};

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::{
     conversation::messages,
-    input::{Given, ResponsesInputItem, missing},
+    input::{self, ResponsesInputItem, missing},
     items::{ResponsesItem, ResponsesMessage},
     object::{ResponseKind, ResponseObject, ResponseStatus},
     settings::{
-        CacheRetention, Include, ResponsesReasoningOptions, ResponsesText, Truncation, Verbosity,
+        Include, ReasoningEffort, ResponsesReasoningOptions, ResponsesText, Truncation, Verbosity,
     },
     store::{Owner, ResponseStore},
     tools::{ResponsesTool, ResponsesToolChoice, tool_use},
@@ -20,119 +20,144 @@ use super::{
 use crate::{
     chat::{
         ChatInput,
-        generation::{GenerationRequest, MAX_LOGPROBS, OutputRules, PromptInput},
+        generation::{GenerationRequest, OutputRules, PromptInput},
     },
     error::{Error, Result},
+    param::{Given, Kind},
     server::{
+        desk::{Draft, Request, WireParam, params},
         openai::{
             MAX_MESSAGES,
-            chat_request::ReasoningEffort,
             options::{ServiceTier, check_metadata},
             random_id,
             tools::ToolMode,
-            unix_time_s, within,
+            unix_time_s,
         },
         schema::{TextOr, optional_object, optional_objects, text_or_objects},
     },
 };
 
-/// Options of a streamed response; only with `stream`.
-#[derive(Clone, Debug, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct ResponsesStreamOptions {
-    /// Pad events to hide their length; not supported: must be absent, null or false.
-    #[oai(nullable)]
-    pub include_obfuscation: Option<bool>,
-}
-
 /// A request for a response. Of parameters that are not listed here, those that decide what an
 /// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
 #[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct CreateResponse {
+#[oai(deny_unknown_fields, rename = "CreateResponse")]
+pub(crate) struct ResponseParts {
     /// The engine to ask, by its `engine_id`.
     #[oai(validator(min_length = 1))]
-    pub model: String,
+    model: String,
     /// Text, or a list of items: messages, calls of functions and their outputs, reasoning.
     #[serde(default, deserialize_with = "text_or_objects")]
-    pub input: Option<TextOr<ResponsesInputItem>>,
+    input: Option<TextOr<ResponsesInputItem>>,
     /// The system message; not taken over from the previous response.
     #[oai(nullable)]
-    pub instructions: Option<String>,
+    instructions: Option<String>,
     /// Continue this stored response: its input and output precede `input`.
     #[oai(nullable)]
-    pub previous_response_id: Option<String>,
+    previous_response_id: Option<String>,
     /// Keep the response, so that it can be retrieved and continued; true if absent, as far as the
     /// server keeps any.
     #[oai(nullable)]
-    pub store: Option<bool>,
-    /// Send the answer in pieces, as named server-sent events.
-    #[oai(nullable)]
-    pub stream: Option<bool>,
-    #[oai(nullable)]
-    #[serde(default, deserialize_with = "optional_object")]
-    pub stream_options: Option<ResponsesStreamOptions>,
-    /// Tokens to generate at most, reasoning included; absent: until the context is full.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub max_output_tokens: Option<u32>,
-    /// 0 always takes the likeliest token; 1 samples from the model's own distribution.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "2")))]
-    pub temperature: Option<f64>,
-    /// Sample from the likeliest tokens that together have this probability.
-    #[oai(nullable, validator(minimum(value = "0"), maximum(value = "1")))]
-    pub top_p: Option<f64>,
-    /// Return log-probabilities with so many of the likeliest alternatives per token.
-    #[oai(nullable, validator(maximum(value = "20")))]
-    pub top_logprobs: Option<u32>,
+    store: Option<bool>,
     /// What the answer includes beside the usual.
     #[oai(nullable)]
-    pub include: Option<Vec<Include>>,
+    include: Option<Vec<Include>>,
     /// Tools that the model may call.
     #[oai(nullable, validator(max_items = 128))]
     #[serde(default, deserialize_with = "optional_objects")]
-    pub tools: Option<Vec<ResponsesTool>>,
+    tools: Option<Vec<ResponsesTool>>,
     /// `auto`, also if absent: the model decides; `none`: it is not shown the tools; `required`, or one
     /// function: the answer is a call whose arguments follow the schema.
     #[oai(nullable)]
-    pub tool_choice: Option<ResponsesToolChoice>,
+    tool_choice: Option<ResponsesToolChoice>,
     /// Whether one answer may hold several calls; true if absent.
     #[oai(nullable)]
-    pub parallel_tool_calls: Option<bool>,
-    /// Bounds calls of tools that the server runs; it runs none.
-    #[oai(nullable, validator(minimum(value = "1")))]
-    pub max_tool_calls: Option<u32>,
+    parallel_tool_calls: Option<bool>,
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
-    pub text: Option<ResponsesText>,
+    text: Option<ResponsesText>,
     #[oai(nullable)]
     #[serde(default, deserialize_with = "optional_object")]
-    pub reasoning: Option<ResponsesReasoningOptions>,
-    /// A conversation is never cut: `disabled`, also if absent.
-    #[oai(nullable)]
-    pub truncation: Option<Truncation>,
-    /// Whoever asks waits: must be absent, null or false.
-    #[oai(nullable)]
-    pub background: Option<bool>,
+    reasoning: Option<ResponsesReasoningOptions>,
     /// Up to 16 labels, which the response shows.
     #[oai(nullable, validator(max_properties = 16))]
-    pub metadata: Option<BTreeMap<String, String>>,
-    /// `auto` and `default`: there is one tier.
-    #[oai(nullable)]
-    pub service_tier: Option<ServiceTier>,
+    metadata: Option<BTreeMap<String, String>>,
     /// Who asks; opaque to this server.
     #[oai(nullable)]
-    pub user: Option<String>,
+    user: Option<String>,
     /// Who asks; opaque to this server.
     #[oai(nullable)]
-    pub safety_identifier: Option<String>,
+    safety_identifier: Option<String>,
     /// A hint where to look for a cached prefix; this server looks in one cache and finds it without.
     #[oai(nullable)]
-    pub prompt_cache_key: Option<String>,
-    /// Prefixes are cached as long as there is room.
-    #[oai(nullable)]
-    pub prompt_cache_retention: Option<CacheRetention>,
+    prompt_cache_key: Option<String>,
+}
+
+/// A request for a response.
+pub(crate) struct CreateResponse {
+    parts: ResponseParts,
+    draft: Draft,
+    given: Given,
+}
+
+/// Calls of tools that a server runs.
+const MAX_TOOL_CALLS: &str = "max_tool_calls";
+
+impl Request for CreateResponse {
+    type Parts = ResponseParts;
+    type Target = Draft;
+    const PARAMS: &'static [WireParam<Draft>] = &[
+        params::STREAM.saying("Send the answer in pieces, as named server-sent events."),
+        WireParam::new(
+            "stream_options",
+            "Options of a streamed response; only with `stream`.",
+            Kind::Table {
+                title: "ResponsesStreamOptions",
+                params: &[params::INCLUDE_OBFUSCATION],
+            },
+        )
+        .serves()
+        .remarking("`include_obfuscation` is refused"),
+        params::MAX_TOKENS
+            .named("max_output_tokens")
+            .saying("Tokens to generate at most, reasoning included; absent: until the context is full."),
+        params::TEMPERATURE,
+        params::TOP_P,
+        params::TOP_LOGPROBS
+            .saying("Return log-probabilities with so many of the likeliest alternatives per token."),
+        WireParam::integer(
+            MAX_TOOL_CALLS,
+            "Bounds calls of tools that the server runs; it runs none.",
+            (1, u32::MAX as i64),
+            |_, _| {},
+        )
+        .unbounded()
+        .idle("the server runs no tools"),
+        WireParam::new(
+            "truncation",
+            "A conversation is never cut: `disabled`, also if absent.",
+            Kind::Choice { words: &["disabled"], open: true, set: |_, _| {} },
+        )
+        .remarking(
+            "`disabled`: a conversation is never cut; `auto` is ignored, and one that does not fit is refused",
+        ),
+        WireParam::switch(
+            "background",
+            "Clients wait for the answer: must be absent, null or false.",
+            |_, _| {},
+        )
+        .refused("clients wait for the answer; send stream true to see it grow"),
+        params::SERVICE_TIER,
+        params::PROMPT_CACHE_RETENTION,
+    ];
+
+    fn new(parts: ResponseParts, mut draft: Draft, given: Given) -> Result<Self> {
+        let includes = parts.include.as_ref();
+        let is_included = includes.is_some_and(|all| all.contains(&Include::Logprobs));
+        draft.want_logprobs(is_included || given.number("top_logprobs").is_some_and(|x| x > 0.0));
+        draft.settle(&given)?;
+        Ok(Self { parts, draft, given })
+    }
 }
 
 /// A request whose tokens are counted. Of parameters that are not listed here, those that decide
@@ -243,8 +268,8 @@ fn items(
             let read = |(i, item): (usize, ResponsesInputItem)| {
                 let path = format!("input[{i}]");
                 match item.read(&path)? {
-                    Given::Item(item) => Ok(item),
-                    Given::Reference(id) => store.item(owner, &id).ok_or_else(|| {
+                    input::Given::Item(item) => Ok(item),
+                    input::Given::Reference(id) => store.item(owner, &id).ok_or_else(|| {
                         let field = format!("{path}.id");
                         let shown: String = id.chars().take(64).collect();
                         let text = format!("{field}: no stored response has an item {shown}");
@@ -270,119 +295,84 @@ pub(super) struct Asked {
 impl CreateResponse {
     /// Checks everything that can be checked without the model.
     pub(super) fn into_asked(mut self, store: &ResponseStore, owner: &Owner) -> Result<Asked> {
-        self.refuse_unsupported(store)?;
-        let logprobs = self.logprobs()?;
-        let tools = self.tools.take().unwrap_or_default();
-        let prompted = Prompting {
-            input: self.input.take(),
-            instructions: self.instructions.as_deref(),
-            previous: self.previous_response_id.as_deref(),
-            tools: &tools,
-            tool_choice: self.tool_choice.as_ref(),
-            parallel: self.parallel_tool_calls.unwrap_or(true),
-            text: self.text.as_ref(),
-            reasoning: self.reasoning.as_ref(),
-        }
-        .read(store, owner)?;
-        let mut generation = GenerationRequest {
-            max_tokens: self.max_output_tokens,
-            logprobs,
-            rules: Some(Arc::new(prompted.rules)),
-            ..GenerationRequest::new(PromptInput::Chat(prompted.chat))
-        };
-        let temperature = within("temperature", self.temperature.unwrap_or(1.0), 0.0..=2.0)?;
-        let top_p = within("top_p", self.top_p.unwrap_or(1.0), 0.0..=1.0)?;
-        generation.sampling.temperature = temperature as f32;
-        generation.sampling.top_p = top_p as f32;
-        let is_stream = self.stream.unwrap_or(false);
-        let keeps = self.store.unwrap_or(true) && store.is_on();
-        let response = self.into_response(tools, keeps);
-        Ok(Asked { generation, response, items: prompted.items, is_stream })
-    }
-
-    fn refuse_unsupported(&self, store: &ResponseStore) -> Result<()> {
-        if self.background == Some(true) {
-            let text = "background: whoever asks must wait; send stream true to see it grow";
-            return Err(Error::invalid("background", text));
-        }
-        if self.store == Some(true) && !store.is_on() {
+        let parts = &mut self.parts;
+        if parts.store == Some(true) && !store.is_on() {
             let text = "store: this server is configured to keep no responses";
             return Err(Error::invalid("store", text));
         }
-        if let Some(options) = &self.stream_options {
-            if !self.stream.unwrap_or(false) {
-                let text = "stream_options is only allowed when stream is true";
-                return Err(Error::invalid("stream_options", text));
-            }
-            if options.include_obfuscation == Some(true) {
-                let text = "stream_options.include_obfuscation: padding is not supported";
-                return Err(Error::invalid("stream_options.include_obfuscation", text));
-            }
+        check_metadata(parts.metadata.as_ref())?;
+        let tools = parts.tools.take().unwrap_or_default();
+        let prompted = Prompting {
+            input: parts.input.take(),
+            instructions: parts.instructions.as_deref(),
+            previous: parts.previous_response_id.as_deref(),
+            tools: &tools,
+            tool_choice: parts.tool_choice.as_ref(),
+            parallel: parts.parallel_tool_calls.unwrap_or(true),
+            text: parts.text.as_ref(),
+            reasoning: parts.reasoning.as_ref(),
         }
-        for (name, value) in
-            [("max_output_tokens", self.max_output_tokens), ("max_tool_calls", self.max_tool_calls)]
-        {
-            if value == Some(0) {
-                return Err(Error::invalid(name, format!("{name} must be 1 or more, is 0")));
-            }
-        }
-        check_metadata(self.metadata.as_ref())
+        .read(store, owner)?;
+        let is_stream = self.draft.is_stream();
+        let keeps = parts.store.unwrap_or(true) && store.is_on();
+        let response = response(self.parts, tools, (&self.given, keeps));
+        let generation = GenerationRequest {
+            prompt: PromptInput::Chat(prompted.chat),
+            rules: Some(Arc::new(prompted.rules)),
+            ..self.draft.request
+        };
+        Ok(Asked { generation, response, items: prompted.items, is_stream })
     }
+}
 
-    fn logprobs(&self) -> Result<Option<u32>> {
-        let count = self.top_logprobs.unwrap_or(0);
-        if count > MAX_LOGPROBS {
-            let text = format!("top_logprobs must be from 0 to {MAX_LOGPROBS}, is {count}");
-            return Err(Error::invalid("top_logprobs", text));
-        }
-        let is_included =
-            self.include.as_ref().is_some_and(|include| include.contains(&Include::Logprobs));
-        Ok((is_included || count > 0).then_some(count))
+/// The response as it begins; it shows the rules that hold, also those that are by default, and whether
+/// it will be kept.
+fn response(
+    parts: ResponseParts,
+    mut tools: Vec<ResponsesTool>,
+    (given, store): (&Given, bool),
+) -> ResponseObject {
+    for tool in &mut tools {
+        tool.strict.get_or_insert(false);
     }
-
-    /// The response as it begins; it shows the rules that hold, also those that are by default.
-    fn into_response(self, mut tools: Vec<ResponsesTool>, store: bool) -> ResponseObject {
-        for tool in &mut tools {
-            tool.strict.get_or_insert(false);
-        }
-        let mut text = self.text.unwrap_or_default();
-        text.format.get_or_insert_default();
-        text.verbosity.get_or_insert(Verbosity::Medium);
-        let effort = self.reasoning.and_then(|reasoning| reasoning.effort);
-        ResponseObject {
-            id: format!("resp_{}", random_id()),
-            object: ResponseKind::Only,
-            created_at: unix_time_s(),
-            status: ResponseStatus::InProgress,
-            completed_at: None,
-            error: None,
-            incomplete_details: None,
-            instructions: self.instructions,
-            model: self.model,
-            output: Vec::new(),
-            previous_response_id: self.previous_response_id,
-            store,
-            background: false,
-            conversation: None,
-            prompt: None,
-            max_output_tokens: self.max_output_tokens,
-            max_tool_calls: self.max_tool_calls,
-            parallel_tool_calls: self.parallel_tool_calls.unwrap_or(true),
-            tool_choice: self.tool_choice.unwrap_or(ResponsesToolChoice::Mode(ToolMode::Auto)),
-            tools,
-            temperature: self.temperature.unwrap_or(1.0),
-            top_p: self.top_p.unwrap_or(1.0),
-            top_logprobs: self.top_logprobs.unwrap_or(0),
-            reasoning: ResponsesReasoningOptions { effort, summary: None },
-            text,
-            truncation: Truncation::Disabled,
-            service_tier: ServiceTier::Default,
-            metadata: self.metadata.unwrap_or_default(),
-            user: self.user,
-            safety_identifier: self.safety_identifier,
-            prompt_cache_key: self.prompt_cache_key,
-            usage: None,
-        }
+    let count = |key: &str| given.number(key).and_then(|x| (x > 0.0).then_some(x as u32));
+    let mut text = parts.text.unwrap_or_default();
+    text.format.get_or_insert_default();
+    text.verbosity.get_or_insert(Verbosity::Medium);
+    let effort = parts.reasoning.and_then(|reasoning| reasoning.effort);
+    ResponseObject {
+        id: format!("resp_{}", random_id()),
+        object: ResponseKind::Only,
+        created_at: unix_time_s(),
+        status: ResponseStatus::InProgress,
+        completed_at: None,
+        error: None,
+        incomplete_details: None,
+        instructions: parts.instructions,
+        model: parts.model,
+        output: Vec::new(),
+        previous_response_id: parts.previous_response_id,
+        store,
+        background: false,
+        conversation: None,
+        prompt: None,
+        max_output_tokens: count("max_tokens"),
+        max_tool_calls: count(MAX_TOOL_CALLS),
+        parallel_tool_calls: parts.parallel_tool_calls.unwrap_or(true),
+        tool_choice: parts.tool_choice.unwrap_or(ResponsesToolChoice::Mode(ToolMode::Auto)),
+        tools,
+        temperature: given.number("temperature").unwrap_or(1.0),
+        top_p: given.number("top_p").unwrap_or(1.0),
+        top_logprobs: count("top_logprobs").unwrap_or(0),
+        reasoning: ResponsesReasoningOptions { effort, summary: None },
+        text,
+        truncation: Truncation::Disabled,
+        service_tier: ServiceTier::Default,
+        metadata: parts.metadata.unwrap_or_default(),
+        user: parts.user,
+        safety_identifier: parts.safety_identifier,
+        prompt_cache_key: parts.prompt_cache_key,
+        usage: None,
     }
 }
 

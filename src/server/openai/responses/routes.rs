@@ -24,6 +24,7 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
+        desk::Body,
         openai::{Counts, Generates, Looks, OpenAiTag, Running, count_tokens},
         reply::{Answer, Content, Reply},
         schema::wire_enum,
@@ -82,7 +83,7 @@ impl ResponseApi {
     async fn create(
         &self,
         caller: Data<&Caller>,
-        request: Json<CreateResponse>,
+        request: Body<CreateResponse>,
     ) -> Answer<Content<ResponseBody>, Generates> {
         let state = &self.0;
         let asked = request.0.into_asked(&state.responses, &caller.owner())?;

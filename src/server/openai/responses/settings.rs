@@ -9,7 +9,7 @@ use crate::{
     chat::{generation::Shape, grammar::Grammar},
     error::{Error, Result},
     server::{
-        openai::{chat_request::ReasoningEffort, check_name, structured::ResponseFormatKind},
+        desk::{ResponseFormatKind, check_name},
         schema::{FreeObject, optional_object, wire_enum},
     },
 };
@@ -48,9 +48,15 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// How long prefixes are cached: as long as there is room.
-    pub(crate) enum CacheRetention {
-        InMemory = "in_memory",
+    /// How much a reasoning model thinks. Handed to the chat template, which may know it.
+    pub(crate) enum ReasoningEffort {
+        None = "none",
+        Minimal = "minimal",
+        Low = "low",
+        Medium = "medium",
+        High = "high",
+        Xhigh = "xhigh",
+        Max = "max",
     }
 }
 

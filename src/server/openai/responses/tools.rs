@@ -9,8 +9,9 @@ use crate::{
     chat::generation::{Callable, ToolUse},
     error::{Error, Result},
     server::{
+        desk::check_name,
         openai::{
-            MAX_TOOLS, check_name,
+            MAX_TOOLS,
             message::ToolKind,
             tools::{AllowedMode, ChoiceKind, ToolMode},
         },

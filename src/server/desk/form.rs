@@ -1,4 +1,4 @@
-//! Structured output on the wire: every field that asks for a form of the answer, as one grammar.
+//! The form of answers: what each parameter that asks for one has, as a grammar.
 
 use poem_openapi::{Object, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     chat::{generation::Shape, grammar::Grammar},
     error::{Error, Result},
+    param::Place,
     server::schema::{FreeObject, optional_object, wire_enum, wire_type},
 };
 
@@ -128,147 +129,102 @@ pub(crate) struct StructuredOutputs {
     pub json_object: Option<bool>,
 }
 
-/// All fields of a request that ask for a form.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StructuredFields {
-    pub response_format: Option<ResponseFormat>,
-    pub grammar: Option<GrammarField>,
-    pub guided_json: Option<Value>,
-    pub guided_regex: Option<String>,
-    pub guided_choice: Option<Vec<String>>,
-    pub guided_grammar: Option<String>,
-    pub structured_outputs: Option<StructuredOutputs>,
-}
-
-impl StructuredFields {
-    /// The one form that is asked for.
-    pub(crate) fn into_shape(self) -> Result<Option<Shape>> {
-        let shape = |field: &str, grammar| Shape { grammar, field: field.to_owned(), strict: true };
-        let schema =
-            |field: &str, value| Ok(shape(field, Grammar::JsonSchema(schema(field, value)?)));
-        let found: [Option<Result<Shape>>; 6] = [
-            self.grammar.map(|grammar| match grammar {
-                GrammarField::Text(text) => Ok(shape("grammar", by_look(text))),
-                GrammarField::Typed(typed) => typed.into_shape(),
-            }),
-            self.guided_json.map(|value| schema("guided_json", value)),
-            self.guided_regex.map(|regex| Ok(shape("guided_regex", Grammar::Regex(regex)))),
-            self.guided_choice.map(|texts| Ok(shape("guided_choice", Grammar::Choice(texts)))),
-            self.guided_grammar.map(|text| Ok(shape("guided_grammar", by_look(text)))),
-            self.structured_outputs.map(StructuredOutputs::into_shape),
-        ];
-        let format = match self.response_format {
-            Some(format) => format.into_shape()?,
-            None => None,
-        };
-        let mut chosen = format;
-        for found in found.into_iter().flatten() {
-            let found = found?;
-            if let Some(first) = &chosen {
-                let text = format!("{} and {} exclude each other", first.field, found.field);
-                return Err(Error::invalid(found.field, text));
-            }
-            chosen = Some(found);
-        }
-        Ok(chosen)
-    }
+/// What a parameter of this path asks for.
+pub(crate) fn shape(path: &str, grammar: Grammar) -> Shape {
+    Shape { grammar, field: path.to_owned(), strict: true }
 }
 
 impl ResponseFormat {
-    fn into_shape(self) -> Result<Option<Shape>> {
-        const SCHEMA: &str = "response_format.json_schema";
+    pub(super) fn into_shape(self, place: &Place) -> Result<Option<Shape>> {
         let strict = self.json_schema.as_ref().and_then(|wire| wire.strict).unwrap_or(false);
-        let shape =
-            |field: &str, grammar| Ok(Some(Shape { grammar, field: field.to_owned(), strict }));
+        let wanted =
+            |place: &Place, grammar| Ok(Some(Shape { strict, ..shape(&place.path, grammar) }));
+        let schema = place.at("json_schema");
         if self.json_schema.is_some() && self.r#type != ResponseFormatKind::JsonSchema {
-            let text = format!("{SCHEMA}: only with the type json_schema");
-            return Err(Error::invalid(SCHEMA, text));
+            return Err(schema.error("only with the type json_schema"));
         }
         if self.schema.is_some() && self.r#type != ResponseFormatKind::JsonObject {
-            let text = "response_format.schema: only with the type json_object";
-            return Err(Error::invalid("response_format.schema", text));
+            return Err(place.at("schema").error("only with the type json_object"));
         }
         match (self.r#type, self.json_schema, self.schema) {
             (ResponseFormatKind::Text, _, _) => Ok(None),
-            (ResponseFormatKind::JsonObject, _, None) => {
-                shape("response_format", Grammar::JsonObject)
-            }
+            (ResponseFormatKind::JsonObject, _, None) => wanted(place, Grammar::JsonObject),
             (ResponseFormatKind::JsonObject, _, Some(schema)) => {
-                shape("response_format.schema", Grammar::JsonSchema(Value::Object(schema.0)))
+                wanted(&place.at("schema"), Grammar::JsonSchema(Value::Object(schema.0)))
             }
             (ResponseFormatKind::JsonSchema, Some(wire), _) => {
-                check_name(&format!("{SCHEMA}.name"), &wire.name)?;
+                check_name(&schema.at("name").path, &wire.name)?;
                 let grammar = Grammar::JsonSchema(Value::Object(wire.schema.0));
-                shape(&format!("{SCHEMA}.schema"), grammar)
+                wanted(&schema.at("schema"), grammar)
             }
             (ResponseFormatKind::JsonSchema, None, _) => {
-                let text = format!("{SCHEMA}: this required field is missing");
-                Err(Error::invalid(SCHEMA, text).with_code("missing_required_parameter"))
+                let error = schema.error("this required field is missing");
+                Err(error.with_code("missing_required_parameter"))
             }
         }
     }
 }
 
-impl TypedGrammar {
-    fn into_shape(self) -> Result<Shape> {
-        let field = "grammar.value".to_owned();
-        let grammar = match (self.r#type, self.value) {
-            (GrammarKind::JsonSchema, value) => Grammar::JsonSchema(schema(&field, value)?),
+impl GrammarField {
+    pub(super) fn into_shape(self, place: &Place) -> Result<Shape> {
+        let TypedGrammar { r#type, value } = match self {
+            Self::Text(text) => return Ok(shape(&place.path, by_look(text))),
+            Self::Typed(typed) => typed,
+        };
+        let here = place.at("value");
+        let grammar = match (r#type, value) {
+            (GrammarKind::JsonSchema, value) => Grammar::JsonSchema(schema_of(value, &here)?),
             (GrammarKind::Gbnf, Value::String(text)) => Grammar::Gbnf(text),
             (GrammarKind::Lark, Value::String(text)) => Grammar::Lark(text),
             (GrammarKind::Regex, Value::String(text)) => Grammar::Regex(text),
-            _ => return Err(Error::invalid(&field, format!("{field}: a string is expected"))),
+            _ => return Err(here.error("a string is expected")),
         };
-        Ok(Shape { grammar, field, strict: true })
+        Ok(shape(&here.path, grammar))
     }
 }
 
 impl StructuredOutputs {
-    fn into_shape(self) -> Result<Shape> {
-        let mut given = Vec::new();
-        let path = |name: &str| format!("structured_outputs.{name}");
-        if let Some(json) = self.json {
-            let field = path("json");
-            given.push((Grammar::JsonSchema(schema(&field, json)?), field));
-        }
-        given.extend(self.regex.map(|regex| (Grammar::Regex(regex), path("regex"))));
-        given.extend(self.choice.map(|choice| (Grammar::Choice(choice), path("choice"))));
-        given.extend(self.grammar.map(|text| (by_look(text), path("grammar"))));
-        if self.json_object == Some(true) {
-            given.push((Grammar::JsonObject, path("json_object")));
-        }
-        match (given.pop(), given.pop()) {
-            (Some((grammar, field)), None) => Ok(Shape { grammar, field, strict: true }),
-            (Some((_, field)), Some((_, other))) => {
-                let text = format!("{other} and {field} exclude each other");
-                Err(Error::invalid(field, text))
+    pub(super) fn into_shape(self, place: &Place) -> Result<Shape> {
+        let json = self.json.map(|json| schema_of(json, &place.at("json"))).transpose()?;
+        let given = [
+            ("json", json.map(Grammar::JsonSchema)),
+            ("regex", self.regex.map(Grammar::Regex)),
+            ("choice", self.choice.map(Grammar::Choice)),
+            ("grammar", self.grammar.map(by_look)),
+            ("json_object", (self.json_object == Some(true)).then_some(Grammar::JsonObject)),
+        ];
+        let mut given = given.into_iter().filter_map(|(name, grammar)| {
+            grammar.map(|grammar| shape(&place.at(name).path, grammar))
+        });
+        match (given.next(), given.next()) {
+            (Some(only), None) => Ok(only),
+            (Some(first), Some(second)) => {
+                let text = format!("{} and {} exclude each other", first.field, second.field);
+                Err(Error::invalid(second.field, text))
             }
             (None, _) => {
-                let text = "structured_outputs: one of json, regex, choice, grammar and json_object \
-                            is required";
-                Err(Error::invalid("structured_outputs", text))
+                Err(place.error("one of json, regex, choice, grammar and json_object is required"))
             }
         }
     }
 }
 
 /// GBNF has its own sign for a definition.
-fn by_look(text: String) -> Grammar {
+pub(crate) fn by_look(text: String) -> Grammar {
     if text.contains("::=") { Grammar::Gbnf(text) } else { Grammar::Lark(text) }
 }
 
 /// A schema, or the text of one.
-fn schema(field: &str, value: Value) -> Result<Value> {
+pub(crate) fn schema_of(value: Value, place: &Place) -> Result<Value> {
     let value = match value {
-        Value::String(text) => serde_json::from_str(&text).map_err(|error| {
-            Error::invalid(field, format!("{field}: not the text of a JSON schema: {error}"))
-        })?,
+        Value::String(text) => serde_json::from_str(&text)
+            .map_err(|error| place.error(format!("not the text of a JSON schema: {error}")))?,
         value => value,
     };
     if value.is_object() || value.is_boolean() {
         return Ok(value);
     }
-    Err(Error::invalid(field, format!("{field}: a JSON schema is an object")))
+    Err(place.error("a JSON schema is an object"))
 }
 
 /// Names that clients give to schemas and functions.

@@ -1,0 +1,75 @@
+//! The desk: what every dialect's request passes on its way in.
+//!
+//! A request is a list of parameters, each of which is declared once, in [`params`]; a dialect says
+//! which it has, under which names and with which bounds and defaults. What is a whole structure, such
+//! as messages and tools, is read by serde.
+
+mod bias;
+mod draft;
+pub(crate) mod form;
+pub(crate) mod params;
+mod request;
+mod samplers;
+mod wire;
+
+use std::{collections::HashSet, sync::LazyLock};
+
+pub(crate) use bias::LogitBias;
+pub(crate) use draft::{Draft, Extras};
+pub(crate) use form::{ResponseFormatKind, check_name};
+pub(crate) use request::{Body, Request, WireParam};
+pub(crate) use wire::wire;
+
+use crate::param::Effect;
+
+/// Names that decide what an answer is, beside those of the table: structures, names that single
+/// dialects have, and what only other servers have.
+const DECISIVE: [&str; 36] = [
+    "audio",
+    "banned_tokens",
+    "best_of",
+    "chat_template",
+    "conversation",
+    "echo",
+    "format",
+    "function_call",
+    "functions",
+    "image",
+    "images",
+    "json_schema",
+    "max_chunks_per_doc",
+    "max_completion_tokens",
+    "max_new_tokens",
+    "max_output_tokens",
+    "mcp_servers",
+    "messages",
+    "modalities",
+    "moderation",
+    "n_threads",
+    "num_predict",
+    "prompt",
+    "rank_fields",
+    "regex",
+    "stop_sequences",
+    "structural_tag",
+    "suffix",
+    "template",
+    "tool_choice",
+    "tools",
+    "web_search_options",
+    "logprobs",
+    "max_tokens",
+    "min_tokens",
+    "top_logprobs",
+];
+
+/// Whether a parameter of this name decides what an answer is: where a request cannot have it, an
+/// answer without it would be a lie.
+pub(crate) fn decides(name: &str) -> bool {
+    static NAMES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+        let table = [&params::SAMPLING[..], &params::FORMS, &params::LOCAL].concat();
+        let decisive = table.into_iter().filter(|param| param.effect == Effect::Decides);
+        decisive.map(|param| param.name).chain(DECISIVE).collect()
+    });
+    NAMES.contains(name)
+}
