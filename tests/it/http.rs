@@ -17,6 +17,7 @@ mod model;
 mod native;
 mod ollama;
 mod openai;
+mod receipts;
 mod rerank;
 mod responses;
 mod schemas;

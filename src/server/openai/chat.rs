@@ -1,16 +1,14 @@
 //! `POST /v1/chat/completions`.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::{OpenApi, ResponseContent};
+use poem_openapi::OpenApi;
 
 use super::{
-    Counts, Generates, InputTokens, OpenAiTag,
-    answer::{Head, Running, Wanted},
-    chat_answer::{ChatCompletion, ChatCompletionChunk, ChatStream},
+    InputTokens, OpenAiTag,
+    chat_answer::{ChatCompletion, ChatCompletionChunk, ChatRender},
     chat_request::ChatCompletionRequest,
-    count_tokens,
 };
 use crate::{
     chat::generation::PromptInput,
@@ -19,18 +17,14 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
+        desk::{Ask, Counts, Desk, Generates, Served, Wanted, count_tokens},
         reply::{Answer, Content, Reply},
         sse::Events,
     },
 };
 
 /// One object, or a stream of chunks.
-#[derive(ResponseContent)]
-#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
-pub(crate) enum ChatBody {
-    Full(Json<ChatCompletion>),
-    Stream(Events<ChatCompletionChunk>),
-}
+type ChatBody = Served<Json<ChatCompletion>, Events<ChatCompletionChunk>>;
 
 /// The chat route.
 pub(crate) struct ChatApi(pub Arc<AppState>);
@@ -54,26 +48,27 @@ impl ChatApi {
         request: Json<ChatCompletionRequest>,
     ) -> Answer<Content<ChatBody>, Generates> {
         let request = request.0;
-        let model = request.model.clone();
-        let is_stream = request.stream.unwrap_or(false);
+        let (model, is_stream) = (request.model.clone(), request.stream.unwrap_or(false));
         let include_usage = request.includes_usage();
         let (generation, extras) = request.into_generation()?;
         let n = generation.n;
-        let wanted = Wanted { logprobs: generation.logprobs.is_some(), include_usage, extras };
-        let running = Running::start(&self.0, &caller, &model, vec![generation]).await?;
-        if let Some(keep_alive) = extras.keep_alive {
-            running.lease.set_idle_timeout(keep_alive);
-        }
-        let head = Head::new("chatcmpl", &model, &running.lease);
-        if is_stream {
-            let began = Instant::now();
-            let stream = ChatStream { head, running, n, wanted, began };
-            let events = Events::new(stream.chunks(), self.0.drain.clone());
-            return Ok(Reply::new(Content(ChatBody::Stream(events))));
-        }
-        let collected = running.collect(&self.0.drain).await?;
-        let answer = ChatCompletion::new(head, collected, wanted);
-        Ok(Reply::new(Content(ChatBody::Full(Json(answer)))))
+        let ask = Ask {
+            model: Some(model),
+            is_stream,
+            keep_alive: extras.keep_alive,
+            wanted: Wanted {
+                logprobs: generation.logprobs.is_some(),
+                include_usage,
+                timings: extras.timings,
+                progress: extras.progress,
+                tokens: extras.tokens,
+            },
+            prompts: vec![generation],
+        };
+        let desk = Desk::new(&self.0, &caller);
+        let served = desk.serve(ask, |begun| ChatRender::new(begun, n)).await?;
+        let drain = self.0.drain.clone();
+        Ok(Reply::new(Content(served.map(Json, |chunks| Events::new(chunks, drain)))))
     }
 
     /// Count the tokens of a conversation

@@ -15,7 +15,7 @@ mod tools;
 pub(crate) use object::InputTokens;
 pub(crate) use routes::ResponseApi;
 pub use store::ResponseLimits;
-pub(crate) use store::{Owner, ResponseStore};
+pub(crate) use store::ResponseStore;
 
 use crate::server::reply::Outcomes;
 

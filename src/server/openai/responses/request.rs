@@ -24,13 +24,13 @@ use crate::{
     },
     error::{Error, Result},
     server::{
+        desk::{random_id, unix_time_s},
         openai::{
             MAX_MESSAGES,
             chat_request::ReasoningEffort,
             options::{ServiceTier, check_metadata},
-            random_id,
             tools::ToolMode,
-            unix_time_s, within,
+            within,
         },
         schema::{TextOr, optional_object, optional_objects, text_or_objects},
     },

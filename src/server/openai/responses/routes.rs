@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use poem::web::Data;
 use poem_openapi::{
-    OpenApi, ResponseContent,
+    OpenApi,
     param::{Path, Query},
 };
 
@@ -16,7 +16,7 @@ use super::{
         DeletedResponse, InputTokens, ItemListKind, ResponseKind, ResponseObject, ResponsesItemList,
     },
     request::{Asked, CountResponseTokens, CreateResponse},
-    stream::Responding,
+    stream::ResponseRender,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -24,7 +24,8 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
-        openai::{Counts, Generates, Looks, OpenAiTag, Running, count_tokens},
+        desk::{Ask, Counts, Desk, Generates, Looks, Served, Wanted, count_tokens},
+        openai::OpenAiTag,
         reply::{Answer, Content, Reply},
         schema::wire_enum,
         sse::Events,
@@ -36,12 +37,7 @@ const MAX_LISTED: usize = 100;
 const LISTED: usize = 20;
 
 /// One object, or a stream of events.
-#[derive(ResponseContent)]
-#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
-pub(crate) enum ResponseBody {
-    Full(Json<ResponseObject>),
-    Stream(Events<ResponsesEvent>),
-}
+type ResponseBody = Served<Json<ResponseObject>, Events<ResponsesEvent>>;
 
 wire_enum! {
     /// Which items come first.
@@ -87,16 +83,21 @@ impl ResponseApi {
         let state = &self.0;
         let asked = request.0.into_asked(&state.responses, &caller.owner())?;
         let Asked { generation, response, items, is_stream } = asked;
-        let running = Running::start(state, &caller, &response.model, vec![generation]).await?;
-        let keeping =
-            response.store.then(|| state.responses.begin(caller.owner(), &response, items));
-        let responding = Responding::new(response, running, state.drain.clone(), keeping);
-        let body = if is_stream {
-            ResponseBody::Stream(Events::new(responding.events(), state.drain.clone()))
-        } else {
-            ResponseBody::Full(Json(responding.whole().await?))
+        let ask = Ask {
+            model: Some(response.model.clone()),
+            prompts: vec![generation],
+            is_stream,
+            keep_alive: None,
+            wanted: Wanted::default(),
         };
-        Ok(Reply::new(Content(body)))
+        let render = |_: &_| {
+            let store = &state.responses;
+            let keeping = response.store.then(|| store.begin(caller.owner(), &response, items));
+            ResponseRender::new(response, keeping)
+        };
+        let served = Desk::new(state, &caller).serve(ask, render).await?;
+        let drain = state.drain.clone();
+        Ok(Reply::new(Content(served.map(Json, |events| Events::new(events, drain)))))
     }
 
     /// Look up a stored response
