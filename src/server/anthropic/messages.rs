@@ -8,9 +8,9 @@ use poem_openapi::OpenApi;
 use super::{
     AnthropicTag,
     answer::{AnthropicAnswer, TokenCount},
+    events::MessageEvent,
     render::MessageRender,
     request::{CountTokensRequest, MessagesRequest},
-    stream::MessageEvent,
 };
 use crate::server::{
     AppState,
@@ -54,8 +54,7 @@ impl AnthropicApi {
             wanted: Wanted::default(),
         };
         let served = Desk::new(&self.0, &caller).serve(ask, MessageRender::new).await?;
-        let drain = self.0.drain.clone();
-        Ok(Reply::new(Content(served.map(Json, |events| Events::new(events, drain)))))
+        Ok(Reply::new(Content(served.events(&self.0.drain))))
     }
 
     /// Count the tokens of a conversation, as Anthropic does

@@ -5,10 +5,10 @@
 
 mod answer;
 mod content;
+mod events;
 mod messages;
 mod render;
 mod request;
-mod stream;
 mod tools;
 
 pub(crate) use messages::AnthropicApi;

@@ -2,7 +2,7 @@
 
 use super::{
     answer::{AnswerBlock, AnthropicAnswer, MessageUsage, StopReason},
-    stream::{
+    events::{
         BlockDelta, BlockDeltaKind, BlockPiece, BlockStart, BlockStartKind, BlockStop,
         BlockStopKind, InputDelta, InputDeltaKind, MessageDelta, MessageDeltaKind, MessageEnd,
         MessageEvent, MessageStart, MessageStop, Ping, PingKind, StartKind, StopKind, TextDelta,

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Begun;
-use crate::registry::Lease;
+use crate::registry::{Lease, State};
 
 /// What every object of one answer repeats.
 #[derive(Clone, Debug)]
@@ -46,6 +46,14 @@ pub(crate) fn random_id() -> String {
         }
     }
     id
+}
+
+/// One word for a state. `loaded` and `unloaded` are the words of kolosal's clients.
+pub(crate) fn status_word(state: &State) -> &'static str {
+    match state {
+        State::Ready => "loaded",
+        other => other.name(),
+    }
 }
 
 /// Names what decides the answer beside the request: the program's version and the model.

@@ -16,7 +16,7 @@ mod timings;
 
 pub(crate) use ask::{Ask, Wanted};
 pub(crate) use count::count_tokens;
-pub(crate) use head::{Head, random_id, unix_time_s};
+pub(crate) use head::{Head, random_id, status_word, unix_time_s};
 pub(crate) use outcomes::{Counts, Embeds, Generates, Lists, Looks};
 pub(crate) use prompt_logprobs::{PromptLogprobs, finite, prompt_logprobs};
 pub(crate) use receipt::Ledger;

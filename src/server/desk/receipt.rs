@@ -57,7 +57,7 @@ impl Outcome {
         }
     }
 
-    pub(crate) fn of_error(error: &Error) -> Self {
+    fn of_error(error: &Error) -> Self {
         match error.code {
             Some(code) if Drain::error().code == Some(code) => Self::Drained,
             _ => Self::Failed(error.kind),

@@ -46,11 +46,7 @@ impl<'a> Desk<'a> {
     /// # Errors
     /// The name is empty or unknown, there is none and several engines, or the registry's failure.
     pub(crate) async fn seat(&self, model: Option<&str>) -> Result<Seat> {
-        let lease = match model {
-            Some(model) => lease(self.state, model).await?,
-            None => only(self.state).await?,
-        };
-        let lease = lease.of(self.caller.tenant());
+        let lease = lease_named_or_only(self.state, model).await?.of(self.caller.tenant());
         self.ledger().seated(lease.id());
         let model = model.map_or_else(|| lease.engine.config().name.clone(), str::to_owned);
         Ok(Seat { lease, model, taken: Instant::now() })
@@ -104,7 +100,7 @@ impl<'a> Desk<'a> {
 ///
 /// # Errors
 /// The name is empty or unknown, or the registry's failure.
-pub(crate) async fn lease(state: &AppState, model: &str) -> Result<Lease> {
+pub(super) async fn lease(state: &AppState, model: &str) -> Result<Lease> {
     if model.is_empty() {
         return Err(Error::invalid("model", "model: the name of an engine is required"));
     }
@@ -125,7 +121,11 @@ pub(crate) async fn lease(state: &AppState, model: &str) -> Result<Lease> {
     })
 }
 
-async fn only(state: &AppState) -> Result<Lease> {
+/// As [`lease`]; without a name, the only engine that is registered.
+pub(crate) async fn lease_named_or_only(state: &AppState, model: Option<&str>) -> Result<Lease> {
+    if let Some(model) = model {
+        return lease(state, model).await;
+    }
     let engines = state.registry.list();
     match engines.as_slice() {
         [only] => lease(state, &only.spec.id).await,
@@ -134,13 +134,5 @@ async fn only(state: &AppState) -> Result<Lease> {
                 format!("model: the name of an engine is required, as there are {}", all.len());
             Err(Error::invalid("model", text))
         }
-    }
-}
-
-/// As [`lease`]; without a name, the only engine that is registered.
-pub(crate) async fn lease_named_or_only(state: &AppState, model: Option<&str>) -> Result<Lease> {
-    match model {
-        Some(model) => lease(state, model).await,
-        None => only(state).await,
     }
 }

@@ -15,6 +15,7 @@ use super::{Ask, Desk, Seat, Wanted, head::fingerprint, tale::Tale};
 use crate::{
     chat::generation::{Collected, Step, Tally, generate_all},
     error::{Error, Result},
+    server::{body::Json, drain::Drain, lines::Lines, sse::Events},
 };
 
 /// What a renderer is told of an answer that begins.
@@ -79,16 +80,20 @@ pub(crate) enum Served<W, S> {
     Stream(S),
 }
 
-impl<W, S> Served<W, S> {
-    /// The same as payloads of a body.
-    pub(crate) fn map<V, T>(
-        self,
-        whole: impl FnOnce(W) -> V,
-        stream: impl FnOnce(S) -> T,
-    ) -> Served<V, T> {
+impl<W, E: Send + 'static> Served<W, BoxStream<'static, Result<E>>> {
+    /// JSON, or server-sent events.
+    pub(crate) fn events(self, drain: &Drain) -> Served<Json<W>, Events<E>> {
         match self {
-            Self::Whole(value) => Served::Whole(whole(value)),
-            Self::Stream(value) => Served::Stream(stream(value)),
+            Self::Whole(whole) => Served::Whole(Json(whole)),
+            Self::Stream(events) => Served::Stream(Events::new(events, drain.clone())),
+        }
+    }
+
+    /// JSON, in a stream one object a line.
+    pub(crate) fn lines(self, drain: &Drain) -> Served<Json<W>, Lines<E>> {
+        match self {
+            Self::Whole(whole) => Served::Whole(Json(whole)),
+            Self::Stream(lines) => Served::Stream(Lines::new(lines, drain.clone())),
         }
     }
 }

@@ -118,8 +118,7 @@ impl InferenceApi {
             wanted: Wanted::default(),
         };
         let served = Desk::new(&self.0, caller).serve(ask, InferenceRender::new).await?;
-        let drain = self.0.drain.clone();
-        Ok(served.map(Json, |objects| Events::new(objects, drain)))
+        Ok(served.events(&self.0.drain))
     }
 }
 

@@ -268,16 +268,10 @@ impl InfillApi {
             prompts: vec![generation],
             is_stream,
             keep_alive: extras.keep_alive,
-            wanted: Wanted {
-                timings: extras.timings,
-                progress: extras.progress,
-                tokens: extras.tokens,
-                ..Wanted::default()
-            },
+            wanted: extras.into(),
         };
         let desk = Desk::new(&self.0, &caller);
         let served = desk.serve(ask, |begun| InfillRender::new(begun, probabilities)).await?;
-        let drain = self.0.drain.clone();
-        Ok(Reply::new(Content(served.map(Json, |pieces| Events::new(pieces, drain)))))
+        Ok(Reply::new(Content(served.events(&self.0.drain))))
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
@@ -188,14 +189,14 @@ impl OllamaApi {
     async fn answer<T: Dress>(&self, caller: &Caller, asked: Asked) -> Result<Body<T>> {
         let began = Instant::now();
         let Asked { model, is_stream, keep_alive, options, generation } = asked;
-        let (desk, drain) = (Desk::new(&self.0, caller), self.0.drain.clone());
+        let desk = Desk::new(&self.0, caller);
         if let Some(request) = generation {
             let seat = self.seat(&desk, &model, &options).await?;
             let wanted = Wanted::default();
             let ask = Ask { model: None, prompts: vec![request], is_stream, keep_alive, wanted };
             let render = |begun: &_| OllamaRender::new(model, began, begun);
             let served = desk.serve_at(seat, ask, render).await?;
-            return Ok(served.map(Json, |lines| Lines::new(lines, drain)));
+            return Ok(served.lines(&self.0.drain));
         }
         let unloads = keep_alive == Some(KeepAlive::After(Duration::ZERO));
         if unloads {
@@ -207,10 +208,11 @@ impl OllamaApi {
             }
         }
         let last = nothing(&model, unloads, began);
-        Ok(if is_stream {
-            Served::Stream(Lines::new(futures_util::stream::iter([Ok(last)]), drain))
+        let served = if is_stream {
+            Served::Stream(futures_util::stream::iter([Ok(last)]).boxed())
         } else {
-            Served::Whole(Json(last))
-        })
+            Served::Whole(last)
+        };
+        Ok(served.lines(&self.0.drain))
     }
 }

@@ -52,23 +52,17 @@ impl ChatApi {
         let include_usage = request.includes_usage();
         let (generation, extras) = request.into_generation()?;
         let n = generation.n;
+        let logprobs = generation.logprobs.is_some();
         let ask = Ask {
             model: Some(model),
             is_stream,
             keep_alive: extras.keep_alive,
-            wanted: Wanted {
-                logprobs: generation.logprobs.is_some(),
-                include_usage,
-                timings: extras.timings,
-                progress: extras.progress,
-                tokens: extras.tokens,
-            },
+            wanted: Wanted { logprobs, include_usage, ..extras.into() },
             prompts: vec![generation],
         };
         let desk = Desk::new(&self.0, &caller);
         let served = desk.serve(ask, |begun| ChatRender::new(begun, n)).await?;
-        let drain = self.0.drain.clone();
-        Ok(Reply::new(Content(served.map(Json, |chunks| Events::new(chunks, drain)))))
+        Ok(Reply::new(Content(served.events(&self.0.drain))))
     }
 
     /// Count the tokens of a conversation

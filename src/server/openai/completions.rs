@@ -46,21 +46,15 @@ impl CompletionApi {
         let (model, is_stream) = (request.model.clone(), request.stream.unwrap_or(false));
         let include_usage = request.includes_usage();
         let (prompts, extras) = request.into_generations()?;
+        let logprobs = prompts.iter().any(|prompt| prompt.logprobs.is_some());
         let ask = Ask {
             model: Some(model),
             is_stream,
             keep_alive: extras.keep_alive,
-            wanted: Wanted {
-                logprobs: prompts.iter().any(|prompt| prompt.logprobs.is_some()),
-                include_usage,
-                timings: extras.timings,
-                progress: extras.progress,
-                tokens: extras.tokens,
-            },
+            wanted: Wanted { logprobs, include_usage, ..extras.into() },
             prompts,
         };
         let served = Desk::new(&self.0, &caller).serve(ask, CompletionRender::new).await?;
-        let drain = self.0.drain.clone();
-        Ok(Reply::new(Content(served.map(Json, |pieces| Events::new(pieces, drain)))))
+        Ok(Reply::new(Content(served.events(&self.0.drain))))
     }
 }

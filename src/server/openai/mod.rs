@@ -28,6 +28,8 @@ pub(crate) use embeddings::EmbeddingApi;
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
+use super::desk::Wanted;
+
 pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
 pub(crate) use message::{
     FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, content, conversation,
@@ -37,6 +39,12 @@ pub(crate) use responses::{InputTokens, ResponseApi, ResponseStore};
 pub(crate) use sampling::{LogitBias, SamplingFields, within};
 pub(crate) use structured::{ResponseFormat, StructuredFields, check_name};
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
+
+impl From<Extras> for Wanted {
+    fn from(Extras { timings, progress, tokens, .. }: Extras) -> Self {
+        Self { timings, progress, tokens, ..Self::default() }
+    }
+}
 
 /// Headings of the document.
 #[derive(Tags)]

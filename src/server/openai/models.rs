@@ -11,8 +11,7 @@ use crate::{
     server::{
         AppState,
         body::Json,
-        desk::{Lists, Looks},
-        native::engine_status::status_word,
+        desk::{Lists, Looks, status_word},
         reply::{Answer, Reply},
         schema::wire_enum,
     },

@@ -5,11 +5,11 @@ mod events;
 mod input;
 mod items;
 mod object;
+mod render;
 mod request;
 mod routes;
 mod settings;
 mod store;
-mod stream;
 mod tools;
 
 pub(crate) use object::InputTokens;

@@ -15,8 +15,8 @@ use super::{
     object::{
         DeletedResponse, InputTokens, ItemListKind, ResponseKind, ResponseObject, ResponsesItemList,
     },
+    render::ResponseRender,
     request::{Asked, CountResponseTokens, CreateResponse},
-    stream::ResponseRender,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -96,8 +96,7 @@ impl ResponseApi {
             ResponseRender::new(response, keeping)
         };
         let served = Desk::new(state, &caller).serve(ask, render).await?;
-        let drain = state.drain.clone();
-        Ok(Reply::new(Content(served.map(Json, |events| Events::new(events, drain)))))
+        Ok(Reply::new(Content(served.events(&state.drain))))
     }
 
     /// Look up a stored response
