@@ -60,9 +60,11 @@ fn told(receipt: &Receipt) -> (Outcome, Option<&str>, &str, &str, [u32; 2]) {
     (*outcome, engine.as_deref(), dialect, route, tokens)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_answered_has_one_receipt() {
-    let mut desk = Desk::open(ApiKeys::default(), Duration::from_secs(30)).await;
+/// Path, dialect and route; body; how it ends; engine; tokens of prompt and answer.
+type Case =
+    ((&'static str, &'static str, &'static str), String, Outcome, Option<&'static str>, [u32; 2]);
+
+fn cases() -> Vec<Case> {
     let done = |reason| Outcome::Done(Some(reason));
     let m = Some("m");
     let text = |more: &str| format!(r#"{{"model": "m", "temperature": 0, {more}}}"#);
@@ -70,7 +72,7 @@ async fn whatever_is_answered_has_one_receipt() {
         |more: &str| text(&format!(r#""messages": [{{"role": "user", "content": "x"}}]{more}"#));
     let completions = ("/v1/completions", "openai", "/completions");
     let ollama = ("/api/chat", "ollama", "/api/chat");
-    let cases = [
+    vec![
         (completions, text(r#""prompt": "v""#), done(FinishReason::Stop), m, [1, 4]),
         (
             completions,
@@ -146,8 +148,13 @@ async fn whatever_is_answered_has_one_receipt() {
             None,
             [0, 0],
         ),
-    ];
-    for ((path, dialect, route), body, outcome, engine, [prompt, answer]) in cases {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_answered_has_one_receipt() {
+    let mut desk = Desk::open(ApiKeys::default(), Duration::from_secs(30)).await;
+    for ((path, dialect, route), body, outcome, engine, [prompt, answer]) in cases() {
         let body =
             if path.starts_with("/api") { body.replace(r#""temperature": 0, "#, "") } else { body };
         let mut client = desk.send("POST", path, &body).await;
@@ -187,8 +194,10 @@ async fn clients_that_leave_have_one_receipt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_cancelled_has_one_receipt() {
     let mut desk = Desk::open(ApiKeys::default(), Duration::from_secs(30)).await;
-    let body = json!({"model": "m", "stream": true, "temperature": 0, "input": [
-        {"role": "user", "content": "x"}, {"role": "assistant", "content": "7"}]});
+    let text = json!({"type": "string", "minLength": 1500});
+    let schema = json!({"type": "object", "properties": {"a": text}, "required": ["a"]});
+    let format = json!({"type": "json_schema", "name": "long", "schema": schema});
+    let body = json!({"model": "m", "stream": true, "input": "x", "text": {"format": format}});
     let mut client = desk.send("POST", "/v1/responses", &body.to_string()).await;
     let begun = client.until("response.in_progress").await;
     let at = begun.find("resp_").expect("an id");

@@ -34,7 +34,6 @@ async fn a_refused_request_changes_nothing() {
         ("/infill", json!({"input_prefix": "a", "input_suffix": "b"})),
         ("/api/chat", json!({"messages": user, "format": {"type": "nonsense"}})),
         ("/api/chat", json!({"messages": many})),
-        ("/api/chat", json!({"messages": [], "format": {"type": "nonsense"}})),
         ("/api/generate", json!({"prompt": long, "raw": true})),
         ("/api/generate", json!({"prompt": "a", "options": {"min_p": 5}})),
         ("/api/embed", json!({"input": "a", "dimensions": 500})),
