@@ -14,7 +14,7 @@ use super::output::stdin_is_terminal;
 use super::{App, interruptible};
 use crate::chat::ChatInput;
 use crate::chat::generation::{
-    FinishReason, Finished, GenerationRequest, Output, PromptInput, generate,
+    Beat, BlockKind, End, FinishReason, GenerationRequest, PromptInput, generate,
 };
 use crate::config::ModelConfig;
 use crate::registry::{Loaded, Loader};
@@ -169,39 +169,43 @@ impl Chat<'_> {
         let request = self.request(messages);
         let mut generation = generate(&self.loaded.text, &self.loaded.engine, request).await?;
         let mut answer = String::new();
-        while let Some(output) = generation.next().await {
-            match output {
-                Output::Prefill { .. } => {}
-                Output::Delta(delta) => {
-                    if !self.app.out.json {
-                        self.app.out.piece(&delta.reasoning)?;
-                        self.app.out.piece(&delta.text)?;
+        while let Some(step) = generation.next().await {
+            for beat in step.beats {
+                match beat {
+                    Beat::Progress { .. } | Beat::Open(_) | Beat::Close { .. } => {}
+                    Beat::Piece(piece) => {
+                        if !self.app.out.json {
+                            self.app.out.piece(&piece.text)?;
+                        }
+                        if piece.kind == BlockKind::Text {
+                            answer.push_str(&piece.text);
+                        }
                     }
-                    answer.push_str(&delta.text);
+                    Beat::End(end) => self.finish(&answer, &end)?,
+                    Beat::Failed(error) => return Err(error.into()),
                 }
-                Output::Finished(finished) => self.finish(&answer, &finished)?,
-                Output::Failed { error, .. } => return Err(error.into()),
             }
         }
         Ok(answer)
     }
 
-    fn finish(&self, answer: &str, finished: &Finished) -> Outcome {
+    fn finish(&self, answer: &str, end: &End) -> Outcome {
         if !self.app.out.json {
             return self.app.out.line("");
         }
-        let reason = match finished.reason {
+        let reason = match end.reason {
             FinishReason::Stop => "stop",
             FinishReason::ToolCalls => "tool_calls",
             FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
         };
         self.app.out.json(&json!({
             "text": answer,
             "finish_reason": reason,
-            "prompt_tokens": finished.usage.prompt_tokens,
-            "completion_tokens": finished.usage.completion_tokens,
-            "ttft_ms": finished.timings.ttft_ms,
-            "decode_ms": finished.timings.decode_ms,
+            "prompt_tokens": end.usage.prompt_tokens,
+            "completion_tokens": end.usage.completion_tokens,
+            "ttft_ms": end.timings.ttft_ms,
+            "decode_ms": end.timings.decode_ms,
         }))
     }
 

@@ -15,7 +15,7 @@ use crate::config::{AuthConfig, Config, LogFormat, ModelConfig, Secret};
 use crate::hub::{DEFAULT_MODEL, Hub, Reference, Sources};
 use crate::registry::{EngineSpec, Registry};
 use crate::server::{
-    self, ApiKeys, AppState, BodyLimits, ConnectionLimits, Cors, Options, ResponseLimits,
+    self, ApiKeys, AppState, BodyLimits, ConnectionLimits, Cors, OnReceipt, Options, ResponseLimits,
 };
 use crate::shutdown;
 
@@ -134,6 +134,7 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
         sources: Sources::new(config.hub.allow_sources.clone(), config.hub.allow_paths.clone()),
         cors: Cors::new(config.cors.allowed_origins.clone()),
         hosts: hosts(config),
+        on_receipt: OnReceipt::default(),
         engine: assembly::load_params(&config.engine).map_err(Failure::usage)?,
         responses: ResponseLimits {
             max_count: config.responses.max_count,

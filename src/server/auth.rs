@@ -10,7 +10,10 @@ use poem::{
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{ignored::Ignored, openai::Owner};
+use super::{
+    desk::{Identity, Ledger},
+    ignored::Ignored,
+};
 use crate::{
     engine::Tenant,
     error::{Error, Kind, Result},
@@ -47,6 +50,10 @@ pub(crate) enum Purpose {
     Manage,
 }
 
+/// Whose something is: the hash of the API key, if keys are configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner(pub(crate) Option<[u8; 32]>);
+
 /// Who asks; in the request's data.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Caller {
@@ -54,6 +61,7 @@ pub(crate) struct Caller {
     key: Option<[u8; 32]>,
     tenant: Tenant,
     ignored: Ignored,
+    ledger: Ledger,
 }
 
 impl Caller {
@@ -62,9 +70,20 @@ impl Caller {
         Owner(self.key)
     }
 
-    /// Where the caller is told what is not heeded.
-    pub(super) fn telling(self, ignored: Ignored) -> Self {
-        Self { ignored, ..self }
+    /// Who this is, for receipts.
+    pub(super) fn identity(&self, request: &Request) -> Identity {
+        let key = self.key.as_ref().map(short);
+        Identity { tenant: self.tenant.id, key, address: peer(request) }
+    }
+
+    /// Where the caller is told what is not heeded, and where what happens is noted.
+    pub(super) fn telling(self, ignored: Ignored, ledger: Ledger) -> Self {
+        Self { ignored, ledger, ..self }
+    }
+
+    /// Where it is noted what becomes of the request.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Tells the caller what is not heeded.
@@ -147,7 +166,7 @@ impl ApiKeys {
         let key = presented.flatten().map(hash);
         let id = key.map_or_else(|| peer(request).map_or(0, address_id), |key| short(&key));
         let cache = key.filter(|_| !self.share_cache).map_or(0, |key| short(&key));
-        Caller { key, tenant: Tenant { id, cache }, ignored: Ignored::default() }
+        Caller { key, tenant: Tenant { id, cache }, ..Caller::default() }
     }
 }
 

@@ -12,7 +12,7 @@ use poem_openapi::OpenApiService;
 use super::{
     AppState,
     auth::Access,
-    native::engine_status::status_word,
+    desk::status_word,
     spec::{openapi_json, service},
 };
 use crate::registry::Status;

@@ -1,6 +1,6 @@
 //! What every request passes before and after its route: identity, log, panics, origins, keys, shutdown.
 
-use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use poem::{
@@ -12,11 +12,12 @@ use super::{
     AppState,
     browser::check_origin,
     cors::Cors,
+    desk::Ledger,
     drain::Drain,
     error::{Dialect, Failure, from_poem},
     ignored::{Ignored, takes_hints},
     observe::Seen,
-    operations::{allowed_methods, check_query, purpose},
+    operations::{allowed_methods, check_query, purpose, route},
 };
 use crate::error::{Error, Kind};
 
@@ -58,21 +59,26 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let began = Instant::now();
-        let seen = Seen::new(&request);
+        let seen = Seen::new(&request, self.state.options.on_receipt.clone());
+        let ledger = seen.ledger();
         let path = seen.path().to_owned();
         let cors = &self.state.options.cors;
         let origin = cors.allowed(&request);
         let ignored = Ignored::default();
-        let answered = self.answer(request, ignored.clone());
+        let answered = self.answer(request, ignored.clone(), &ledger);
         let answered = AssertUnwindSafe(answered).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => render(&error, &path),
+            Ok(Err(error)) => {
+                let failure = from_poem(&error, &path);
+                ledger.failed(&failure.error);
+                render(failure, &path)
+            }
             Err(_) => {
                 // The panic hook has told the log where.
                 tracing::error!(path, "a handler panicked");
                 let failure = Failure::from(Error::internal("internal server error"));
+                ledger.failed(&failure.error);
                 Dialect::of_path(&path).render(failure)
             }
         };
@@ -81,15 +87,26 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         if !cors.is_off() {
             Cors::mark(origin, response.headers_mut());
         }
-        seen.finish(&mut response, began);
+        if response.status().is_client_error() || response.status().is_server_error() {
+            let kind =
+                if response.status().is_client_error() { Kind::Invalid } else { Kind::Internal };
+            ledger.failed(&Error::new(kind, "the route's own failure"));
+        }
+        seen.finish(&mut response);
         Ok(response)
     }
 }
 
 impl<E: Endpoint<Output = Response>> Front<E> {
-    async fn answer(&self, mut request: Request, ignored: Ignored) -> Result<Response> {
+    async fn answer(
+        &self,
+        mut request: Request,
+        ignored: Ignored,
+        ledger: &Ledger,
+    ) -> Result<Response> {
         normalise_path(&mut request)?;
         let path = request.uri().path().to_owned();
+        ledger.routed(&path, route(&path));
         // A page that has another's name has no key of the server: only without keys is there a risk.
         if !self.state.options.keys.is_needed() {
             self.state.options.hosts.check(&request)?;
@@ -112,7 +129,8 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         check_query(&request, &ignored)?;
         request.set_data(access);
         let caller = self.state.options.keys.caller(&request);
-        request.set_data(caller.telling(ignored.clone()));
+        ledger.came_from(caller.identity(&request));
+        request.set_data(caller.telling(ignored.clone(), ledger.clone()));
         request.set_data(if takes_hints(&path) { ignored } else { Ignored::nothing() });
         request.set_data(self.state.options.body);
         request.set_data(self.state.bodies.clone());
@@ -127,8 +145,7 @@ fn protect(headers: &mut HeaderMap) {
 }
 
 /// Writes an error, and for a wrong method the right ones.
-fn render(error: &poem::Error, path: &str) -> Response {
-    let failure = from_poem(error, path);
+fn render(failure: Failure, path: &str) -> Response {
     let is_wrong_method = failure.error.kind == Kind::MethodNotAllowed;
     let mut response = Dialect::of_path(path).render(failure);
     if is_wrong_method

@@ -17,7 +17,6 @@ mod examples;
 mod followed;
 mod front;
 mod ignored;
-mod lease;
 mod lenient;
 mod lines;
 mod native;
@@ -45,6 +44,7 @@ pub use body::BodyLimits;
 pub use browser::Hosts;
 pub use connection::{ConnectionLimits, raise_descriptor_limit};
 pub use cors::Cors;
+pub use desk::{Identity, OnReceipt, Outcome, Receipt};
 pub use drain::Drain;
 pub use error::{Dialect, ErrorBody, ErrorObject, Failure};
 pub use openai::ResponseLimits;
@@ -75,6 +75,8 @@ pub struct Options {
     pub responses: ResponseLimits,
     /// Which models clients may name.
     pub sources: Sources,
+    /// Who is told how each request ended.
+    pub on_receipt: OnReceipt,
     /// Where models are fetched into; without one, clients cannot fetch any.
     pub hub: Option<Arc<Hub>>,
 }
@@ -101,7 +103,7 @@ impl AppState {
             responses,
             drain: Drain::default(),
             started: Instant::now(),
-            started_unix_s: openai::unix_time_s(),
+            started_unix_s: desk::unix_time_s(),
         }
     }
 

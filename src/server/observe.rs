@@ -1,10 +1,11 @@
-//! Request ids and the access log. Neither prompts nor answers are logged.
+//! Request ids, and the end of every request: its receipt and its line in the access log. Neither
+//! prompts nor answers are logged.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::combinators::BoxBody;
 use poem::{
     Body, Request, Response,
@@ -12,34 +13,58 @@ use poem::{
     web::RemoteAddr,
 };
 
+use super::desk::{Identity, Ledger, OnReceipt, random_id};
 use super::followed::{Follow, Followed};
-use super::openai::random_id;
 
 /// Carries the id of a request through proxies and logs.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer id from a client is not taken over.
 const MAX_ID_BYTES: usize = 128;
 
-/// What the log says of a request.
+/// Status in the log of a request whose client left before there was an answer, as nginx has it.
+const NOBODY_WAITED: u16 = 499;
+
+/// A request under way. When it is dropped, with the body of its answer or before there is one, it is
+/// logged and its receipt is told.
 pub(crate) struct Seen {
     id: HeaderValue,
     method: Method,
     path: String,
     remote: RemoteAddr,
+    began: Instant,
+    /// Until there was a status.
+    headers: Option<Duration>,
+    status: u16,
+    /// Of the body, as far as it was taken.
+    bytes: u64,
+    end: End,
+    ledger: Ledger,
+    on_receipt: OnReceipt,
 }
 
 impl Seen {
     /// Takes over the client's request id, or makes one.
-    pub(crate) fn new(request: &Request) -> Self {
+    pub(crate) fn new(request: &Request, on_receipt: OnReceipt) -> Self {
         let given = request.headers().get(REQUEST_ID).filter(|id| is_plain(id)).cloned();
         let made = || HeaderValue::from_str(&format!("req_{}", random_id()));
+        let remote = request.remote_addr().clone();
+        let ledger = Ledger::default();
+        let address = remote.as_socket_addr().map(|address| address.ip().to_canonical());
+        ledger.came_from(Identity { address, ..Identity::default() });
         Self {
             id: given
                 .or_else(|| made().ok())
                 .unwrap_or_else(|| HeaderValue::from_static("req_unknown")),
             method: request.method().clone(),
             path: request.uri().path().chars().take(256).collect(),
-            remote: request.remote_addr().clone(),
+            remote,
+            began: Instant::now(),
+            headers: None,
+            status: NOBODY_WAITED,
+            bytes: 0,
+            end: End::Cut,
+            ledger,
+            on_receipt,
         }
     }
 
@@ -48,14 +73,22 @@ impl Seen {
         &self.path
     }
 
-    /// Puts the id on the answer, and has it logged when its body has been taken or dropped.
-    pub(crate) fn finish(self, response: &mut Response, began: Instant) {
+    /// What is known of the request so far.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.ledger.clone()
+    }
+
+    /// Puts the id on the answer, and follows its body to the end.
+    pub(crate) fn finish(mut self, response: &mut Response) {
         response.headers_mut().insert(REQUEST_ID, self.id.clone());
-        let status = response.status().as_u16();
-        let line =
-            Line { seen: self, began, headers: began.elapsed(), status, bytes: 0, end: End::Cut };
+        self.status = response.status().as_u16();
+        self.headers = Some(self.began.elapsed());
         let body = BoxBody::from(response.take_body());
-        response.set_body(Body::from(BoxBody::new(Followed { body, by: line })));
+        // Nobody takes what has no bytes.
+        if self.method == Method::HEAD || body.is_end_stream() {
+            self.end = End::Whole;
+        }
+        response.set_body(Body::from(BoxBody::new(Followed { body, by: self })));
     }
 }
 
@@ -67,39 +100,45 @@ enum End {
     Cut,
 }
 
-/// A line of the access log, written when it is dropped.
-struct Line {
-    seen: Seen,
-    began: Instant,
-    /// Until there was a status.
-    headers: Duration,
-    status: u16,
-    /// Of the body, as far as it was taken.
-    bytes: u64,
-    end: End,
-}
-
-impl Drop for Line {
+impl Drop for Seen {
     fn drop(&mut self) {
-        let Self { seen, began, headers, status, bytes, end } = self;
+        if self.end == End::Cut {
+            self.ledger.left();
+        }
+        let receipt = self.ledger.receipt();
+        let Self { id, method, path, remote, began, headers, status, bytes, end, .. } = self;
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         tracing::info!(
             target: "kolosal_server::access",
-            method = %seen.method,
-            path = %seen.path,
+            method = %method,
+            path = %path,
             status,
             took_ms = ms(began.elapsed()),
-            headers_ms = ms(*headers),
+            headers_ms = ms(headers.unwrap_or_else(|| began.elapsed())),
             bytes,
             whole = *end == End::Whole,
-            request_id = seen.id.to_str().unwrap_or_default(),
-            remote = %seen.remote,
+            request_id = id.to_str().unwrap_or_default(),
+            remote = %remote,
+            outcome = receipt.outcome.name(),
+            dialect = receipt.dialect,
+            route = receipt.route,
+            engine = receipt.engine.as_deref().unwrap_or_default(),
+            tenant = %format_args!("{:016x}", receipt.identity.tenant),
+            prompt_tokens = receipt.usage.prompt_tokens,
+            cached_tokens = receipt.usage.cached_tokens,
+            completion_tokens = receipt.usage.completion_tokens,
+            queue_ms = receipt.timings.queue_ms,
+            prefill_ms = receipt.timings.prefill_ms,
+            decode_ms = receipt.timings.decode_ms,
+            draft_tokens = receipt.usage.drafts.computed,
+            draft_tokens_accepted = receipt.usage.drafts.right,
             "request"
         );
+        self.on_receipt.tell(&receipt);
     }
 }
 
-impl Follow for Line {
+impl Follow for Seen {
     fn saw(&mut self, frame: Option<&io::Result<Frame<Bytes>>>, is_over: bool) {
         let data = frame.and_then(|frame| frame.as_ref().ok()?.data_ref());
         self.bytes += data.map_or(0, |data| data.len() as u64);
@@ -152,7 +191,7 @@ mod tests {
             let pieces = futures_util::stream::iter(["aa", "bb", "cc"]);
             let body = Body::from_bytes_stream(pieces.map(Ok::<_, io::Error>));
             let mut response = Response::builder().body(body);
-            Seen::new(&Request::default()).finish(&mut response, Instant::now());
+            Seen::new(&Request::default(), OnReceipt::default()).finish(&mut response);
             assert!(response.headers().contains_key(REQUEST_ID));
             let mut pieces = response.into_body().into_bytes_stream();
             for _ in 0..taken {

@@ -30,6 +30,11 @@ pub(crate) fn allowed_methods(path: &str) -> Option<String> {
     find(path).map(|operations| operations.allow.clone())
 }
 
+/// A path as the document has it, with names in place of parameters; `None` if it does not have it.
+pub(crate) fn route(path: &str) -> Option<String> {
+    find(path).map(|operations| operations.path.join("/"))
+}
+
 /// Whether a request uses engines or manages them: the document says of those that it may be forbidden.
 pub(crate) fn purpose(method: &Method, path: &str) -> Purpose {
     let manages =

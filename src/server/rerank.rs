@@ -13,15 +13,12 @@ use super::{
     AppState,
     auth::Caller,
     body::Json,
-    desk::{Body, Request, WireParam},
-    drain::Drain,
-    lease::lease_named_or_only,
-    openai::random_id,
+    desk::{Body, Desk, Request, WireParam, random_id},
     reply::{Answer, Outcomes, Reply},
     schema::{wire_enum, wire_type},
 };
 use crate::{
-    chat::rerank::{RankRequest, Ranking, rank},
+    chat::rerank::{RankRequest, Ranking},
     error::{Error, Result},
     param::{Given, Kind},
 };
@@ -353,14 +350,9 @@ impl RerankApi {
     ) -> Answer<Json<RerankAnswer>, Ranks> {
         let (request, form) = request.0.into_parts()?;
         let texts = form.with_texts.then(|| request.documents.clone());
-        let lease = lease_named_or_only(&self.0, form.model.as_deref()).await?;
-        let lease = lease.of(caller.tenant());
-        let ranking = tokio::select! {
-            biased;
-            ranking = rank(&lease.text, &lease.engine, request) => ranking?,
-            () = self.0.drain.expired() => return Err(Drain::error().into()),
-        };
-        let model = form.model.clone().unwrap_or_else(|| lease.engine.config().name.clone());
-        Ok(Reply::new(Json(RerankAnswer::new(&ranking, texts, form, &model))))
+        let desk = Desk::new(&self.0, &caller);
+        let seat = desk.seat(form.model.as_deref()).await?;
+        let ranking = desk.rank(&seat, request).await?;
+        Ok(Reply::new(Json(RerankAnswer::new(&ranking, texts, form, &seat.model))))
     }
 }

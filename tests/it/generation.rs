@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kolosal_server::chat::generation::{
-    Collected, Delta, FinishReason, Finished, GenerationRequest, Output, PromptInput, generate,
+    Beat, Collected, End, FinishReason, GenerationRequest, Piece, PromptInput, generate,
     generate_all,
 };
 use kolosal_server::chat::{ChatInput, TextModel};
@@ -125,20 +125,26 @@ async fn collect(engine: &Engine, request: GenerationRequest) -> Result<Collecte
     generate(&tiny_text_model(), engine, request).await?.collect().await
 }
 
-/// All deltas and ends in the order they came.
-async fn stream(engine: &Engine, request: GenerationRequest) -> (Vec<Delta>, Vec<Finished>) {
+/// All pieces and ends in the order they came.
+async fn stream(engine: &Engine, request: GenerationRequest) -> (Vec<Piece>, Vec<End>) {
     let mut generation = generate(&tiny_text_model(), engine, request).await.unwrap();
-    let (mut deltas, mut ends) = (Vec::new(), Vec::new());
-    while let Some(output) = generation.next().await {
-        match output {
-            Output::Prefill { .. } => {}
-            Output::Delta(delta) => deltas.push(delta),
-            Output::Finished(finished) => ends.push(finished),
-            Output::Failed { error, .. } => panic!("{error}"),
+    let (mut pieces, mut ends) = (Vec::new(), Vec::new());
+    while let Some(step) = generation.next().await {
+        for beat in step.beats {
+            match beat {
+                Beat::Progress { .. } | Beat::Open(_) | Beat::Close { .. } => {}
+                Beat::Piece(piece) => pieces.push(piece),
+                Beat::End(end) => ends.push(end),
+                Beat::Failed(error) => panic!("{error}"),
+            }
         }
     }
     assert!(generation.next().await.is_none());
-    (deltas, ends)
+    (pieces, ends)
+}
+
+fn is_piece(beat: &Beat) -> bool {
+    matches!(beat, Beat::Piece(_))
 }
 
 #[tokio::test]
@@ -146,16 +152,16 @@ async fn text_goes_on_until_the_end_token() {
     let engine = reciting("Grüße, Welt! 🎉".as_bytes());
     let collected = collect(&engine, request("Gr")).await.unwrap();
     let choice = &collected.choices[0];
-    assert_eq!(choice.text, "üße, Welt! 🎉");
+    assert_eq!(choice.text(), "üße, Welt! 🎉");
     assert_eq!((choice.reason, &choice.stop_string), (FinishReason::Stop, &None));
     let completion_tokens = "üße, Welt! 🎉".len() as u32;
     assert_eq!(choice.tokens.len() as u32, completion_tokens, "the end token is not output");
     let want = Usage { prompt_tokens: 2, completion_tokens, ..Usage::default() };
-    assert_eq!(collected.usage, want);
+    assert_eq!(collected.tally.usage, want);
     assert!(choice.logprobs.is_empty());
     // Streamed, each piece is whole characters with the tokens that they came from.
     let (deltas, ends) = stream(&engine, request("Gr")).await;
-    assert_eq!(deltas.iter().map(|delta| delta.text.as_str()).collect::<String>(), choice.text);
+    assert_eq!(deltas.iter().map(|delta| delta.text.as_str()).collect::<String>(), choice.text());
     for delta in &deltas {
         let bytes: Vec<u32> = delta.text.bytes().map(u32::from).collect();
         assert_eq!(delta.tokens, bytes, "{delta:?}");
@@ -177,8 +183,8 @@ async fn chats_go_through_the_template() {
         ..GenerationRequest { prompt: PromptInput::Chat(input), ..request("") }
     };
     let collected = collect(&engine, chat).await.unwrap();
-    assert_eq!(collected.choices[0].text, "xxx");
-    assert_eq!(collected.usage.prompt_tokens, prompt_tokens);
+    assert_eq!(collected.choices[0].text(), "xxx");
+    assert_eq!(collected.tally.usage.prompt_tokens, prompt_tokens);
 }
 
 #[tokio::test]
@@ -205,10 +211,10 @@ async fn stop_strings_end_the_text() {
         let request = GenerationRequest { stop, include_stop, min_tokens, ..request("> ") };
         let collected = collect(&engine, request.clone()).await.unwrap();
         let choice = &collected.choices[0];
-        assert_eq!(choice.text, text, "{case:?}");
+        assert_eq!(choice.text(), text, "{case:?}");
         assert_eq!(choice.stop_string.as_deref(), matched, "{case:?}");
         assert_eq!(choice.tokens.len(), num_tokens, "{case:?}");
-        assert_eq!(collected.usage.completion_tokens, generated, "{case:?}");
+        assert_eq!(collected.tally.usage.completion_tokens, generated, "{case:?}");
         assert_eq!(choice.reason, FinishReason::Stop, "{case:?}");
         let (deltas, _) = stream(&engine, request).await;
         let streamed: String = deltas.iter().map(|delta| delta.text.as_str()).collect();
@@ -223,12 +229,12 @@ async fn a_stop_string_may_end_inside_a_token() {
     let stop = GenerationRequest { stop: vec!["a".to_owned()], logprobs: Some(0), ..request(">") };
     let collected = collect(&engine, stop).await.unwrap();
     let choice = &collected.choices[0];
-    assert_eq!((choice.text.as_str(), choice.tokens.len()), ("x ", 2));
+    assert_eq!((choice.text().as_str(), choice.tokens.len()), ("x ", 2));
     assert_eq!(choice.logprobs.len(), 2);
-    assert_eq!(collected.usage.completion_tokens, 3);
+    assert_eq!(collected.tally.usage.completion_tokens, 3);
     let tokens = GenerationRequest { stop_token_ids: vec![AB], ..request(">") };
     let choice = &collect(&engine, tokens).await.unwrap().choices[0];
-    assert_eq!((choice.text.as_str(), choice.reason), ("x ", FinishReason::Stop));
+    assert_eq!((choice.text().as_str(), choice.reason), ("x ", FinishReason::Stop));
     assert_eq!(choice.stop_string, None);
 }
 
@@ -239,19 +245,19 @@ async fn lengths_are_kept() {
         let limited = GenerationRequest { max_tokens: Some(max_tokens), ..request("a") };
         let collected = collect(&engine, limited).await.unwrap();
         let choice = &collected.choices[0];
-        assert_eq!((choice.text.as_str(), choice.reason), (text, FinishReason::Length));
+        assert_eq!((choice.text().as_str(), choice.reason), (text, FinishReason::Length));
         assert_eq!(choice.tokens.len() as u32, max_tokens);
-        assert_eq!(collected.usage.completion_tokens, max_tokens);
+        assert_eq!(collected.tally.usage.completion_tokens, max_tokens);
     }
     let capped = GenerationRequest { default_max_tokens: Some(3), ..request("a") };
-    assert_eq!(collect(&engine, capped).await.unwrap().choices[0].text, "aé");
+    assert_eq!(collect(&engine, capped).await.unwrap().choices[0].text(), "aé");
     let endless = reciting(&[b'x'; 400]);
     let collected = collect(&endless, request(&"x".repeat(250))).await.unwrap();
-    assert_eq!(collected.choices[0].text, "xxxxxx", "what fits into the context");
+    assert_eq!(collected.choices[0].text(), "xxxxxx", "what fits into the context");
     let on =
         GenerationRequest { ignore_eos: true, max_tokens: Some(6), ..request("aaé then mor") };
     let collected = collect(&engine, on).await.unwrap();
-    assert_eq!(collected.choices[0].text, "e", "end tokens have no text");
+    assert_eq!(collected.choices[0].text(), "e", "end tokens have no text");
     assert_eq!(collected.choices[0].tokens[1..], [END; 5]);
     assert_eq!(collected.choices[0].reason, FinishReason::Length);
 }
@@ -283,7 +289,7 @@ async fn of_a_prompt_nothing_is_cut_and_answers_end_with_the_context() {
             ..request(&"x".repeat(200))
         };
         let collected = collect(&engine, long).await.unwrap();
-        assert_eq!(collected.usage.completion_tokens, 56, "{max_tokens}");
+        assert_eq!(collected.tally.usage.completion_tokens, 56, "{max_tokens}");
         assert_eq!(collected.choices[0].reason, FinishReason::Length);
     }
 }
@@ -364,11 +370,11 @@ async fn the_prompt_is_echoed() {
     let engine = reciting(b"one two");
     let echo = GenerationRequest { echo: true, max_tokens: Some(2), ..request("one") };
     let choice = &collect(&engine, echo.clone()).await.unwrap().choices[0];
-    assert_eq!((choice.text.as_str(), choice.tokens.len()), ("one t", 5));
+    assert_eq!((choice.text().as_str(), choice.tokens.len()), ("one t", 5));
     let tokens = PromptInput::Tokens(b"one".map(u32::from).to_vec());
     let ids = GenerationRequest { prompt: tokens, logprobs: Some(1), ..echo.clone() };
     let choice = &collect(&engine, ids).await.unwrap().choices[0];
-    assert_eq!(choice.text, "one t");
+    assert_eq!(choice.text(), "one t");
     let known: Vec<bool> = choice.logprobs.iter().map(|token| token.logprob.is_some()).collect();
     assert_eq!(known, [false, true, true, true, true]);
     // Only the prompt: its stop strings do not count, and nothing is generated.
@@ -381,9 +387,9 @@ async fn the_prompt_is_echoed() {
         };
         let collected = collect(&engine, only).await.unwrap();
         let choice = &collected.choices[0];
-        assert_eq!((choice.text.as_str(), choice.reason), ("one", FinishReason::Length));
+        assert_eq!((choice.text().as_str(), choice.reason), ("one", FinishReason::Length));
         assert_eq!(choice.logprobs.len(), if logprobs.is_some() { 3 } else { 0 });
-        assert_eq!(collected.usage.completion_tokens, 0);
+        assert_eq!(collected.tally.usage.completion_tokens, 0);
     }
 }
 
@@ -398,13 +404,13 @@ async fn choices_share_their_prompt() {
     };
     let three = collect(&engine, random(3, 5)).await.unwrap();
     assert_eq!(three.choices.iter().map(|choice| choice.index).collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!((three.usage.prompt_tokens, three.usage.completion_tokens), (70, 24));
+    assert_eq!((three.tally.usage.prompt_tokens, three.tally.usage.completion_tokens), (70, 24));
     assert_eq!(engine.stats().prefix_hit_tokens, 2 * 64, "two of three found it in the cache");
     assert_ne!(three.choices[0].tokens, three.choices[1].tokens);
     for (i, choice) in three.choices.iter().enumerate() {
         let alone = collect(&engine, random(1, 5 + i as u64)).await.unwrap();
         assert_eq!(alone.choices[0].tokens, choice.tokens, "choice {i} has seed {}", 5 + i);
-        assert_eq!(alone.usage.cached_tokens, 64, "whole blocks of the prompt");
+        assert_eq!(alone.tally.usage.cached_tokens, 64, "whole blocks of the prompt");
     }
     let unseeded = GenerationRequest { seed: None, max_tokens: Some(24), ..random(2, 0) };
     let pair = collect(&engine, unseeded).await.unwrap();
@@ -433,7 +439,7 @@ async fn the_best_are_returned() {
         assert_eq!((choice.index as usize, &choice.tokens), (i, &all[i].tokens));
         assert!(choice.logprobs.is_empty(), "nobody asked for them");
     }
-    assert_eq!(best.usage.completion_tokens, 48, "those that were not chosen cost as well");
+    assert_eq!(best.tally.usage.completion_tokens, 48, "those that were not chosen cost as well");
 }
 
 #[tokio::test]
@@ -445,13 +451,15 @@ async fn several_prompts_are_one_generation() {
     ];
     let mut generation = generate_all(&tiny_text_model(), &engine, requests.clone()).await.unwrap();
     let mut texts = vec![String::new(); 3];
-    while let Some(output) = generation.next().await {
-        if let Output::Delta(delta) = output {
-            texts[delta.index as usize].push_str(&delta.text);
+    while let Some(step) = generation.next().await {
+        for beat in step.beats {
+            if let Beat::Piece(piece) = beat {
+                texts[step.index as usize].push_str(&piece.text);
+            }
         }
     }
     assert_eq!(texts, ["bcdef", "bcdef", "de"], "\"ab\" is one token");
-    let usage = generation.usage();
+    let usage = generation.tally().usage;
     assert_eq!((usage.prompt_tokens, usage.completion_tokens), (1 + 3, 5 + 5 + 3));
     let generation = generate_all(&tiny_text_model(), &engine, requests).await.unwrap();
     let collected = generation.collect().await.unwrap();
@@ -467,7 +475,7 @@ async fn dropping_cancels() {
         ..GenerationRequest::new(PromptInput::Tokens(vec![1]))
     };
     let mut generation = generate(&tiny_text_model(), &engine, long).await.unwrap();
-    while !matches!(generation.next().await, Some(Output::Delta(_))) {}
+    while generation.next().await.is_some_and(|step| !step.beats.iter().any(is_piece)) {}
     drop(generation);
     engine.idle().await;
     assert!(engine.stats().generated_tokens < 12_000, "none came to its end");
@@ -477,13 +485,13 @@ async fn dropping_cancels() {
 async fn failures_are_told() {
     let engine = start(vec![u32::from(b'x'); 64], Some(10));
     let mut generation = generate(&tiny_text_model(), &engine, request("xxxxx")).await.unwrap();
-    let mut outputs = Vec::new();
-    while let Some(output) = generation.next().await {
-        outputs.push(output);
+    let mut beats = Vec::new();
+    while let Some(step) = generation.next().await {
+        beats.extend(step.beats);
     }
-    let Some(Output::Failed { index: 0, error }) = outputs.pop() else { panic!("{outputs:?}") };
+    let Some(Beat::Failed(error)) = beats.pop() else { panic!("{beats:?}") };
     assert!(error.message.contains("torn"), "{error}");
-    assert!(outputs.iter().any(|output| matches!(output, Output::Delta(_))), "what was there");
+    assert!(beats.iter().any(is_piece), "what was there");
     let error = collect(&start(vec![0; 64], Some(10)), request("xxxxx")).await.unwrap_err();
     assert_eq!(error.kind, Kind::Internal);
     let gone = reciting(b"x");

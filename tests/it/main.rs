@@ -3,6 +3,7 @@
 // Helpers are shared between the modules of one binary, and a test may fail by unwrapping.
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
+mod beats;
 mod cli;
 mod code_map;
 mod embedding;

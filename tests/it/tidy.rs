@@ -24,6 +24,19 @@ const DATA_FUNCTIONS: &[&str] = &[];
 /// Layers from the top down; a module may import those in later rows, itself, and [`BELOW_ALL`].
 const LAYERS: &[&[&str]] =
     &[&["main"], &["cli"], &["server"], &["registry"], &["chat", "hub"], &["engine"], &["model"]];
+/// Dialects of the server: none imports another.
+const DIALECTS: &[&str] = &["anthropic", "native", "ollama", "openai"];
+/// Imports between dialects that are left, as `file: dialect`; this list only shrinks.
+const LEFT_BETWEEN_DIALECTS: &[&str] = &[
+    "src/server/anthropic/content.rs: openai",
+    "src/server/anthropic/request.rs: openai",
+    "src/server/anthropic/tools.rs: openai",
+    "src/server/native/inference.rs: openai",
+    "src/server/native/inference_request.rs: openai",
+    "src/server/native/infill_request.rs: openai",
+    "src/server/native/tokens_request.rs: openai",
+    "src/server/ollama/request.rs: openai",
+];
 /// What every layer may import, and what these may import themselves.
 const BELOW_ALL: &[(&str, &[&str])] =
     &[("error", &[]), ("config", &["error"]), ("trace", &["config", "error"]), ("shutdown", &[])];
@@ -285,6 +298,35 @@ fn imports_point_downwards() {
         }
     }
     check("imports point downwards only", &violations);
+}
+
+/// What several dialects need is at the desk, or in front of it.
+#[test]
+fn no_dialect_imports_another() {
+    let mut violations = Vec::new();
+    let mut left = LEFT_BETWEEN_DIALECTS.to_vec();
+    for file in rust_files(&["src/server"]).iter().filter(|file| !is_test(&file.name)) {
+        let rest = file.name.trim_start_matches("src/server/");
+        let Some(here) = DIALECTS.iter().find(|name| rest.starts_with(&format!("{name}/"))) else {
+            continue;
+        };
+        let mut others: Vec<_> = words(&file.code)
+            .filter(|(start, word)| {
+                let is_path = file.code[start + word.len()..].starts_with("::");
+                is_path && word != here && DIALECTS.contains(word)
+            })
+            .map(|(_, word)| format!("{}: {word}", file.name))
+            .collect();
+        others.dedup();
+        for other in others {
+            match left.iter().position(|known| *known == other) {
+                Some(at) => _ = left.remove(at),
+                None => violations.push(other),
+            }
+        }
+    }
+    check("no dialect imports another", &violations);
+    assert!(left.is_empty(), "no longer imported, so no longer listed: {left:?}");
 }
 
 #[test]

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::chat::{CallDelta, Detokenizer, Ending, StopMatcher, TextModel, Tokenizer};
+use crate::chat::{Detokenizer, Ending, StopMatcher, TextModel, Tokenizer};
 use crate::engine::TokenLogprobs;
 
+use super::beat::{Beat, Teller};
 use super::reader::{Reader, Split};
 use super::request::{GenerationRequest, Prompt, PromptInput};
 
@@ -72,34 +73,10 @@ impl TextLogprobs {
     }
 }
 
-/// New text of a choice with the tokens it came from.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Delta {
-    pub index: u32,
-    pub text: String,
-    /// What the model thinks before it answers; chats only.
-    pub reasoning: String,
-    /// Pieces of calls, in order: a call ends before the next begins.
-    pub calls: Vec<CallDelta>,
-    /// Tokens whose text begins in this delta or before and that were not in an earlier one.
-    pub tokens: Vec<u32>,
-    /// One for each of `tokens` if asked for, else empty.
-    pub logprobs: Vec<TextLogprobs>,
-}
-
-impl Delta {
-    fn is_empty(&self) -> bool {
-        self.text.is_empty()
-            && self.reasoning.is_empty()
-            && self.calls.is_empty()
-            && self.tokens.is_empty()
-    }
-}
-
 /// What follows from one token.
 pub(super) struct Progress {
-    /// `None`: the text is held back, as more may come to complete a character or a stop string.
-    pub(super) delta: Option<Delta>,
+    /// None if the text is held back, as more may come to complete a character or a stop string.
+    pub(super) beats: Vec<Beat>,
     /// Why the choice ends here.
     pub(super) stopped: Option<Stopped>,
 }
@@ -128,6 +105,7 @@ pub(super) struct Choice {
     pub(super) text_model: Arc<TextModel>,
     detokenizer: Detokenizer,
     reader: Reader,
+    pub(super) teller: Teller,
     matcher: StopMatcher,
     stops: Vec<String>,
     include_stop: bool,
@@ -177,6 +155,7 @@ impl Choice {
             index,
             detokenizer,
             reader: Reader::new(request, text_model, prompt.in_reasoning),
+            teller: Teller::new(request.tools().is_some()),
             text_model: Arc::clone(text_model),
             matcher: StopMatcher::new(request.stop.clone()),
             stops: request.stop.clone(),
@@ -217,30 +196,30 @@ impl Choice {
         let was_reasoning = self.reader.in_reasoning();
         let split = self.reader.split(text);
         self.num_reasoning_tokens += u32::from(was_reasoning || self.reader.in_reasoning());
-        self.search(split)
+        let stopped = self.search(split);
+        Progress { beats: self.teller.take(), stopped }
     }
 
-    /// The tokens are at their end: sends what was held back. A character that was cut is left out.
+    /// The tokens are at their end: tells what was held back. A character that was cut is left out.
     pub(super) fn finish(&mut self, ending: Ending) -> Progress {
         let rest = self.reader.split_rest(ending != Ending::Whole);
-        let mut progress = self.search(rest);
-        if progress.stopped.is_none() {
+        let stopped = self.search(rest);
+        if stopped.is_none() {
             let content = self.matcher.flush();
-            let held = Split { reasoning: String::new(), content };
-            let last = self.send(held, Some(ending));
-            progress.delta = join(progress.delta, last);
+            self.tell(Split { reasoning: String::new(), content }, Some(ending));
+            self.teller.finish();
         }
-        progress
+        Progress { beats: self.teller.take(), stopped }
     }
 
-    fn search(&mut self, split: Split) -> Progress {
+    fn search(&mut self, split: Split) -> Option<Stopped> {
         let Split { reasoning, content } = split;
         // What neither was sent nor is held or content now went elsewhere.
         let content_len = self.sent + self.matcher.held_len() + content.len();
         self.diverted = self.decoded.saturating_sub(self.reader.held_len() + content_len);
         if self.num_tokens <= self.min_tokens {
-            let delta = self.send(Split { reasoning, content }, None);
-            return Progress { delta, stopped: self.over() };
+            self.tell(Split { reasoning, content }, None);
+            return self.over();
         }
         let step = self.matcher.push(&content);
         let mut content = step.text;
@@ -249,50 +228,35 @@ impl Choice {
         {
             content.push_str(stop);
         }
-        let Some(stop) = step.matched else {
-            let delta = self.send(Split { reasoning, content }, None);
-            return Progress { delta, stopped: self.over() };
-        };
-        let delta = self.send(Split { reasoning, content }, None);
-        let (text, calls) = self.reader.parse(String::new(), Some(Ending::Stopped));
-        let last = Delta { index: self.index, text, calls, ..Delta::default() };
+        self.tell(Split { reasoning, content }, None);
+        let Some(stop) = step.matched else { return self.over() };
+        let rest = self.reader.parse(String::new(), Some(Ending::Stopped));
+        rest.into_iter().for_each(|part| self.teller.part(part));
+        self.teller.finish();
         // Their text is part of the stop string or behind it.
         self.pending.clear();
-        let delta = join(delta, (!last.is_empty()).then_some(last));
-        Progress { delta, stopped: Some(Stopped::String(stop)) }
+        Some(Stopped::String(stop))
     }
 
     fn over(&self) -> Option<Stopped> {
         self.reader.is_over().then_some(Stopped::Here)
     }
 
-    /// Sends text with the tokens that begin in it; the `last` with all that are left.
-    fn send(&mut self, split: Split, last: Option<Ending>) -> Option<Delta> {
+    /// Tells text with the tokens that begin in it; the `last` with all that are left.
+    fn tell(&mut self, split: Split, last: Option<Ending>) {
         self.sent += split.content.len();
-        let (text, calls) = self.reader.parse(split.content, last);
-        let reasoning = split.reasoning;
-        let mut delta = Delta { index: self.index, text, reasoning, calls, ..Delta::default() };
         let end = self.sent + self.diverted;
+        let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
         while let Some(token) =
             self.pending.pop_front_if(|token| last.is_some() || token.start < end)
         {
-            delta.tokens.push(token.id);
-            delta.logprobs.extend(token.logprobs);
+            tokens.push(token.id);
+            logprobs.extend(token.logprobs);
         }
-        (!delta.is_empty()).then_some(delta)
-    }
-}
-
-fn join(first: Option<Delta>, second: Option<Delta>) -> Option<Delta> {
-    match (first, second) {
-        (Some(mut first), Some(second)) => {
-            first.text.push_str(&second.text);
-            first.reasoning.push_str(&second.reasoning);
-            first.calls.extend(second.calls);
-            first.tokens.extend(second.tokens);
-            first.logprobs.extend(second.logprobs);
-            Some(first)
+        self.teller.bring(tokens, logprobs);
+        self.teller.think(&split.reasoning);
+        for part in self.reader.parse(split.content, last) {
+            self.teller.part(part);
         }
-        (first, second) => first.or(second),
     }
 }

@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! GenerationRequest ─ checks, template, tokenizer ─▶ engine::Request × candidates ─▶ Job
-//!           Output ◀─ stop strings ◀─ detokenizer ◀──────────────── Event ◀───────────┘
+//!             Step ◀─ stop strings ◀─ detokenizer ◀──────────────── Event ◀───────────┘
 //! ```
 //!
 //! A list of prompts is a list of requests: [`generate_all`] numbers their choices through, those of
 //! the first request first, so that a dialect sees one stream in any case.
 
+mod beat;
 mod choice;
 mod collect;
 mod reader;
@@ -22,8 +23,9 @@ use std::time::Instant;
 
 use futures_util::future::{FutureExt, select_all};
 
-pub use choice::{Delta, TextLogprobs, TokenText};
-pub use collect::{Collected, CollectedChoice};
+pub use beat::{Beat, Block, BlockKind, End, FinishReason, Piece, Step, Teller};
+pub use choice::{TextLogprobs, TokenText};
+pub use collect::{Collected, CollectedBlock, CollectedChoice, Fold};
 pub use request::{
     GenerationRequest, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS, MAX_BREAKER_BYTES, MAX_BREAKERS,
     MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS, PromptInput,
@@ -44,53 +46,22 @@ pub const MAX_PROMPTS: usize = 1024;
 /// cache, instead of all reading it at once.
 const MIN_SHARED_TOKENS: usize = 64;
 
-/// What happens to a choice. After `Finished` or `Failed` nothing more is said about it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// A part of the prompt was read.
-    Prefill {
-        index: u32,
-        processed: u32,
-        cached: u32,
-        total: u32,
-    },
-    Delta(Delta),
-    Finished(Finished),
-    Failed {
-        index: u32,
-        error: Error,
-    },
-}
-
-/// A choice that is complete.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
-    pub index: u32,
-    pub reason: FinishReason,
-    /// Of this choice alone; see [`Generation::usage`] for all. Tokens that a stop string swallowed
-    /// are counted, as they were generated; what the engine ran ahead afterwards is not.
+/// What all choices together took so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Each prompt counts once, whatever `n` is.
     pub usage: Usage,
+    /// Of the completion tokens, those that are reasoning.
+    pub reasoning_tokens: u32,
+    /// The longest of each kind among the choices, in milliseconds.
     pub timings: Timings,
-    /// The stop string that ended it.
-    pub stop_string: Option<String>,
 }
 
-/// Why a choice ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// A stop token, a stop string, or the grammar is complete.
-    Stop,
-    /// The model calls tools.
-    ToolCalls,
-    /// `max_tokens`.
-    Length,
-}
-
-/// Jobs under way and their output so far; dropping it cancels them.
+/// Jobs under way and what is to be told of them; dropping it cancels them.
 pub struct Generation {
     engine: Engine,
     running: Vec<Running>,
-    outputs: VecDeque<Output>,
+    steps: VecDeque<Step>,
     groups: Vec<Group>,
     /// Whose turn it is to be looked at first, so that no choice starves the others.
     turn: usize,
@@ -151,7 +122,7 @@ pub async fn generate_all(
     let mut generation = Generation {
         engine: engine.grouped(),
         running: Vec::new(),
-        outputs: VecDeque::new(),
+        steps: VecDeque::new(),
         groups: Vec::new(),
         turn: 0,
         notes: compiled.iter().flatten().flat_map(|rules| rules.notes.clone()).collect(),
@@ -211,7 +182,7 @@ impl Generation {
                 first_prompt_token: prompt.tokens.first().copied().unwrap_or(0),
             };
             if running.echo.as_ref().is_some_and(|echo| echo.logprobs.is_none()) {
-                self.outputs.extend(running.echo());
+                self.steps.extend(running.echo());
             }
             self.running.push(running);
         }
@@ -220,49 +191,50 @@ impl Generation {
 
     /// What happens next; `None` when all choices are complete. May be dropped and called again
     /// without loss.
-    pub async fn next(&mut self) -> Option<Output> {
+    pub async fn next(&mut self) -> Option<Step> {
         loop {
-            if let Some(output) = self.outputs.pop_front() {
-                return Some(output);
+            if let Some(step) = self.steps.pop_front() {
+                return Some(step);
             }
             let (at, event) = self.next_event().await?;
             let running = self.running.get_mut(at)?;
-            let outputs = running.take(event);
+            let steps = running.take(event);
             let has_read_prompt = running.job.is_none() || running.watch.first_token.is_some();
-            self.outputs.extend(outputs);
+            self.steps.extend(steps);
             if has_read_prompt {
                 self.release(at);
             }
         }
     }
 
-    /// What all requests together took so far: each prompt counts once, whatever `n` is.
+    /// Ends all choices that have not ended; [`Self::next`] tells it.
+    pub fn cancel(&mut self) {
+        self.steps.extend(self.running.iter_mut().filter_map(Running::cancel));
+    }
+
+    /// What was taken so far.
     #[must_use]
-    pub fn usage(&self) -> Usage {
-        let mut usage = Usage::default();
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
         for group in &self.groups {
-            usage.prompt_tokens += group.prompt.len() as u32;
+            tally.usage.prompt_tokens += group.prompt.len() as u32;
             // The first; its siblings find in the cache what it computed.
-            usage.cached_tokens +=
+            tally.usage.cached_tokens +=
                 self.running.get(group.first).map_or(0, |first| first.usage.cached_tokens);
         }
         for running in &self.running {
-            usage.completion_tokens += running.usage.completion_tokens;
-            usage.drafts += running.usage.drafts;
+            tally.usage.completion_tokens += running.usage.completion_tokens;
+            tally.usage.drafts += running.usage.drafts;
+            tally.reasoning_tokens += running.choice.num_reasoning_tokens;
+            tally.timings = longest(&tally.timings, &running.timings());
         }
-        usage
+        tally
     }
 
-    /// Of the completion tokens of all requests, those that are reasoning.
+    /// Choices under way, those of all requests.
     #[must_use]
-    pub fn reasoning_tokens(&self) -> u32 {
-        self.running.iter().map(|running| running.choice.num_reasoning_tokens).sum()
-    }
-
-    /// Tokens of the prompt of the first request.
-    #[must_use]
-    pub fn prompt_tokens(&self) -> u32 {
-        self.groups.first().map_or(0, |group| group.prompt.len() as u32)
+    pub fn num_choices(&self) -> usize {
+        self.running.len()
     }
 
     /// Tokens of the prompt of a choice.
@@ -271,13 +243,6 @@ impl Generation {
         let index = index as usize;
         let group = self.groups.iter().rev().find(|group| group.first <= index);
         group.map_or(&[], |group| &group.prompt)
-    }
-
-    /// The longest of each kind among the choices, as far as they are.
-    #[must_use]
-    pub fn timings(&self) -> Timings {
-        let each = self.running.iter().map(Running::timings);
-        each.fold(Timings::default(), |longest, timings| collect::longest(&longest, &timings))
     }
 
     /// The prompt of the first of a group is in the prefix cache: its siblings may read it there.
@@ -289,7 +254,7 @@ impl Generation {
             running.watch.submitted = Instant::now();
             match self.engine.submit(request) {
                 Ok(job) => running.job = Some(job),
-                Err(error) => self.outputs.extend(running.failed(error)),
+                Err(error) => self.steps.push_back(running.failed(error)),
             }
         }
     }
@@ -316,5 +281,14 @@ impl Generation {
         let ((at, event), _, _) = select_all(events).await;
         self.turn = at + 1;
         Some((at, event))
+    }
+}
+
+fn longest(a: &Timings, b: &Timings) -> Timings {
+    Timings {
+        queue_ms: a.queue_ms.max(b.queue_ms),
+        prefill_ms: a.prefill_ms.max(b.prefill_ms),
+        ttft_ms: a.ttft_ms.max(b.ttft_ms),
+        decode_ms: a.decode_ms.max(b.decode_ms),
     }
 }

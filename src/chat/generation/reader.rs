@@ -1,6 +1,6 @@
 //! What an answer is made of: reasoning, text for the reader, and calls of tools.
 
-use crate::chat::{AnswerPart, CallDelta, Ending, Part, ReasoningSplitter, TextModel, ToolParser};
+use crate::chat::{AnswerPart, Ending, Part, ReasoningSplitter, TextModel, ToolParser};
 
 use super::request::{GenerationRequest, PromptInput};
 
@@ -56,26 +56,17 @@ impl Reader {
         self.splitter.as_mut().map_or_else(Split::default, flush)
     }
 
-    /// Text and calls of a piece of content; with `last`, of all that there is.
-    pub(super) fn parse(
-        &mut self,
-        content: String,
-        last: Option<Ending>,
-    ) -> (String, Vec<CallDelta>) {
-        let Some(parser) = &mut self.parser else { return (content, Vec::new()) };
+    /// Text and calls of a piece of content, as the model wrote them; with `last`, of all that there is.
+    pub(super) fn parse(&mut self, content: String, last: Option<Ending>) -> Vec<AnswerPart> {
+        let Some(parser) = &mut self.parser else { return vec![AnswerPart::Text(content)] };
         let mut parts = parser.push(&content);
         if let Some(ending) = last {
             parts.extend(parser.flush(ending));
         }
-        let (mut text, mut calls) = (String::new(), Vec::new());
-        for part in parts {
-            match part {
-                AnswerPart::Text(part) => text.push_str(&part),
-                AnswerPart::Call(call) if self.one_call && call.index > 0 => {}
-                AnswerPart::Call(call) => calls.push(call),
-            }
+        if self.one_call {
+            parts.retain(|part| !matches!(part, AnswerPart::Call(call) if call.index > 0));
         }
-        (text, calls)
+        parts
     }
 
     pub(super) fn has_calls(&self) -> bool {

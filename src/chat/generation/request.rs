@@ -93,6 +93,8 @@ impl PromptInput {
 #[derive(Clone)]
 pub struct GenerationRequest {
     pub prompt: PromptInput,
+    /// How whoever asks calls the prompt, for errors; `None` = by its kind.
+    pub prompt_path: Option<&'static str>,
     /// `None` = as many as fit, but no more than `default_max_tokens`. 0 = only read the prompt, for
     /// `echo` or to warm the prefix cache.
     pub max_tokens: Option<u32>,
@@ -149,6 +151,7 @@ impl GenerationRequest {
     pub fn new(prompt: PromptInput) -> Self {
         Self {
             prompt,
+            prompt_path: None,
             max_tokens: None,
             default_max_tokens: None,
             min_tokens: 0,
@@ -173,6 +176,10 @@ impl GenerationRequest {
             time_limit: None,
             rules: None,
         }
+    }
+
+    fn prompt_field(&self) -> &'static str {
+        self.prompt_path.unwrap_or(self.prompt.field())
     }
 
     /// Tools that the choices may call.
@@ -342,7 +349,7 @@ pub(super) fn prepare(
     runner: &RunnerSpec,
     patience: &Patience,
 ) -> Result<Prompt> {
-    let field = request.prompt.field();
+    let field = request.prompt_field();
     let context = runner.context_len;
     let until = Until { max_tokens: COUNTED_CONTEXTS * context, patience: patience.clone() };
     let read = request.prompt.read(text, &until).map_err(|unread| match unread {
@@ -420,7 +427,7 @@ fn fit(request: &GenerationRequest, prompt: usize, context: usize) -> Result<u32
             "this model's context holds {context} tokens; the prompt has {prompt}, and an answer needs \
              one at least"
         );
-        let error = Error::invalid(request.prompt.field(), text);
+        let error = Error::invalid(request.prompt_field(), text);
         return Err(error.with_code("context_length_exceeded"));
     }
     let room = u32::try_from(context - prompt).unwrap_or(u32::MAX);

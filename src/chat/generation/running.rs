@@ -1,15 +1,15 @@
-//! One candidate under way: its job's events become output.
+//! One candidate under way: its job's events become beats.
 
 use std::time::{Duration, Instant};
 
-use crate::chat::Ending;
+use crate::chat::{AnswerPart, Ending};
 use crate::engine::{
     Event, FinishReason as EngineReason, Job, Outcome, Request, Timings, TokenLogprobs, Usage,
 };
 use crate::error::Error;
 
-use super::choice::{Choice, Delta, Progress, Stopped, TextLogprobs, TokenText};
-use super::{FinishReason, Finished, Output};
+use super::beat::{Beat, BlockKind, End, FinishReason, Step};
+use super::choice::{Choice, Progress, Stopped, TextLogprobs, TokenText};
 
 /// One candidate.
 pub(super) struct Running {
@@ -65,12 +65,11 @@ pub(super) struct Echo {
 }
 
 impl Running {
-    pub(super) fn take(&mut self, event: Option<Event>) -> Vec<Output> {
-        let index = self.choice.index;
+    pub(super) fn take(&mut self, event: Option<Event>) -> Vec<Step> {
         match event {
             Some(Event::Prefill { processed, cached, total }) => {
                 self.usage.cached_tokens = cached;
-                vec![Output::Prefill { index, processed, cached, total }]
+                vec![self.step(vec![Beat::Progress { processed, cached, total }])]
             }
             Some(Event::PromptLogprobs(logprobs)) => {
                 if let Some(all) = &mut self.prompt_logprobs {
@@ -83,28 +82,37 @@ impl Running {
             }
             Some(Event::Token { id, logprobs }) => self.token(id, logprobs.as_ref()),
             Some(Event::Finished(outcome)) => self.finished(&outcome),
-            Some(Event::Failed(error)) => self.failed(error),
-            None => self.failed(Error::internal("the engine ended the job without a word")),
+            Some(Event::Failed(error)) => vec![self.failed(error)],
+            None => vec![self.failed(Error::internal("the engine ended the job without a word"))],
         }
     }
 
-    fn token(&mut self, id: u32, logprobs: Option<&TokenLogprobs>) -> Vec<Output> {
-        let mut outputs: Vec<Output> = self.echo().into_iter().collect();
+    fn step(&self, beats: Vec<Beat>) -> Step {
+        Step { index: self.choice.index, beats }
+    }
+
+    fn told(&self, beats: Vec<Beat>) -> Option<Step> {
+        (!beats.is_empty()).then(|| self.step(beats))
+    }
+
+    fn token(&mut self, id: u32, logprobs: Option<&TokenLogprobs>) -> Vec<Step> {
+        let mut steps: Vec<Step> = self.echo().into_iter().collect();
         self.watch.first_token.get_or_insert_with(Instant::now);
         if self.discard {
-            return outputs;
+            return steps;
         }
         self.usage.completion_tokens += 1;
-        let Progress { delta, stopped } = self.choice.push(id, logprobs);
-        self.has_line |= delta.as_ref().is_some_and(|delta| delta.text.contains('\n'));
-        outputs.extend(delta.map(Output::Delta));
+        let Progress { beats, stopped } = self.choice.push(id, logprobs);
+        self.has_line |= beats.iter().any(has_line);
+        steps.extend(self.told(beats));
         if let Some(stopped) = stopped {
-            outputs.push(self.stopped(stopped));
+            steps.push(self.stopped(stopped));
         } else if self.is_late() {
-            outputs.extend(self.choice.finish(Ending::Cut).delta.map(Output::Delta));
-            outputs.push(self.stopped(Stopped::Late));
+            let beats = self.choice.finish(Ending::Cut).beats;
+            steps.extend(self.told(beats));
+            steps.push(self.stopped(Stopped::Late));
         }
-        outputs
+        steps
     }
 
     /// Whether the time is up, which only counts once a line is complete.
@@ -119,34 +127,46 @@ impl Running {
     }
 
     /// The choice ends; the engine does not know yet.
-    fn stopped(&mut self, stopped: Stopped) -> Output {
-        if let Some(job) = self.job.take() {
-            // Dropping the job cancels it.
-            self.usage.drafts = job.drafts();
-        }
+    fn stopped(&mut self, stopped: Stopped) -> Step {
         let stop_string = match stopped {
             Stopped::String(stop) => self.stops.get(stop).cloned(),
             Stopped::Here | Stopped::Late => None,
         };
         let reason =
             if stopped == Stopped::Late { FinishReason::Length } else { self.stop_reason() };
+        self.leave(reason, stop_string)
+    }
+
+    /// Somebody ends the choice; `None` if it has ended.
+    pub(super) fn cancel(&mut self) -> Option<Step> {
+        let is_live = self.held.take().is_some() || self.job.is_some();
+        is_live.then(|| self.leave(FinishReason::Cancelled, None))
+    }
+
+    fn leave(&mut self, reason: FinishReason, stop_string: Option<String>) -> Step {
+        if let Some(job) = self.job.take() {
+            // Dropping the job cancels it.
+            self.usage.drafts = job.drafts();
+        }
         let timings = self.watch.timings();
         self.timings = Some(timings);
-        Output::Finished(Finished {
-            index: self.choice.index,
-            reason,
-            usage: self.usage,
-            timings,
-            stop_string,
-        })
+        self.end(reason, stop_string)
+    }
+
+    fn end(&mut self, reason: FinishReason, stop_string: Option<String>) -> Step {
+        self.choice.teller.close(reason);
+        let mut beats = self.choice.teller.take();
+        let (usage, timings) = (self.usage, self.timings());
+        beats.push(Beat::End(End { reason, usage, timings, stop_string }));
+        self.step(beats)
     }
 
     fn stop_reason(&self) -> FinishReason {
         if self.choice.has_whole_calls() { FinishReason::ToolCalls } else { FinishReason::Stop }
     }
 
-    fn finished(&mut self, outcome: &Outcome) -> Vec<Output> {
-        let mut outputs: Vec<Output> = self.echo().into_iter().collect();
+    fn finished(&mut self, outcome: &Outcome) -> Vec<Step> {
+        let mut steps: Vec<Step> = self.echo().into_iter().collect();
         self.usage.cached_tokens = outcome.usage.cached_tokens;
         self.usage.drafts = outcome.usage.drafts;
         self.timings = Some(outcome.timings);
@@ -154,29 +174,21 @@ impl Running {
             EngineReason::Length => Ending::Cut,
             EngineReason::Stop | EngineReason::Cancelled => Ending::Whole,
         };
-        let Progress { delta, stopped } = self.choice.finish(ending);
-        outputs.extend(delta.map(Output::Delta));
+        let Progress { beats, stopped } = self.choice.finish(ending);
+        steps.extend(self.told(beats));
         if let Some(stopped) = stopped {
-            outputs.push(self.stopped(stopped));
-            return outputs;
+            steps.push(self.stopped(stopped));
+            return steps;
         }
-        let reason = match outcome.reason {
-            EngineReason::Stop if !self.discard => self.stop_reason(),
-            EngineReason::Stop | EngineReason::Length => FinishReason::Length,
-            EngineReason::Cancelled => {
-                outputs.extend(self.failed(Error::unavailable("the request was cancelled", 1)));
-                return outputs;
-            }
-        };
         self.job = None;
-        outputs.push(Output::Finished(Finished {
-            index: self.choice.index,
-            reason,
-            usage: self.usage,
-            timings: outcome.timings,
-            stop_string: None,
-        }));
-        outputs
+        steps.push(match outcome.reason {
+            EngineReason::Stop if !self.discard => self.end(self.stop_reason(), None),
+            EngineReason::Stop | EngineReason::Length => self.end(FinishReason::Length, None),
+            EngineReason::Cancelled => {
+                self.failed(Error::unavailable("the request was cancelled", 1))
+            }
+        });
+        steps
     }
 
     /// Log-probabilities of the prompt's tokens, if they were wanted.
@@ -188,13 +200,13 @@ impl Running {
         Some(std::iter::once(first).chain(rest).collect())
     }
 
-    pub(super) fn failed(&mut self, error: Error) -> Vec<Output> {
+    pub(super) fn failed(&mut self, error: Error) -> Step {
         self.job = None;
-        vec![Output::Failed { index: self.choice.index, error }]
+        self.step(vec![Beat::Failed(error)])
     }
 
     /// The prompt as the choice's first text, once.
-    pub(super) fn echo(&mut self) -> Option<Output> {
+    pub(super) fn echo(&mut self) -> Option<Step> {
         let Echo { text, tokens, logprobs } = self.echo.take()?;
         let tokenizer = &self.choice.text_model.tokenizer;
         let logprobs = logprobs.map_or_else(Vec::new, |rest| {
@@ -203,9 +215,15 @@ impl Running {
             let mut place = Place::new(&text);
             first.into_iter().chain(rest).map(|token| place.take(token)).collect()
         });
-        let index = self.choice.index;
-        Some(Output::Delta(Delta { index, text, tokens, logprobs, ..Delta::default() }))
+        self.choice.teller.bring(tokens, logprobs);
+        self.choice.teller.part(AnswerPart::Text(text));
+        let beats = self.choice.teller.take();
+        self.told(beats)
     }
+}
+
+fn has_line(beat: &Beat) -> bool {
+    matches!(beat, Beat::Piece(piece) if piece.kind == BlockKind::Text && piece.text.contains('\n'))
 }
 
 /// Follows the tokens of a prompt through its text.

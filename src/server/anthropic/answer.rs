@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use super::content::{Speaker, TextKind};
 use crate::{
-    chat::generation::{Collected, CollectedChoice, FinishReason},
-    engine,
+    chat::generation::Tally,
+    engine::Usage,
     server::schema::{FreeObject, wire_enum},
 };
 
@@ -128,7 +128,8 @@ pub(crate) struct MessageUsage {
 }
 
 impl MessageUsage {
-    pub(super) fn new(usage: engine::Usage, thinking_tokens: u32) -> Self {
+    pub(super) fn new(tally: &Tally) -> Self {
+        let Tally { usage, reasoning_tokens: thinking_tokens, .. } = *tally;
         Self {
             input_tokens: usage.prompt_tokens.saturating_sub(usage.cached_tokens),
             output_tokens: usage.completion_tokens,
@@ -176,7 +177,7 @@ pub(crate) struct TokenCount {
 
 impl AnthropicAnswer {
     /// A message without content yet.
-    pub(super) fn begin(id: &str, model: &str, usage: engine::Usage) -> Self {
+    pub(super) fn begin(id: &str, model: &str, usage: Usage) -> Self {
         Self {
             id: id.to_owned(),
             r#type: MessageKind::Message,
@@ -187,57 +188,9 @@ impl AnthropicAnswer {
             stop_sequence: None,
             stop_details: None,
             container: None,
-            usage: MessageUsage::new(usage, 0),
+            usage: MessageUsage::new(&Tally { usage, ..Tally::default() }),
         }
     }
-
-    /// `context`: tokens that prompt and answer may have together.
-    pub(super) fn new(id: &str, model: &str, collected: Collected, context: usize) -> Self {
-        let is_full = fills(context, collected.usage);
-        let mut answer = Self::begin(id, model, collected.usage);
-        answer.usage.output_tokens_details.thinking_tokens = collected.reasoning_tokens;
-        if let Some(choice) = collected.choices.into_iter().next() {
-            answer.stop_reason =
-                Some(stop_reason(choice.reason, choice.stop_string.is_some(), is_full));
-            answer.stop_sequence.clone_from(&choice.stop_string);
-            answer.content = blocks(choice);
-        }
-        answer
-    }
-}
-
-/// Whether an answer ends where the context does.
-pub(super) fn fills(context: usize, usage: engine::Usage) -> bool {
-    (usage.prompt_tokens + usage.completion_tokens) as usize >= context
-}
-
-pub(super) fn stop_reason(reason: FinishReason, by_string: bool, is_full: bool) -> StopReason {
-    match reason {
-        FinishReason::Stop if by_string => StopReason::StopSequence,
-        FinishReason::Stop => StopReason::EndTurn,
-        FinishReason::Length if is_full => StopReason::ContextFull,
-        FinishReason::Length => StopReason::MaxTokens,
-        FinishReason::ToolCalls => StopReason::ToolUse,
-    }
-}
-
-fn blocks(choice: CollectedChoice) -> Vec<AnswerBlock> {
-    let mut blocks = Vec::new();
-    if !choice.reasoning.is_empty() {
-        blocks.push(AnswerBlock::thinking(choice.reasoning));
-    }
-    // Blanks before a call are no text.
-    let says_nothing = choice.text.is_empty()
-        || (!choice.calls.is_empty() && choice.text.chars().all(char::is_whitespace));
-    if !says_nothing {
-        blocks.push(AnswerBlock::text(choice.text));
-    }
-    blocks.extend(choice.calls.into_iter().map(|call| {
-        // An input is an object in any case: of a call that was cut, as much as came.
-        let input = FreeObject(call.object());
-        AnswerBlock::tool_use(call.id, call.name, input)
-    }));
-    blocks
 }
 
 impl AnswerBlock {

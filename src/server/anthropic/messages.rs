@@ -3,31 +3,26 @@
 use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::{OpenApi, ResponseContent};
+use poem_openapi::OpenApi;
 
 use super::{
-    AnthropicTag, Generates,
+    AnthropicTag,
     answer::{AnthropicAnswer, TokenCount},
+    events::MessageEvent,
+    render::MessageRender,
     request::{CountTokensRequest, MessagesRequest},
-    stream::{MessageEvent, MessageStream},
 };
 use crate::server::{
     AppState,
     auth::Caller,
     body::Json,
-    desk::Body,
-    openai::{Counts, Running, count_tokens, random_id},
+    desk::{Body, Counts, Desk, Generates, Served, count_tokens},
     reply::{Answer, Content, Reply},
     sse::Events,
 };
 
 /// One object, or a stream of events.
-#[derive(ResponseContent)]
-#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
-pub(crate) enum MessageBody {
-    Full(Json<AnthropicAnswer>),
-    Stream(Events<MessageEvent>),
-}
+type MessageBody = Served<Json<AnthropicAnswer>, Events<MessageEvent>>;
 
 /// The routes of the dialect.
 pub(crate) struct AnthropicApi(pub Arc<AppState>);
@@ -50,21 +45,9 @@ impl AnthropicApi {
         caller: Data<&Caller>,
         request: Body<MessagesRequest>,
     ) -> Answer<Content<MessageBody>, Generates> {
-        let request = request.0;
-        let model = request.model.clone();
-        let is_stream = request.stream.unwrap_or(false);
-        let generation = request.into_generation()?;
-        let running = Running::start(&self.0, &caller, &model, vec![generation]).await?;
-        let id = format!("msg_{}", random_id());
-        if is_stream {
-            let stream = MessageStream::new(id, model, running);
-            let events = Events::new(stream.events(), self.0.drain.clone());
-            return Ok(Reply::new(Content(MessageBody::Stream(events))));
-        }
-        let context = running.lease.engine.spec().context_len;
-        let collected = running.collect(&self.0.drain).await?;
-        let answer = AnthropicAnswer::new(&id, &model, collected, context);
-        Ok(Reply::new(Content(MessageBody::Full(Json(answer)))))
+        let ask = request.0.into_ask()?;
+        let served = Desk::new(&self.0, &caller).serve(ask, MessageRender::new).await?;
+        Ok(Reply::new(Content(served.events(&self.0.drain))))
     }
 
     /// Count the tokens of a conversation, as Anthropic does
@@ -80,7 +63,7 @@ impl AnthropicApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input()?;
-        let input_tokens = count_tokens(&self.0, &model, input).await?;
+        let input_tokens = count_tokens(&self.0, &model, (input, "messages")).await?;
         Ok(Reply::new(Json(TokenCount { input_tokens })))
     }
 }

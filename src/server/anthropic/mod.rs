@@ -5,28 +5,19 @@
 
 mod answer;
 mod content;
+mod events;
 mod messages;
+mod render;
 mod request;
-mod stream;
 mod tools;
 
 pub(crate) use messages::AnthropicApi;
 use poem_openapi::Tags;
 pub(crate) use request::MessagesRequest;
 
-use super::reply::Outcomes;
-
 /// Headings of the document.
 #[derive(Tags)]
 pub(crate) enum AnthropicTag {
     /// Conversations, compatible with Anthropic's API.
     Messages,
-}
-
-/// Outcomes of an operation that generates text.
-pub(crate) struct Generates;
-
-impl Outcomes for Generates {
-    const SUCCESS: (u16, &'static str) = (200, "The answer; with `stream`, server-sent events");
-    const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
 }

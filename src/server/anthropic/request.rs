@@ -1,7 +1,5 @@
 //! The wire requests of `/v1/messages` and their translation.
 
-use std::sync::Arc;
-
 use poem_openapi::Object;
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,15 +11,13 @@ use super::{
 use crate::{
     chat::{
         ChatInput,
-        generation::{
-            GenerationRequest, MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape,
-        },
+        generation::{MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape},
         grammar::Grammar,
     },
     error::{Error, Result},
     param::{Given, Kind},
     server::{
-        desk::{Draft, Request, WireParam, params},
+        desk::{Ask, Draft, Request, WireParam, params},
         schema::{
             FreeObject, TextOr, objects, optional_object, optional_objects, text_or_objects,
             wire_enum,
@@ -152,8 +148,6 @@ type Row = WireParam<Draft>;
 
 /// A request to answer a conversation.
 pub(crate) struct MessagesRequest {
-    pub model: String,
-    pub stream: Option<bool>,
     parts: MessagesParts,
     draft: Draft,
 }
@@ -188,7 +182,7 @@ impl Request for MessagesRequest {
 
     fn new(parts: MessagesParts, mut draft: Draft, given: Given) -> Result<Self> {
         draft.settle(&given)?;
-        Ok(Self { model: parts.model.clone(), stream: draft.stream, parts, draft })
+        Ok(Self { parts, draft })
     }
 }
 
@@ -281,8 +275,8 @@ impl ThinkingEffort {
 
 impl MessagesRequest {
     /// Checks everything that can be checked without the model.
-    pub(super) fn into_generation(self) -> Result<GenerationRequest> {
-        let Self { parts, draft, .. } = self;
+    pub(super) fn into_ask(self) -> Result<Ask> {
+        let Self { parts, draft } = self;
         check_thinking(parts.thinking.as_ref(), draft.request.max_tokens)?;
         let (input, rules) = Prompting {
             system: parts.system,
@@ -293,8 +287,8 @@ impl MessagesRequest {
             output_config: parts.output_config.unwrap_or_default(),
         }
         .read()?;
-        let (prompt, rules) = (PromptInput::Chat(input), Some(Arc::new(rules)));
-        Ok(GenerationRequest { prompt, rules, ..draft.request })
+        let request = draft.request(PromptInput::Chat(input), rules);
+        Ok(draft.into_ask(Some(parts.model), vec![request]))
     }
 }
 

@@ -1,13 +1,14 @@
 //! A request while it is read: what every dialect that generates can ask for.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
+use super::{Ask, Wanted};
 use crate::{
     chat::{
         DEFAULT_BREAKERS,
-        generation::{GenerationRequest, PromptInput, Shape},
+        generation::{GenerationRequest, OutputRules, PromptInput, Shape},
     },
     engine::{
         LogprobsOf,
@@ -22,30 +23,18 @@ use crate::{
 /// Bytes of a label.
 const MAX_LABEL_BYTES: usize = 512;
 
-/// What an answer has beyond OpenAI's, and how long its engine stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Extras {
-    pub keep_alive: Option<KeepAlive>,
-    /// Pieces of a stream have their timings.
-    pub timings: bool,
-    /// A stream tells how much of the prompt was read.
-    pub progress: bool,
-    /// Token ids of prompt and answer.
-    pub tokens: bool,
-}
-
 /// What parameters have said so far.
 pub(crate) struct Draft {
     /// Its prompt is the dialect's matter.
     pub(crate) request: GenerationRequest,
     pub(crate) stream: Option<bool>,
-    /// A stream ends with the token counts.
-    pub(crate) include_usage: bool,
     /// The forms that are asked for; one, once it is settled.
     pub(crate) shapes: Vec<Shape>,
     /// Variables of the chat template.
     pub(crate) kwargs: Map<String, Value>,
-    pub(crate) extras: Extras,
+    pub(crate) wanted: Wanted,
+    /// How long its engine stays loaded afterwards.
+    pub(crate) stay: Option<KeepAlive>,
     pub(super) logprobs: Logprobs,
     pub(super) mirostat: MirostatDraft,
     pub(super) adaptive: AdaptiveDraft,
@@ -98,10 +87,10 @@ impl Default for Draft {
                 ..GenerationRequest::new(prompt)
             },
             stream: None,
-            include_usage: false,
             shapes: Vec::new(),
             kwargs: Map::new(),
-            extras: Extras::default(),
+            wanted: Wanted::default(),
+            stay: None,
             logprobs: Logprobs::default(),
             mirostat: MirostatDraft { version: 0, tau: 5.0, eta: 0.1 },
             adaptive: AdaptiveDraft { target: -1.0, decay: 0.9, is_on: true },
@@ -139,6 +128,24 @@ impl Draft {
         Ok(())
     }
 
+    /// What is asked of an engine, one answer for each prompt.
+    pub(crate) fn into_ask(self, model: Option<String>, prompts: Vec<GenerationRequest>) -> Ask {
+        let logprobs = prompts.iter().any(|prompt| prompt.logprobs.is_some());
+        Ask {
+            model,
+            prompts,
+            is_stream: self.stream.unwrap_or(false),
+            keep_alive: self.stay,
+            wanted: Wanted { logprobs, ..self.wanted },
+        }
+    }
+
+    /// The one prompt that has these rules.
+    pub(crate) fn request(&self, prompt: PromptInput, rules: OutputRules) -> GenerationRequest {
+        let rules = Some(Arc::new(rules));
+        GenerationRequest { prompt, rules, ..self.request.clone() }
+    }
+
     /// Whether the answer is streamed.
     pub(crate) fn is_stream(&self) -> bool {
         self.stream.unwrap_or(false)
@@ -157,7 +164,7 @@ impl Draft {
             };
         }
         let needs = "is only allowed when stream is true";
-        if self.extras.progress {
+        if self.wanted.progress {
             return Err(given.error("return_progress", needs));
         }
         if given.has("stream_options") {
@@ -202,7 +209,7 @@ impl Draft {
     }
 
     fn settle_keep_alive(&mut self, given: &Given) -> Result<()> {
-        self.extras.keep_alive = match (&self.keep_alive, self.ttl_s) {
+        self.stay = match (&self.keep_alive, self.ttl_s) {
             (Some(_), Some(_)) => {
                 return Err(given.error("ttl", "is another form of keep_alive; send one of them"));
             }

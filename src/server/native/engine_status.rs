@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::engine_request::EffectiveParameters;
 use crate::model::Purpose;
 use crate::registry::{State, Status};
+use crate::server::desk::status_word;
 
 /// One engine at one moment.
 #[derive(Clone, Debug, Serialize, Object)]
@@ -92,14 +93,6 @@ pub(crate) struct EngineModel {
     pub runner: String,
     /// What a person should know.
     pub warnings: Vec<String>,
-}
-
-/// One word for a state. `loaded` and `unloaded` are the words of kolosal's clients.
-pub(crate) fn status_word(state: &State) -> &'static str {
-    match state {
-        State::Ready => "loaded",
-        other => other.name(),
-    }
 }
 
 fn sentence(state: &State) -> String {

@@ -18,8 +18,8 @@ use crate::{
     server::{
         AppState,
         body::Json,
+        desk::{Lists, Looks},
         error::Failure,
-        openai::{Lists, Looks},
         reply::{Answer, Reply},
         schema::wire_enum,
     },

@@ -9,13 +9,14 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
 
-use super::{NativeTag, Probes, ReadyProbes, engine_status::status_word};
+use super::{NativeTag, Probes, ReadyProbes};
 use crate::{
     registry::State as EngineState,
     server::{
         AppState,
         auth::Access,
         body::Json,
+        desk::status_word,
         drain::Drain,
         reply::{Answer, Reply},
         schema::wire_enum,

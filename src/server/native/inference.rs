@@ -5,9 +5,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use futures_util::Stream;
 use poem::web::Data;
-use poem_openapi::{Object, OpenApi, ResponseContent};
+use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
 use serde_json::json;
 
@@ -17,17 +16,16 @@ use super::{
 };
 use crate::{
     chat::{
-        self, CallDelta,
-        generation::{Collected, Delta, GenerationRequest, Output},
+        self,
+        generation::{Beat, Block, BlockKind, Collected, End, Step},
     },
-    engine::Timings,
     error::{Error, Result},
     server::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::Body,
-        openai::{FunctionCall, Generates, Running, ToolCall, ToolKind},
+        desk::{Ask, Begun, Body, Desk, Generates, Now, Render, Served},
+        openai::{FunctionCall, ToolCall, ToolKind},
         reply::{Answer, Content, Reply},
         sse::{Event, Events},
     },
@@ -63,11 +61,7 @@ impl Event for InferenceAnswer {
 }
 
 /// One object, or a stream of them.
-#[derive(ResponseContent)]
-pub(crate) enum InferenceBody {
-    Full(Json<InferenceAnswer>),
-    Stream(Events<InferenceAnswer>),
-}
+type InferenceBody = Served<Json<InferenceAnswer>, Events<InferenceAnswer>>;
 
 /// The routes.
 pub(crate) struct InferenceApi(pub Arc<AppState>);
@@ -86,9 +80,7 @@ impl InferenceApi {
         caller: Data<&Caller>,
         request: Body<InferenceCompletionRequest>,
     ) -> Answer<Content<InferenceBody>, Generates> {
-        let (model, streams) = (request.0.model.clone(), request.0.streaming.unwrap_or(false));
-        let body = self.infer(&caller, (&model, streams), request.0.into_generation()?).await?;
-        Ok(Reply::new(Content(body)))
+        Ok(Reply::new(Content(self.infer(&caller, request.0.into_ask()?).await?)))
     }
 
     /// Answer a conversation, as the original did
@@ -103,130 +95,131 @@ impl InferenceApi {
         caller: Data<&Caller>,
         request: Body<InferenceChatRequest>,
     ) -> Answer<Content<InferenceBody>, Generates> {
-        let (model, streams) = (request.0.model.clone(), request.0.streaming.unwrap_or(false));
-        let body = self.infer(&caller, (&model, streams), request.0.into_generation()?).await?;
-        Ok(Reply::new(Content(body)))
+        Ok(Reply::new(Content(self.infer(&caller, request.0.into_ask()?).await?)))
     }
 }
 
 impl InferenceApi {
-    async fn infer(
-        &self,
-        caller: &Caller,
-        (model, streams): (&str, bool),
-        request: GenerationRequest,
-    ) -> Result<InferenceBody> {
-        let running = Running::start(&self.0, caller, model, vec![request]).await?;
-        let drain = self.0.drain.clone();
-        if streams {
-            let inferring = Inferring::new(running);
-            return Ok(InferenceBody::Stream(Events::new(inferring.objects(), drain)));
-        }
-        let collected = running.collect(&drain).await?;
-        Ok(InferenceBody::Full(Json(InferenceAnswer::new(collected))))
+    async fn infer(&self, caller: &Caller, ask: Ask) -> Result<InferenceBody> {
+        let served = Desk::new(&self.0, caller).serve(ask, InferenceRender::new).await?;
+        Ok(served.events(&self.0.drain))
     }
 }
 
 impl InferenceAnswer {
-    fn new(collected: Collected) -> Self {
-        let timings = collected.timings;
-        let mut answer = Self { ttft: timings.ttft_ms, ..Self::default() };
-        answer.tps = rate(collected.usage.completion_tokens, &timings);
-        if let Some(choice) = collected.choices.into_iter().next() {
-            answer.tokens = choice.tokens;
-            answer.add(choice.text, choice.reasoning, choice.calls);
-        }
-        answer
+    fn call(&mut self, call: chat::ToolCall) {
+        let function = FunctionCall { name: call.name, arguments: call.arguments };
+        let call = ToolCall { id: call.id, r#type: ToolKind::Function, function };
+        self.tool_calls.get_or_insert_default().push(call);
     }
 
-    fn add(&mut self, text: String, reasoning: String, calls: Vec<chat::ToolCall>) {
-        self.text.push_str(&text);
-        if !reasoning.is_empty() {
-            self.reasoning.get_or_insert_default().push_str(&reasoning);
-        }
-        let calls = calls.into_iter().map(|call| ToolCall {
-            id: call.id,
-            r#type: ToolKind::Function,
-            function: FunctionCall { name: call.name, arguments: call.arguments },
-        });
-        let calls: Vec<_> = calls.collect();
-        if !calls.is_empty() {
-            self.tool_calls.get_or_insert_default().extend(calls);
+    fn think(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.reasoning.get_or_insert_default().push_str(text);
         }
     }
 }
 
-fn rate(tokens: u32, timings: &Timings) -> f64 {
-    per_second(tokens, timings.decode_ms)
-}
-
-/// The first token is there when the time begins.
+/// Tokens a second; the first is there when the time begins.
 fn per_second(tokens: u32, ms: f64) -> f64 {
     if ms > 0.0 { f64::from(tokens.saturating_sub(1)) * 1000.0 / ms } else { 0.0 }
 }
 
-/// A generation that is streamed.
-struct Inferring {
-    running: Running,
+/// An answer under way.
+struct InferenceRender {
     began: Instant,
     first: Option<Instant>,
-    /// Calls so far; each is told when it is complete.
-    calls: Vec<chat::ToolCall>,
+    /// The call that is being written; it is told when it ends.
+    call: Option<chat::ToolCall>,
     whole: InferenceAnswer,
 }
 
-impl Inferring {
-    fn new(running: Running) -> Self {
-        let (calls, whole) = (Vec::new(), InferenceAnswer::default());
-        Self { running, began: Instant::now(), first: None, calls, whole }
+impl InferenceRender {
+    fn new(begun: &Begun) -> Self {
+        let (began, whole) = (begun.began, InferenceAnswer::default());
+        Self { began, first: None, call: None, whole }
     }
 
-    fn objects(self) -> impl Stream<Item = Result<InferenceAnswer>> + Send + 'static {
-        futures_util::stream::unfold(Some(self), |inferring| async move {
-            let mut inferring = inferring?;
-            match inferring.next().await {
-                Ok(object) => {
-                    let is_last = object.partial == Some(false);
-                    Some((Ok(object), (!is_last).then_some(inferring)))
-                }
-                Err(error) => Some((Err(error), None)),
+    /// Adds a beat to a part and to the whole; whether there was something to add.
+    fn add(&mut self, beat: Beat, part: &mut InferenceAnswer) -> bool {
+        match beat {
+            Beat::Open(Block::Call { index, id, name }) => {
+                self.call = Some(chat::ToolCall { index, id, name, arguments: String::new() });
+                false
             }
-        })
-    }
-
-    async fn next(&mut self) -> Result<InferenceAnswer> {
-        loop {
-            match self.running.generation.next().await {
-                Some(Output::Prefill { .. }) => {}
-                Some(Output::Delta(delta)) => return Ok(self.part(delta)),
-                Some(Output::Finished(finished)) => {
-                    let mut whole = std::mem::take(&mut self.whole);
-                    whole.partial = Some(false);
-                    whole.ttft = finished.timings.ttft_ms;
-                    whole.tps = rate(finished.usage.completion_tokens, &finished.timings);
-                    return Ok(whole);
+            Beat::Piece(piece) => {
+                for answer in [&mut *part, &mut self.whole] {
+                    answer.tokens.extend_from_slice(&piece.tokens);
+                    match piece.kind {
+                        BlockKind::Text => answer.text.push_str(&piece.text),
+                        BlockKind::Thinking => answer.think(&piece.text),
+                        BlockKind::Call { .. } => {}
+                    }
                 }
-                Some(Output::Failed { error, .. }) => return Err(error),
-                None => return Err(Error::internal("the answer broke off")),
+                if let (BlockKind::Call { .. }, Some(call)) = (piece.kind, &mut self.call) {
+                    call.arguments.push_str(&piece.text);
+                }
+                true
             }
+            Beat::Close { .. } => self.call.take().is_some_and(|call| {
+                part.call(call.clone());
+                self.whole.call(call);
+                true
+            }),
+            Beat::Progress { .. } | Beat::Open(_) | Beat::End(_) | Beat::Failed(_) => false,
         }
     }
 
-    fn part(&mut self, delta: Delta) -> InferenceAnswer {
+    fn part(&mut self, part: InferenceAnswer, now: Now<'_>) -> InferenceAnswer {
         let first = *self.first.get_or_insert_with(Instant::now);
-        self.whole.tokens.extend_from_slice(&delta.tokens);
-        let complete = |call: CallDelta| call.add_to(&mut self.calls).cloned();
-        let calls: Vec<_> = delta.calls.into_iter().filter_map(complete).collect();
-        self.whole.add(delta.text.clone(), delta.reasoning.clone(), calls.clone());
-        let tokens = self.running.generation.usage().completion_tokens;
-        let mut part = InferenceAnswer {
-            tokens: delta.tokens,
+        let tokens = now().usage.completion_tokens;
+        InferenceAnswer {
             tps: per_second(tokens, first.elapsed().as_secs_f64() * 1000.0),
             ttft: (first - self.began).as_secs_f64() * 1000.0,
             partial: Some(true),
+            ..part
+        }
+    }
+
+    fn last(&mut self, End { usage, timings, .. }: &End) -> InferenceAnswer {
+        InferenceAnswer {
+            partial: Some(false),
+            ttft: timings.ttft_ms,
+            tps: per_second(usage.completion_tokens, timings.decode_ms),
+            ..std::mem::take(&mut self.whole)
+        }
+    }
+}
+
+impl Render for InferenceRender {
+    type Event = InferenceAnswer;
+    type Whole = InferenceAnswer;
+
+    fn step(&mut self, Step { beats, .. }: Step, now: Now<'_>) -> Vec<InferenceAnswer> {
+        let (mut part, mut has_part, mut last) = (InferenceAnswer::default(), false, None);
+        for beat in beats {
+            if let Beat::End(end) = &beat {
+                last = Some(self.last(end));
+            }
+            has_part |= self.add(beat, &mut part);
+        }
+        let part = has_part.then(|| self.part(part, now));
+        part.into_iter().chain(last).collect()
+    }
+
+    fn whole(self, Collected { choices, tally }: Collected) -> InferenceAnswer {
+        let timings = tally.timings;
+        let mut answer = InferenceAnswer {
+            ttft: timings.ttft_ms,
+            tps: per_second(tally.usage.completion_tokens, timings.decode_ms),
             ..InferenceAnswer::default()
         };
-        part.add(delta.text, delta.reasoning, calls);
-        part
+        if let Some(choice) = choices.into_iter().next() {
+            answer.text = choice.text();
+            answer.think(&choice.thinking());
+            choice.calls().into_iter().for_each(|call| answer.call(call));
+            answer.tokens = choice.tokens;
+        }
+        answer
     }
 }

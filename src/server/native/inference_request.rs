@@ -1,7 +1,5 @@
 //! Requests of the original server's own inference routes, and their translation.
 
-use std::sync::Arc;
-
 use poem_openapi::Object;
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,14 +7,14 @@ use serde_json::Value;
 use crate::{
     chat::{
         ChatInput,
-        generation::{GenerationRequest, OutputRules, PromptInput, ToolUse},
+        generation::{OutputRules, PromptInput, ToolUse},
         grammar::Grammar,
     },
     error::{Error, Result},
     param::{Given, Param, Scalar},
     server::{
         desk::{
-            Draft, Request, WireParam,
+            Ask, Draft, Request, WireParam,
             form::{schema_of, shape},
             params, wire,
         },
@@ -120,16 +118,12 @@ const SHARED: [WireParam<Draft>; 10] = [
 
 /// A request to continue a prompt.
 pub(crate) struct InferenceCompletionRequest {
-    pub model: String,
-    pub streaming: Option<bool>,
     parts: CompletionParts,
     draft: Draft,
 }
 
 /// A request to answer a conversation.
 pub(crate) struct InferenceChatRequest {
-    pub model: String,
-    pub streaming: Option<bool>,
     parts: ChatParts,
     draft: Draft,
 }
@@ -141,7 +135,7 @@ impl Request for InferenceCompletionRequest {
 
     fn new(parts: CompletionParts, mut draft: Draft, given: Given) -> Result<Self> {
         draft.settle(&given)?;
-        Ok(Self { model: parts.model.clone(), streaming: draft.stream, parts, draft })
+        Ok(Self { parts, draft })
     }
 }
 
@@ -153,36 +147,35 @@ impl Request for InferenceChatRequest {
 
     fn new(parts: ChatParts, mut draft: Draft, given: Given) -> Result<Self> {
         draft.settle(&given)?;
-        Ok(Self { model: parts.model.clone(), streaming: draft.stream, parts, draft })
+        Ok(Self { parts, draft })
     }
 }
 
 impl InferenceCompletionRequest {
     /// Checks everything that can be checked without the model.
-    pub(super) fn into_generation(self) -> Result<GenerationRequest> {
-        Ok(generation(self.draft, PromptInput::Text(self.parts.prompt), None))
+    pub(super) fn into_ask(self) -> Result<Ask> {
+        let Self { parts, draft } = self;
+        Ok(ask(draft, parts.model, PromptInput::Text(parts.prompt), None))
     }
 }
 
 impl InferenceChatRequest {
     /// Checks everything that can be checked without the model.
-    pub(super) fn into_generation(self) -> Result<GenerationRequest> {
-        let tools = tool_use(self.parts.tools.as_deref(), self.parts.tool_choice)?;
-        let input = conversation(self.parts.messages, None, None)?;
+    pub(super) fn into_ask(self) -> Result<Ask> {
+        let Self { parts, draft } = self;
+        let tools = tool_use(parts.tools.as_deref(), parts.tool_choice)?;
+        let input = conversation(parts.messages, None, None)?;
         let shown = tools.as_ref().map(|tools| tools.definitions.clone());
-        let input = ChatInput { tools: shown, ..input };
-        Ok(generation(self.draft, PromptInput::Chat(input), tools))
+        let prompt = PromptInput::Chat(ChatInput { tools: shown, ..input });
+        Ok(ask(draft, parts.model, prompt, tools))
     }
 }
 
-fn generation(mut draft: Draft, prompt: PromptInput, tools: Option<ToolUse>) -> GenerationRequest {
-    let shape = draft.shapes.pop();
-    GenerationRequest {
-        prompt,
-        default_max_tokens: Some(MAX_NEW_TOKENS),
-        rules: Some(Arc::new(OutputRules { shape, tools })),
-        ..draft.request
-    }
+fn ask(mut draft: Draft, model: String, prompt: PromptInput, tools: Option<ToolUse>) -> Ask {
+    draft.request.default_max_tokens = Some(MAX_NEW_TOKENS);
+    let rules = OutputRules { shape: draft.shapes.pop(), tools };
+    let request = draft.request(prompt, rules);
+    draft.into_ask(Some(model), vec![request])
 }
 
 /// The tools of a text; an empty one has none.

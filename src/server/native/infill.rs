@@ -2,27 +2,23 @@
 
 use std::{sync::Arc, time::Instant};
 
-use futures_util::{Stream, StreamExt};
 use poem::web::Data;
-use poem_openapi::{Object, OpenApi, ResponseContent};
+use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
 
 use super::{Infills, NativeTag, infill_request::InfillRequest};
 use crate::{
     chat::generation::{
-        Collected, FinishReason, Finished, Output, TextLogprobs, TokenText, generate,
+        Beat, Collected, End, FinishReason, Piece, Step, Tally, TextLogprobs, TokenText,
     },
     engine::LogprobsOf,
-    error::{Error, Result},
     server::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::{Body, Extras},
-        drain::Drain,
-        lease::lease_named_or_only,
-        openai::{
-            PromptLogprobs, PromptProgress, Running, Timings, finite, progress, prompt_logprobs,
+        desk::{
+            Begun, Body, Desk, Now, PromptLogprobs, PromptProgress, Render, Served, Timings,
+            Wanted, finite, progress, prompt_logprobs,
         },
         reply::{Answer, Content, Reply},
         schema::wire_enum,
@@ -147,26 +143,25 @@ impl Event for InfillAnswer {
 }
 
 /// One object, or a stream of pieces.
-#[derive(ResponseContent)]
-#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
-pub(crate) enum InfillBody {
-    Full(Json<InfillAnswer>),
-    Stream(Events<InfillAnswer>),
-}
+type InfillBody = Served<Json<InfillAnswer>, Events<InfillAnswer>>;
 
 /// A text that is being filled in.
-struct Filling {
+struct InfillRender {
     model: String,
-    running: Running,
-    extras: Extras,
+    wanted: Wanted,
     /// Which probabilities are wanted.
     probabilities: Option<LogprobsOf>,
     began: Instant,
 }
 
-impl Filling {
-    fn piece(&self) -> InfillAnswer {
-        let usage = self.running.generation.usage();
+impl InfillRender {
+    fn new(begun: &Begun, probabilities: Option<LogprobsOf>) -> Self {
+        let (model, wanted, began) = (begun.model.clone(), begun.wanted, begun.began);
+        Self { model, wanted, probabilities, began }
+    }
+
+    /// An answer in which nothing new stands.
+    fn empty(&self, tally: &Tally) -> InfillAnswer {
         InfillAnswer {
             index: 0,
             content: String::new(),
@@ -175,68 +170,69 @@ impl Filling {
             model: self.model.clone(),
             stop_type: StopType::None,
             stopping_word: String::new(),
-            tokens_predicted: usage.completion_tokens,
-            tokens_evaluated: usage.prompt_tokens,
-            tokens_cached: usage.cached_tokens,
+            tokens_predicted: tally.usage.completion_tokens,
+            tokens_evaluated: tally.usage.prompt_tokens,
+            tokens_cached: tally.usage.cached_tokens,
             truncated: false,
             completion_probabilities: None,
             prompt_logprobs: None,
-            timings: self.extras.timings.then(|| self.running.timings()),
+            timings: self.wanted.timings.then(|| Timings::new(tally)),
             prompt_progress: None,
         }
     }
 
-    fn translate(&self, output: Output) -> Option<Result<InfillAnswer>> {
-        let piece = self.piece();
-        Some(Ok(match output {
-            Output::Delta(delta) => {
-                let tokens = if self.extras.tokens { delta.tokens } else { Vec::new() };
-                let all = self.probabilities.map(|of| probabilities(&delta.logprobs, of));
-                let completion_probabilities = all.filter(|all| !all.is_empty());
-                InfillAnswer { content: delta.text, tokens, completion_probabilities, ..piece }
-            }
-            Output::Finished(Finished { reason, stop_string, .. }) => InfillAnswer {
-                stop: true,
-                stop_type: stop_type(reason, stop_string.as_ref()),
-                stopping_word: stop_string.unwrap_or_default(),
-                timings: Some(self.running.timings()),
-                ..piece
-            },
-            Output::Prefill { processed, cached, total, .. } if self.extras.progress => {
-                let progress = progress(self.began, total, cached, processed);
-                InfillAnswer { prompt_progress: Some(progress), ..piece }
-            }
-            Output::Prefill { .. } => return None,
-            Output::Failed { error, .. } => return Some(Err(error)),
-        }))
+    fn piece(&self, Piece { text, tokens, logprobs, .. }: Piece, tally: &Tally) -> InfillAnswer {
+        let all = self.probabilities.map(|of| probabilities(&logprobs, of));
+        InfillAnswer {
+            content: text,
+            tokens: if self.wanted.tokens { tokens } else { Vec::new() },
+            completion_probabilities: all.filter(|all| !all.is_empty()),
+            ..self.empty(tally)
+        }
     }
 
-    fn pieces(self) -> impl Stream<Item = Result<InfillAnswer>> + Send + 'static {
-        futures_util::stream::unfold(self, |mut filling| async {
-            let output = filling.running.generation.next().await?;
-            Some((filling.translate(output), filling))
-        })
-        .filter_map(std::future::ready)
-    }
-
-    async fn whole(self, drain: &Drain) -> Result<InfillAnswer> {
-        let (piece, extras, wanted) = (self.piece(), self.extras, self.probabilities);
-        let Collected { mut choices, usage, timings, .. } = self.running.collect(drain).await?;
-        let choice =
-            choices.pop().ok_or_else(|| Error::internal("the generation had no choice"))?;
-        Ok(InfillAnswer {
-            completion_probabilities: wanted.map(|of| probabilities(&choice.logprobs, of)),
-            prompt_logprobs: choice.prompt_logprobs.as_deref().map(prompt_logprobs),
-            content: choice.text,
-            tokens: if extras.tokens { choice.tokens } else { Vec::new() },
+    fn last(&self, reason: FinishReason, stop: Option<String>, tally: &Tally) -> InfillAnswer {
+        InfillAnswer {
             stop: true,
-            stop_type: stop_type(choice.reason, choice.stop_string.as_ref()),
-            stopping_word: choice.stop_string.unwrap_or_default(),
-            tokens_predicted: usage.completion_tokens,
-            tokens_cached: usage.cached_tokens,
-            timings: Some(Timings::new(usage, &timings)),
-            ..piece
-        })
+            stop_type: stop_type(reason, stop.as_ref()),
+            stopping_word: stop.unwrap_or_default(),
+            timings: Some(Timings::new(tally)),
+            ..self.empty(tally)
+        }
+    }
+}
+
+impl Render for InfillRender {
+    type Event = InfillAnswer;
+    type Whole = InfillAnswer;
+
+    fn step(&mut self, Step { beats, .. }: Step, now: Now<'_>) -> Vec<InfillAnswer> {
+        let tally = now();
+        let pieces = beats.into_iter().filter_map(|beat| match beat {
+            Beat::Piece(piece) => Some(self.piece(piece, &tally)),
+            Beat::End(End { reason, stop_string, .. }) => {
+                Some(self.last(reason, stop_string, &tally))
+            }
+            Beat::Progress { .. } if self.wanted.progress => {
+                let prompt_progress = progress(&beat, self.began);
+                Some(InfillAnswer { prompt_progress, ..self.empty(&tally) })
+            }
+            Beat::Progress { .. } | Beat::Open(_) | Beat::Close { .. } | Beat::Failed(_) => None,
+        });
+        pieces.collect()
+    }
+
+    fn whole(self, Collected { choices, tally }: Collected) -> InfillAnswer {
+        let Some(choice) = choices.into_iter().next() else { return self.empty(&tally) };
+        InfillAnswer {
+            completion_probabilities: self
+                .probabilities
+                .map(|of| probabilities(&choice.logprobs, of)),
+            prompt_logprobs: choice.prompt_logprobs.as_deref().map(prompt_logprobs),
+            content: choice.text(),
+            tokens: if self.wanted.tokens { choice.tokens } else { Vec::new() },
+            ..self.last(choice.reason, choice.stop_string, &tally)
+        }
     }
 }
 
@@ -263,29 +259,11 @@ impl InfillApi {
         caller: Data<&Caller>,
         request: Body<InfillRequest>,
     ) -> Answer<Content<InfillBody>, Infills> {
-        let request = request.0;
-        let (model, is_stream) = (request.model.clone(), request.stream.unwrap_or(false));
-        let (generation, extras) = request.into_generation()?;
-        let probabilities = generation.logprobs.map(|_| generation.logprobs_of);
-        let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
-        let lease = lease.of(caller.tenant());
-        let generation = tokio::select! {
-            biased;
-            started = generate(&lease.text, &lease.engine, generation) => started?,
-            () = self.0.drain.expired() => return Err(Drain::error().into()),
-        };
-        caller.tell(generation.notes());
-        if let Some(keep_alive) = extras.keep_alive {
-            lease.set_idle_timeout(keep_alive);
-        }
-        let model = model.unwrap_or_else(|| lease.engine.config().name.clone());
-        let running = Running { generation, lease };
-        let filling = Filling { model, running, extras, probabilities, began: Instant::now() };
-        if is_stream {
-            let events = Events::new(filling.pieces(), self.0.drain.clone());
-            return Ok(Reply::new(Content(InfillBody::Stream(events))));
-        }
-        let whole = filling.whole(&self.0.drain).await?;
-        Ok(Reply::new(Content(InfillBody::Full(Json(whole)))))
+        let ask = request.0.into_ask()?;
+        let first = ask.prompts.first();
+        let probabilities = first.and_then(|first| first.logprobs.map(|_| first.logprobs_of));
+        let desk = Desk::new(&self.0, &caller);
+        let served = desk.serve(ask, |begun| InfillRender::new(begun, probabilities)).await?;
+        Ok(Reply::new(Content(served.events(&self.0.drain))))
     }
 }

@@ -6,13 +6,13 @@ use serde::Deserialize;
 use crate::{
     chat::{
         ExtraFile, Infill,
-        generation::{GenerationRequest, PromptInput},
+        generation::{OutputRules, PromptInput},
     },
     error::{Error, Result},
     param::{Given, Scalar},
     server::{
         desk::{
-            Draft, Extras, Request, WireParam,
+            Ask, Draft, Request, WireParam,
             params::{self, LOCAL, LOCAL_SERVICE, join},
         },
         schema::optional_objects,
@@ -57,8 +57,6 @@ pub(crate) struct InfillParts {
 
 /// A request to fill in a gap.
 pub(crate) struct InfillRequest {
-    pub model: Option<String>,
-    pub stream: Option<bool>,
     parts: InfillParts,
     draft: Draft,
 }
@@ -87,13 +85,13 @@ impl Request for InfillRequest {
 
     fn new(parts: InfillParts, mut draft: Draft, given: Given) -> Result<Self> {
         draft.settle(&given)?;
-        Ok(Self { model: parts.model.clone(), stream: draft.stream, parts, draft })
+        Ok(Self { parts, draft })
     }
 }
 
 impl InfillRequest {
-    pub(super) fn into_generation(self) -> Result<(GenerationRequest, Extras)> {
-        let Self { parts, draft, .. } = self;
+    pub(super) fn into_ask(self) -> Result<Ask> {
+        let Self { parts, draft } = self;
         let extra = parts.input_extra.unwrap_or_default();
         if extra.len() > MAX_EXTRA {
             let text = format!("input_extra has {} files, limit {MAX_EXTRA}", extra.len());
@@ -109,6 +107,7 @@ impl InfillRequest {
             extra: extra.into_iter().map(file).collect(),
             field: "input_suffix",
         });
-        Ok((GenerationRequest { prompt, ..draft.request }, draft.extras))
+        let request = draft.request(prompt, OutputRules::default());
+        Ok(draft.into_ask(parts.model, vec![request]))
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     server::{
         AppState,
         body::Json,
-        lease::lease_named_or_only,
+        desk::lease_named_or_only,
         reply::{Answer, Reply},
         schema::{TextOr, wire_type},
     },

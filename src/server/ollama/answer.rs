@@ -1,21 +1,25 @@
 //! Ollama's answers of chat and generate: one object, or one a line as text comes.
 
-use std::time::Instant;
+use std::{
+    marker::PhantomData,
+    time::{Duration, Instant},
+};
 
-use futures_util::Stream;
 use poem_openapi::Object;
 use serde::Serialize;
 
 use super::{request::Speaker, time};
 use crate::{
     chat::{
-        CallDelta, ToolCall,
-        generation::{Delta, FinishReason, Generation, Output},
+        ToolCall,
+        generation::{
+            Beat, Block, BlockKind, Collected, CollectedChoice, FinishReason, Step, Tally,
+        },
     },
-    engine::Timings,
-    error::{Error, Result},
-    registry::Lease,
-    server::schema::{FreeObject, wire_enum},
+    server::{
+        desk::{Begun, Now, Render},
+        schema::{FreeObject, wire_enum},
+    },
 };
 
 wire_enum! {
@@ -199,93 +203,88 @@ fn given(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A generation under way for one request.
-pub(super) struct Answering {
-    pub(super) model: String,
-    /// The lease keeps the engine loaded.
-    pub(super) running: (Generation, Lease),
-    /// Calls so far; this dialect knows whole ones only.
-    pub(super) calls: Vec<ToolCall>,
-    /// Of these, how many were sent.
-    pub(super) num_shown: usize,
-    pub(super) began: Instant,
-    pub(super) load_duration: u64,
+/// An answer under way, in the dress of its route.
+pub(super) struct OllamaRender<T> {
+    model: String,
+    /// When the request came, and nanoseconds until its engine was there.
+    began: Instant,
+    load_duration: u64,
+    /// The call that is being written; this dialect knows whole ones only.
+    call: Option<ToolCall>,
+    dress: PhantomData<fn() -> T>,
 }
 
-impl Answering {
-    /// Pieces of text as they come, then the end.
-    pub(super) fn stream<T: Dress>(self) -> impl Stream<Item = Result<T>> + Send + 'static {
-        futures_util::stream::unfold(Some(self), |answering| async move {
-            let mut answering = answering?;
-            match answering.next().await {
-                Ok(piece) => {
-                    let is_end = piece.end.is_some();
-                    let object = T::dress(&answering.model, piece);
-                    Some((Ok(object), (!is_end).then_some(answering)))
-                }
-                Err(error) => Some((Err(error), None)),
-            }
-        })
+impl<T: Dress> OllamaRender<T> {
+    /// `model` as the client calls it.
+    pub(super) fn new(model: String, began: Instant, begun: &Begun) -> Self {
+        let load_duration = nanos(begun.seated - began);
+        Self { model, began, load_duration, call: None, dress: PhantomData }
     }
 
-    /// All of it at once.
-    pub(super) async fn collect<T: Dress>(mut self) -> Result<T> {
-        let mut whole = Piece::default();
-        loop {
-            let piece = self.next().await?;
-            whole.text.push_str(&piece.text);
-            whole.thinking.push_str(&piece.thinking);
-            whole.calls.extend(piece.calls);
-            if piece.end.is_some() {
-                // Blanks before a call are no text.
-                if !whole.calls.is_empty() && whole.text.trim().is_empty() {
-                    whole.text.clear();
-                }
-                return Ok(T::dress(&self.model, Piece { end: piece.end, ..whole }));
+    /// Adds a beat to a piece; the end, if it is that.
+    fn add(&mut self, beat: Beat, piece: &mut Piece) -> Option<FinishReason> {
+        match beat {
+            Beat::Open(Block::Call { index, id, name }) => {
+                self.call = Some(ToolCall { index, id, name, arguments: String::new() });
             }
+            Beat::Piece(told) => match (told.kind, &mut self.call) {
+                (BlockKind::Text, _) => piece.text.push_str(&told.text),
+                (BlockKind::Thinking, _) => piece.thinking.push_str(&told.text),
+                (BlockKind::Call { .. }, Some(call)) => call.arguments.push_str(&told.text),
+                (BlockKind::Call { .. }, None) => {}
+            },
+            Beat::Close { .. } => piece.calls.extend(self.call.take()),
+            Beat::End(end) => return Some(end.reason),
+            Beat::Progress { .. } | Beat::Open(_) | Beat::Failed(_) => {}
         }
+        None
     }
 
-    async fn next(&mut self) -> Result<Piece> {
-        loop {
-            match self.running.0.next().await {
-                Some(Output::Prefill { .. }) => {}
-                Some(Output::Delta(delta)) => {
-                    let Delta { text, reasoning: thinking, calls, .. } = delta;
-                    let complete = |call: CallDelta| call.add_to(&mut self.calls).cloned();
-                    let calls: Vec<_> = calls.into_iter().filter_map(complete).collect();
-                    self.num_shown += calls.len();
-                    if !(text.is_empty() && thinking.is_empty() && calls.is_empty()) {
-                        return Ok(Piece { text, thinking, calls, end: None });
-                    }
-                }
-                Some(Output::Finished(finished)) => {
-                    let reason = match finished.reason {
-                        FinishReason::Stop | FinishReason::ToolCalls => DoneReason::Stop,
-                        FinishReason::Length => DoneReason::Length,
-                    };
-                    let end = Some((reason, self.costs(&finished.timings)));
-                    // A call that was cut has no last piece.
-                    let calls = self.calls.get(self.num_shown..).unwrap_or_default().to_vec();
-                    return Ok(Piece { calls, end, ..Piece::default() });
-                }
-                Some(Output::Failed { error, .. }) => return Err(error),
-                None => return Err(Error::internal("the answer broke off")),
+    fn ended(&self, reason: FinishReason, tally: &Tally) -> (DoneReason, Costs) {
+        let reason = match reason {
+            FinishReason::Stop | FinishReason::ToolCalls | FinishReason::Cancelled => {
+                DoneReason::Stop
             }
-        }
-    }
-
-    fn costs(&self, timings: &Timings) -> Costs {
-        let nanos = |millis: f64| (millis * 1e6) as u64;
-        let usage = self.running.0.usage();
-        Costs {
+            FinishReason::Length => DoneReason::Length,
+        };
+        let of_millis = |millis: f64| (millis * 1e6) as u64;
+        let costs = Costs {
             total_duration: elapsed(self.began),
             load_duration: self.load_duration,
-            prompt_eval_count: usage.prompt_tokens,
-            prompt_eval_duration: nanos(timings.prefill_ms),
-            eval_count: usage.completion_tokens,
-            eval_duration: nanos(timings.decode_ms),
+            prompt_eval_count: tally.usage.prompt_tokens,
+            prompt_eval_duration: of_millis(tally.timings.prefill_ms),
+            eval_count: tally.usage.completion_tokens,
+            eval_duration: of_millis(tally.timings.decode_ms),
+        };
+        (reason, costs)
+    }
+}
+
+impl<T: Dress> Render for OllamaRender<T> {
+    type Event = T;
+    type Whole = T;
+
+    fn step(&mut self, step: Step, now: Now<'_>) -> Vec<T> {
+        let mut piece = Piece::default();
+        for beat in step.beats {
+            if let Some(reason) = self.add(beat, &mut piece) {
+                piece.end = Some(self.ended(reason, &now()));
+            }
         }
+        let Piece { text, thinking, calls, end } = &piece;
+        let is_empty = text.is_empty() && thinking.is_empty() && calls.is_empty() && end.is_none();
+        if is_empty { Vec::new() } else { vec![T::dress(&self.model, piece)] }
+    }
+
+    fn whole(self, Collected { choices, tally }: Collected) -> T {
+        let whole = |choice: CollectedChoice| Piece {
+            text: choice.text(),
+            thinking: choice.thinking(),
+            calls: choice.calls(),
+            end: Some(self.ended(choice.reason, &tally)),
+        };
+        let piece = choices.into_iter().next().map(whole).unwrap_or_default();
+        T::dress(&self.model, piece)
     }
 }
 
@@ -299,5 +298,9 @@ pub(super) fn nothing<T: Dress>(model: &str, unloads: bool, began: Instant) -> T
 
 /// Nanoseconds.
 pub(super) fn elapsed(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    nanos(began.elapsed())
+}
+
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use poem::web::Data;
-use poem_openapi::{Object, OpenApi, ResponseContent};
+use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
 
 use super::{
     Generates, OllamaTag,
-    answer::{Answering, Dress, OllamaChatAnswer, OllamaGenerateAnswer, elapsed, nothing},
+    answer::{
+        Dress, OllamaChatAnswer, OllamaGenerateAnswer, OllamaRender, elapsed, nanos, nothing,
+    },
     models::engine_id,
     request::{
         Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaEmbeddingsRequest,
@@ -17,19 +20,14 @@ use super::{
     },
 };
 use crate::{
-    chat::{
-        embedding::{EmbedInput, Embeddings, embed},
-        generation::generate,
-    },
+    chat::embedding::{EmbedInput, Embeddings},
     error::Result,
     registry::KeepAlive,
     server::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::Body,
-        drain::Drain,
-        lease::lease,
+        desk::{Body, Desk, Seat, Served},
         lines::Lines,
         reply::{Answer, Content, Reply},
         span::Span,
@@ -37,18 +35,7 @@ use crate::{
 };
 
 /// One object, or one a line.
-#[derive(ResponseContent)]
-pub(crate) enum ChatBody {
-    Full(Json<OllamaChatAnswer>),
-    Stream(Lines<OllamaChatAnswer>),
-}
-
-/// One object, or one a line.
-#[derive(ResponseContent)]
-pub(crate) enum GenerateBody {
-    Full(Json<OllamaGenerateAnswer>),
-    Stream(Lines<OllamaGenerateAnswer>),
-}
+type OllamaBody<T> = Served<Json<T>, Lines<T>>;
 
 /// Embeddings in the order of the inputs.
 #[derive(Clone, Debug, Serialize, Object)]
@@ -87,12 +74,8 @@ impl OllamaApi {
         &self,
         caller: Data<&Caller>,
         request: Body<OllamaChatRequest>,
-    ) -> Answer<Content<ChatBody>, Generates> {
-        let body = match self.answer(&caller, request.0.into_asked()?).await? {
-            Answered::Full(answer) => ChatBody::Full(Json(answer)),
-            Answered::Stream(lines) => ChatBody::Stream(lines),
-        };
-        Ok(Reply::new(Content(body)))
+    ) -> Answer<Content<OllamaBody<OllamaChatAnswer>>, Generates> {
+        Ok(Reply::new(Content(self.answer(&caller, request.0.into_asked()?).await?)))
     }
 
     /// Answer or continue a prompt, as Ollama does
@@ -106,12 +89,8 @@ impl OllamaApi {
         &self,
         caller: Data<&Caller>,
         request: Body<OllamaGenerateRequest>,
-    ) -> Answer<Content<GenerateBody>, Generates> {
-        let body = match self.answer(&caller, request.0.into_asked()?).await? {
-            Answered::Full(answer) => GenerateBody::Full(Json(answer)),
-            Answered::Stream(lines) => GenerateBody::Stream(lines),
-        };
-        Ok(Reply::new(Content(body)))
+    ) -> Answer<Content<OllamaBody<OllamaGenerateAnswer>>, Generates> {
+        Ok(Reply::new(Content(self.answer(&caller, request.0.into_asked()?).await?)))
     }
 
     /// Embed texts, as Ollama does
@@ -180,13 +159,15 @@ struct Embedding<'a> {
     dimensions: Option<usize>,
 }
 
-/// An answer in either form.
-enum Answered<T> {
-    Full(T),
-    Stream(Lines<T>),
-}
-
 impl OllamaApi {
+    /// Gets the engine that a client's name for it means, and tells how large its context is if that is
+    /// not what was wanted.
+    async fn seat(&self, desk: &Desk<'_>, model: &str, options: &OllamaOptions) -> Result<Seat> {
+        let seat = desk.seat(Some(&engine_id(&self.0, model).await)).await?;
+        desk.tell(options.context_note(seat.lease.engine.spec().context_len).as_slice());
+        Ok(seat)
+    }
+
     /// Vectors, and how long loading and all of it took in nanoseconds.
     async fn embedded(
         &self,
@@ -195,68 +176,41 @@ impl OllamaApi {
     ) -> Result<(Embeddings, u64, u64)> {
         let began = Instant::now();
         let keep_alive = asked.keep_alive.map(Span::keep_alive).transpose()?;
-        let lease = lease(&self.0, &engine_id(&self.0, asked.model).await).await?;
-        let lease = lease.of(caller.tenant());
-        let load_duration = elapsed(began);
-        caller.tell(asked.options.context_note(lease.engine.spec().context_len).as_slice());
-        let embedded = tokio::select! {
-            biased;
-            embedded = embed(&lease.text, &lease.engine, asked.inputs, asked.dimensions) => embedded?,
-            () = self.0.drain.expired() => return Err(Drain::error()),
-        };
+        let desk = Desk::new(&self.0, caller);
+        let seat = self.seat(&desk, asked.model, &asked.options).await?;
+        let embedded = desk.embed(&seat, asked.inputs, asked.dimensions).await?;
         // A request that is refused changes nothing.
         if let Some(keep_alive) = keep_alive {
-            lease.set_idle_timeout(keep_alive);
+            seat.lease.set_idle_timeout(keep_alive);
         }
-        Ok((embedded, load_duration, elapsed(began)))
+        Ok((embedded, nanos(seat.taken - began), elapsed(began)))
     }
 
-    async fn answer<T: Dress>(&self, caller: &Caller, asked: Asked) -> Result<Answered<T>> {
+    async fn answer<T: Dress>(&self, caller: &Caller, asked: Asked) -> Result<OllamaBody<T>> {
         let began = Instant::now();
-        let Asked { model, is_stream, keep_alive, options, generation } = asked;
-        let id = engine_id(&self.0, &model).await;
+        let Asked { model, is_stream, keep_alive, options, ask } = asked;
+        let desk = Desk::new(&self.0, caller);
+        if let Some(ask) = ask {
+            let seat = self.seat(&desk, &model, &options).await?;
+            let render = |begun: &_| OllamaRender::new(model, began, begun);
+            let served = desk.serve_at(seat, ask, render).await?;
+            return Ok(served.lines(&self.0.drain));
+        }
         let unloads = keep_alive == Some(KeepAlive::After(Duration::ZERO));
-        let drain = self.0.drain.clone();
-        let Some(request) = generation else {
-            if unloads {
-                self.0.registry.unload(&id).await?;
-            } else {
-                let lease = lease(&self.0, &id).await?;
-                caller.tell(options.context_note(lease.engine.spec().context_len).as_slice());
-                if let Some(keep_alive) = keep_alive {
-                    lease.set_idle_timeout(keep_alive);
-                }
+        if unloads {
+            self.0.registry.unload(&engine_id(&self.0, &model).await).await?;
+        } else {
+            let seat = self.seat(&desk, &model, &options).await?;
+            if let Some(keep_alive) = keep_alive {
+                seat.lease.set_idle_timeout(keep_alive);
             }
-            let last = nothing(&model, unloads, began);
-            return Ok(if is_stream {
-                Answered::Stream(Lines::new(futures_util::stream::iter([Ok(last)]), drain))
-            } else {
-                Answered::Full(last)
-            });
+        }
+        let last = nothing(&model, unloads, began);
+        let served = if is_stream {
+            Served::Stream(futures_util::stream::iter([Ok(last)]).boxed())
+        } else {
+            Served::Whole(last)
         };
-        let lease = lease(&self.0, &id).await?.of(caller.tenant());
-        let load_duration = elapsed(began);
-        caller.tell(options.context_note(lease.engine.spec().context_len).as_slice());
-        let generation = tokio::select! {
-            biased;
-            started = generate(&lease.text, &lease.engine, request) => started?,
-            () = drain.expired() => return Err(Drain::error()),
-        };
-        caller.tell(generation.notes());
-        // A request that is refused changes nothing.
-        if let Some(keep_alive) = keep_alive {
-            lease.set_idle_timeout(keep_alive);
-        }
-        let running = (generation, lease);
-        let answering =
-            Answering { model, running, calls: Vec::new(), num_shown: 0, began, load_duration };
-        if is_stream {
-            return Ok(Answered::Stream(Lines::new(answering.stream(), drain)));
-        }
-        tokio::select! {
-            biased;
-            answer = answering.collect() => answer.map(Answered::Full),
-            () = drain.expired() => Err(Drain::error()),
-        }
+        Ok(served.lines(&self.0.drain))
     }
 }

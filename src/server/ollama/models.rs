@@ -14,7 +14,7 @@ use crate::{
     server::{
         AppState,
         body::Json,
-        openai::{Lists, Looks},
+        desk::{Lists, Looks},
         reply::{Answer, Reply},
         schema::FreeObject,
     },

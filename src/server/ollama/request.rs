@@ -1,7 +1,5 @@
 //! Ollama's requests and their translation.
 
-use std::sync::Arc;
-
 use poem_openapi::{
     Object,
     registry::{MetaSchema, MetaSchemaRef},
@@ -13,14 +11,14 @@ use crate::{
     chat::{
         ChatInput, Infill,
         embedding::EmbedInput,
-        generation::{GenerationRequest, OutputRules, PromptInput, Shape, ToolUse},
+        generation::{OutputRules, PromptInput, Shape, ToolUse},
         grammar::Grammar,
     },
     error::{Error, Result},
     param::{Given, Kind, Scalar},
     registry::KeepAlive,
     server::{
-        desk::{Draft, Request, WireParam, params},
+        desk::{Ask, Draft, Request, WireParam, params},
         openai::{MAX_MESSAGES, Tool, ToolFields},
         schema::{
             FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
@@ -266,7 +264,7 @@ pub(super) struct Asked {
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) options: OllamaOptions,
     /// `None`: only load or unload.
-    pub(super) generation: Option<GenerationRequest>,
+    pub(super) ask: Option<Ask>,
 }
 
 impl Asked {
@@ -274,9 +272,9 @@ impl Asked {
         Self {
             model,
             is_stream: draft.stream.unwrap_or(true),
-            keep_alive: draft.extras.keep_alive,
+            keep_alive: draft.stay,
             options: OllamaOptions::of(given),
-            generation: None,
+            ask: None,
         }
     }
 }
@@ -298,9 +296,10 @@ impl OllamaChatRequest {
 }
 
 impl Asked {
-    fn generating(self, draft: Draft, prompt: PromptInput, rules: OutputRules) -> Self {
-        let rules = Some(Arc::new(rules));
-        Self { generation: Some(GenerationRequest { prompt, rules, ..draft.request }), ..self }
+    fn generating(self, mut draft: Draft, prompt: PromptInput, rules: OutputRules) -> Self {
+        draft.stream = Some(self.is_stream);
+        let request = draft.request(prompt, rules);
+        Self { ask: Some(draft.into_ask(None, vec![request])), ..self }
     }
 }
 
@@ -367,7 +366,8 @@ impl Request for OllamaGenerateRequest {
 
 impl OllamaGenerateRequest {
     pub(super) fn into_asked(self) -> Result<Asked> {
-        let Self { parts, draft, given } = self;
+        let Self { parts, mut draft, given } = self;
+        draft.request.prompt_path = Some("prompt");
         let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         refuse("images", parts.images.as_ref().is_some_and(|images| !images.is_empty()))?;
         let raw = parts.raw.unwrap_or(false);

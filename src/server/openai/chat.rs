@@ -1,37 +1,26 @@
 //! `POST /v1/chat/completions`.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::{OpenApi, ResponseContent};
+use poem_openapi::OpenApi;
 
 use super::{
-    Counts, Generates, InputTokens, OpenAiTag,
-    answer::{Head, Running, Wanted},
-    chat_answer::{ChatCompletion, ChatCompletionChunk, ChatStream},
+    InputTokens, OpenAiTag,
+    chat_answer::{ChatCompletion, ChatCompletionChunk, ChatRender},
     chat_request::ChatCompletionRequest,
-    count_tokens,
 };
-use crate::{
-    chat::generation::PromptInput,
-    error::Error,
-    server::{
-        AppState,
-        auth::Caller,
-        body::Json,
-        desk::Body,
-        reply::{Answer, Content, Reply},
-        sse::Events,
-    },
+use crate::server::{
+    AppState,
+    auth::Caller,
+    body::Json,
+    desk::{Body, Counts, Desk, Generates, Served, count_tokens},
+    reply::{Answer, Content, Reply},
+    sse::Events,
 };
 
 /// One object, or a stream of chunks.
-#[derive(ResponseContent)]
-#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
-pub(crate) enum ChatBody {
-    Full(Json<ChatCompletion>),
-    Stream(Events<ChatCompletionChunk>),
-}
+type ChatBody = Served<Json<ChatCompletion>, Events<ChatCompletionChunk>>;
 
 /// The chat route.
 pub(crate) struct ChatApi(pub Arc<AppState>);
@@ -54,27 +43,11 @@ impl ChatApi {
         caller: Data<&Caller>,
         request: Body<ChatCompletionRequest>,
     ) -> Answer<Content<ChatBody>, Generates> {
-        let request = request.0;
-        let model = request.model.clone();
-        let is_stream = request.stream.unwrap_or(false);
-        let include_usage = request.includes_usage();
-        let (generation, extras) = request.into_generation()?;
-        let n = generation.n;
-        let wanted = Wanted { logprobs: generation.logprobs.is_some(), include_usage, extras };
-        let running = Running::start(&self.0, &caller, &model, vec![generation]).await?;
-        if let Some(keep_alive) = extras.keep_alive {
-            running.lease.set_idle_timeout(keep_alive);
-        }
-        let head = Head::new("chatcmpl", &model, &running.lease);
-        if is_stream {
-            let began = Instant::now();
-            let stream = ChatStream { head, running, n, wanted, began };
-            let events = Events::new(stream.chunks(), self.0.drain.clone());
-            return Ok(Reply::new(Content(ChatBody::Stream(events))));
-        }
-        let collected = running.collect(&self.0.drain).await?;
-        let answer = ChatCompletion::new(head, collected, wanted);
-        Ok(Reply::new(Content(ChatBody::Full(Json(answer)))))
+        let ask = request.0.into_ask()?;
+        let n = ask.prompts.first().map_or(1, |prompt| prompt.n);
+        let desk = Desk::new(&self.0, &caller);
+        let served = desk.serve(ask, |begun| ChatRender::new(begun, n)).await?;
+        Ok(Reply::new(Content(served.events(&self.0.drain))))
     }
 
     /// Count the tokens of a conversation
@@ -92,9 +65,8 @@ impl ChatApi {
     ) -> Answer<Json<InputTokens>, Counts> {
         let request = request.0;
         let model = request.model.clone();
-        let PromptInput::Chat(input) = request.into_generation()?.0.prompt else {
-            return Err(Error::internal("a chat has messages").into());
-        };
-        Ok(Reply::new(Json(InputTokens::new(count_tokens(&self.0, &model, input).await?))))
+        let input = request.into_input()?;
+        let count = count_tokens(&self.0, &model, (input, "messages")).await?;
+        Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }

@@ -1,26 +1,27 @@
 //! The wire answers of `POST /v1/chat/completions`: one object, or a stream of chunks.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
-use futures_util::Stream;
 use poem_openapi::Object;
 use serde::Serialize;
 
 use super::{
-    answer::{FinishReason, Head, Running, Wanted, progress},
-    logprobs::{self, ChatLogprobs, PromptLogprobs},
+    finish::FinishReason,
+    logprobs::ChatLogprobs,
     message::{FunctionCall, Role, ToolCall, ToolKind},
     options::ServiceTier,
-    timings::{PromptProgress, Timings},
     usage::Usage,
 };
 use crate::{
-    chat::{
-        CallDelta, CallStart,
-        generation::{Collected, CollectedChoice, Delta, Output},
+    chat::generation::{Beat, Block, BlockKind, Collected, CollectedChoice, End, Piece, Step},
+    server::{
+        desk::{
+            Begun, Head, Now, PromptLogprobs, PromptProgress, Render, Timings, Wanted, progress,
+            prompt_logprobs,
+        },
+        schema::wire_enum,
+        sse::Event,
     },
-    error::Result,
-    server::{schema::wire_enum, sse::Event},
 };
 
 wire_enum! {
@@ -177,38 +178,37 @@ pub(crate) struct FunctionDelta {
 }
 
 impl ToolCallDelta {
-    /// A piece of a call: its beginning and its arguments are sent apart.
-    fn of(call: CallDelta) -> impl Iterator<Item = Self> {
-        let CallDelta { index, start, arguments, ends: _ } = call;
-        let first = start.map(|CallStart { id, name }| Self {
-            index,
-            id: Some(id),
-            r#type: Some(ToolKind::Function),
-            function: FunctionDelta { name: Some(name), arguments: String::new() },
-        });
-        let rest = (!arguments.is_empty()).then_some(Self {
-            index,
-            id: None,
-            r#type: None,
-            function: FunctionDelta { name: None, arguments },
-        });
-        first.into_iter().chain(rest)
+    fn start(index: u32, id: String, name: String) -> Self {
+        let function = FunctionDelta { name: Some(name), arguments: String::new() };
+        Self { index, id: Some(id), r#type: Some(ToolKind::Function), function }
+    }
+
+    fn more(index: u32, arguments: String) -> Self {
+        let function = FunctionDelta { name: None, arguments };
+        Self { index, id: None, r#type: None, function }
+    }
+}
+
+impl From<ToolCallDelta> for ChatDelta {
+    fn from(call: ToolCallDelta) -> Self {
+        Self { tool_calls: Some(vec![call]), ..Self::default() }
     }
 }
 
 impl ChatAnswer {
-    fn new(choice: CollectedChoice) -> Self {
-        let reasoning = (!choice.reasoning.is_empty()).then_some(choice.reasoning);
-        let calls = choice.calls.into_iter().map(|call| ToolCall {
+    fn new(choice: &CollectedChoice) -> Self {
+        let reasoning = Some(choice.thinking()).filter(|text| !text.is_empty());
+        let calls = choice.calls().into_iter().map(|call| ToolCall {
             id: call.id,
             r#type: ToolKind::Function,
             function: FunctionCall { name: call.name, arguments: call.arguments },
         });
         let tool_calls = Some(calls.collect::<Vec<_>>()).filter(|calls| !calls.is_empty());
-        let says_nothing = tool_calls.is_some() && choice.text.trim().is_empty();
+        let text = choice.text();
+        let says_nothing = tool_calls.is_some() && text.is_empty();
         Self {
             role: Role::Assistant,
-            content: (!says_nothing).then_some(choice.text),
+            content: (!says_nothing).then_some(text),
             refusal: None,
             annotations: Vec::new(),
             reasoning_content: reasoning.clone(),
@@ -218,118 +218,54 @@ impl ChatAnswer {
     }
 }
 
-impl ChatCompletion {
-    pub(crate) fn new(head: Head, collected: Collected, wanted: Wanted) -> Self {
-        let first = collected.choices.first();
-        let logprobs_of_prompt = first.and_then(|choice| choice.prompt_logprobs.as_deref());
-        let prompt_logprobs = logprobs_of_prompt.map(logprobs::prompt_logprobs);
-        let prompt_token_ids = first.filter(|_| wanted.extras.tokens).map(|c| c.prompt.clone());
-        let choices = collected.choices.into_iter().map(|mut choice| ChatChoice {
-            index: choice.index,
-            logprobs: wanted.logprobs.then(|| ChatLogprobs::new(&choice.logprobs)),
-            finish_reason: choice.reason.into(),
-            token_ids: wanted.extras.tokens.then(|| std::mem::take(&mut choice.tokens)),
-            message: ChatAnswer::new(choice),
-        });
+/// How a chat is answered.
+pub(crate) struct ChatRender {
+    head: Head,
+    /// Answers that are streamed.
+    n: u32,
+    wanted: Wanted,
+    began: Instant,
+    /// Tokens of the prompt, if they are wanted.
+    prompt: Option<Vec<u32>>,
+    /// Calls that have begun and were not told yet, by answer.
+    starting: BTreeMap<u32, ToolCallDelta>,
+}
+
+impl ChatRender {
+    pub(crate) fn new(begun: &Begun, n: u32) -> Self {
         Self {
-            id: head.id,
-            object: ChatCompletionKind::ChatCompletion,
-            created: head.created,
-            model: head.model,
-            choices: choices.collect(),
-            usage: Usage::new(collected.usage, collected.reasoning_tokens),
-            service_tier: ServiceTier::Default,
-            system_fingerprint: head.system_fingerprint,
-            timings: Timings::new(collected.usage, &collected.timings),
-            prompt_logprobs,
-            prompt_token_ids,
+            head: Head::new("chatcmpl", begun),
+            n,
+            wanted: begun.wanted,
+            began: begun.began,
+            prompt: begun.prompts.first().cloned(),
+            starting: BTreeMap::new(),
         }
     }
-}
 
-/// How a chat answer is streamed.
-pub(crate) struct ChatStream {
-    pub head: Head,
-    pub running: Running,
-    pub n: u32,
-    pub wanted: Wanted,
-    pub began: Instant,
-}
-
-impl ChatStream {
-    /// The chunks: one with the role for each answer, their text as it comes, one with the reason at
-    /// the end of each, and one with the token counts if asked for.
-    pub(crate) fn chunks(self) -> impl Stream<Item = Result<ChatCompletionChunk>> + Send + 'static {
-        let roles = (0..self.n).map(|index| {
-            let (role, content) = (Some(Role::Assistant), Some(String::new()));
-            self.chunk(index, ChatDelta { role, content, ..ChatDelta::default() })
-        });
-        let mut roles = roles.collect::<VecDeque<_>>();
-        if let Some(first) = roles.front_mut().filter(|_| self.wanted.extras.tokens) {
-            first.prompt_token_ids = Some(self.running.generation.prompt(0).to_vec());
-        }
-        let state = (roles, Some(self));
-        futures_util::stream::unfold(state, |(mut ready, stream)| async move {
-            if let Some(chunk) = ready.pop_front() {
-                return Some((Ok(chunk), (ready, stream)));
-            }
-            let mut stream = stream?;
-            loop {
-                match stream.running.generation.next().await {
-                    None => return stream.usage_chunk().map(|chunk| (Ok(chunk), (ready, None))),
-                    Some(Output::Failed { error, .. }) => return Some((Err(error), (ready, None))),
-                    Some(output) => {
-                        ready.extend(stream.translate(output));
-                        if let Some(chunk) = ready.pop_front() {
-                            return Some((Ok(chunk), (ready, Some(stream))));
-                        }
-                    }
+    /// The chunks of a piece; its log-probabilities come with the first.
+    fn pieces(&mut self, index: u32, piece: Piece, now: Now<'_>) -> Vec<ChatCompletionChunk> {
+        let Piece { kind, text, tokens, logprobs } = piece;
+        let logprobs =
+            (self.wanted.logprobs && !logprobs.is_empty()).then(|| ChatLogprobs::new(&logprobs));
+        let token_ids = Some(tokens).filter(|ids| self.wanted.tokens && !ids.is_empty());
+        let mut deltas: Vec<ChatDelta> = Vec::new();
+        deltas.extend(self.starting.remove(&index).map(ChatDelta::from));
+        if !text.is_empty() {
+            deltas.push(match kind {
+                BlockKind::Text => ChatDelta { content: Some(text), ..ChatDelta::default() },
+                BlockKind::Call { index } => ToolCallDelta::more(index, text).into(),
+                BlockKind::Thinking => {
+                    let (reasoning_content, reasoning) = (Some(text.clone()), Some(text));
+                    ChatDelta { reasoning_content, reasoning, ..ChatDelta::default() }
                 }
-            }
-        })
-    }
-
-    fn translate(&self, output: Output) -> Vec<ChatCompletionChunk> {
-        match output {
-            Output::Delta(delta) => self.pieces(delta),
-            Output::Finished(finished) => {
-                let mut chunk = self.chunk(finished.index, ChatDelta::default());
-                let reason = Some(finished.reason.into());
-                chunk.choices.iter_mut().for_each(|choice| choice.finish_reason = reason);
-                chunk.timings = Some(self.running.timings());
-                vec![chunk]
-            }
-            Output::Prefill { index, processed, cached, total } if self.wanted.extras.progress => {
-                let mut chunk = self.chunk(index, ChatDelta::default());
-                chunk.prompt_progress = Some(progress(self.began, total, cached, processed));
-                vec![chunk]
-            }
-            Output::Prefill { .. } | Output::Failed { .. } => Vec::new(),
+            });
         }
-    }
-
-    /// Reasoning, text and calls one after the other; the log-probabilities come with the first.
-    fn pieces(&self, delta: Delta) -> Vec<ChatCompletionChunk> {
-        let logprobs = (self.wanted.logprobs && !delta.logprobs.is_empty())
-            .then(|| ChatLogprobs::new(&delta.logprobs));
-        let token_ids =
-            Some(delta.tokens).filter(|ids| self.wanted.extras.tokens && !ids.is_empty());
-        let mut deltas = Vec::new();
-        if !delta.reasoning.is_empty() {
-            let reasoning = Some(delta.reasoning);
-            let reasoning_content = reasoning.clone();
-            deltas.push(ChatDelta { reasoning_content, reasoning, ..ChatDelta::default() });
+        if deltas.is_empty() && (logprobs.is_some() || token_ids.is_some()) {
+            deltas.push(ChatDelta { content: Some(String::new()), ..ChatDelta::default() });
         }
-        let is_bare = deltas.is_empty() && delta.calls.is_empty();
-        let is_bare = is_bare && (logprobs.is_some() || token_ids.is_some());
-        if !delta.text.is_empty() || is_bare {
-            deltas.push(ChatDelta { content: Some(delta.text), ..ChatDelta::default() });
-        }
-        let calls = delta.calls.into_iter().flat_map(ToolCallDelta::of);
-        let calls = calls.map(|call| Some(vec![call]));
-        deltas.extend(calls.map(|tool_calls| ChatDelta { tool_calls, ..ChatDelta::default() }));
         let mut chunks: Vec<_> =
-            deltas.into_iter().map(|piece| self.chunk(delta.index, piece)).collect();
+            deltas.into_iter().map(|piece| self.chunk(index, piece, now)).collect();
         let first = chunks.first_mut().and_then(|chunk| chunk.choices.first_mut());
         if let Some(choice) = first {
             choice.logprobs = logprobs;
@@ -338,25 +274,18 @@ impl ChatStream {
         chunks
     }
 
-    fn chunk(&self, index: u32, delta: ChatDelta) -> ChatCompletionChunk {
+    fn last(&self, index: u32, end: &End, now: Now<'_>) -> ChatCompletionChunk {
+        let mut chunk = self.chunk(index, ChatDelta::default(), now);
+        let reason = Some(end.reason.into());
+        chunk.choices.iter_mut().for_each(|choice| choice.finish_reason = reason);
+        chunk.timings = Some(Timings::new(&now()));
+        chunk
+    }
+
+    fn chunk(&self, index: u32, delta: ChatDelta, now: Now<'_>) -> ChatCompletionChunk {
         let choice =
             ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
         let usage = self.wanted.include_usage.then_some(None);
-        self.envelope(vec![choice], usage)
-    }
-
-    fn usage_chunk(&self) -> Option<ChatCompletionChunk> {
-        let generation = &self.running.generation;
-        let usage = Usage::new(generation.usage(), generation.reasoning_tokens());
-        self.wanted.include_usage.then(|| self.envelope(Vec::new(), Some(Some(usage))))
-    }
-
-    #[allow(clippy::option_option)]
-    fn envelope(
-        &self,
-        choices: Vec<ChatChunkChoice>,
-        usage: Option<Option<Usage>>,
-    ) -> ChatCompletionChunk {
         ChatCompletionChunk {
             id: self.head.id.clone(),
             object: ChatChunkKind::Chunk,
@@ -364,11 +293,87 @@ impl ChatStream {
             model: self.head.model.clone(),
             service_tier: ServiceTier::Default,
             system_fingerprint: self.head.system_fingerprint.clone(),
-            timings: self.wanted.extras.timings.then(|| self.running.timings()),
+            choices: vec![choice],
+            usage,
+            timings: self.wanted.timings.then(|| Timings::new(&now())),
             prompt_progress: None,
             prompt_token_ids: None,
-            choices,
-            usage,
+        }
+    }
+}
+
+impl Render for ChatRender {
+    type Event = ChatCompletionChunk;
+    type Whole = ChatCompletion;
+
+    /// One chunk with the role for each answer.
+    fn begin(&mut self, now: Now<'_>) -> Vec<ChatCompletionChunk> {
+        let role = |index| {
+            let (role, content) = (Some(Role::Assistant), Some(String::new()));
+            self.chunk(index, ChatDelta { role, content, ..ChatDelta::default() }, now)
+        };
+        let mut roles: Vec<_> = (0..self.n).map(role).collect();
+        if let Some(first) = roles.first_mut() {
+            first.prompt_token_ids = self.prompt.take();
+        }
+        roles
+    }
+
+    fn step(&mut self, Step { index, beats }: Step, now: Now<'_>) -> Vec<ChatCompletionChunk> {
+        let mut chunks = Vec::new();
+        for beat in beats {
+            match beat {
+                Beat::Progress { .. } if self.wanted.progress => {
+                    let mut chunk = self.chunk(index, ChatDelta::default(), now);
+                    chunk.prompt_progress = progress(&beat, self.began);
+                    chunks.push(chunk);
+                }
+                Beat::Open(Block::Call { index: call, id, name }) => {
+                    self.starting.insert(index, ToolCallDelta::start(call, id, name));
+                }
+                Beat::Piece(piece) => chunks.extend(self.pieces(index, piece, now)),
+                Beat::End(end) => chunks.push(self.last(index, &end, now)),
+                Beat::Progress { .. } | Beat::Open(_) | Beat::Close { .. } | Beat::Failed(_) => {}
+            }
+        }
+        chunks
+    }
+
+    /// One chunk with the token counts, if asked for.
+    fn end(&mut self, now: Now<'_>) -> Vec<ChatCompletionChunk> {
+        if !self.wanted.include_usage {
+            return Vec::new();
+        }
+        let mut chunk = self.chunk(0, ChatDelta::default(), now);
+        chunk.choices.clear();
+        chunk.usage = Some(Some(Usage::new(&now())));
+        vec![chunk]
+    }
+
+    fn whole(self, Collected { choices, tally }: Collected) -> ChatCompletion {
+        let Self { head, wanted, .. } = self;
+        let first = choices.first();
+        let logprobs = first.and_then(|choice| choice.prompt_logprobs.as_deref());
+        let prompt_token_ids = first.filter(|_| wanted.tokens).map(|c| c.prompt.clone());
+        let choice = |choice: &CollectedChoice| ChatChoice {
+            index: choice.index,
+            message: ChatAnswer::new(choice),
+            logprobs: wanted.logprobs.then(|| ChatLogprobs::new(&choice.logprobs)),
+            finish_reason: choice.reason.into(),
+            token_ids: wanted.tokens.then(|| choice.tokens.clone()),
+        };
+        ChatCompletion {
+            id: head.id,
+            object: ChatCompletionKind::ChatCompletion,
+            created: head.created,
+            model: head.model,
+            prompt_logprobs: logprobs.map(prompt_logprobs),
+            choices: choices.iter().map(choice).collect(),
+            usage: Usage::new(&tally),
+            service_tier: ServiceTier::Default,
+            system_fingerprint: head.system_fingerprint,
+            timings: Timings::new(&tally),
+            prompt_token_ids,
         }
     }
 }

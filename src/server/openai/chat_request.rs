@@ -1,7 +1,5 @@
 //! The wire request of `POST /v1/chat/completions` and its translation.
 
-use std::sync::Arc;
-
 use poem_openapi::Object;
 use serde::Deserialize;
 
@@ -13,13 +11,13 @@ use super::{
 use crate::{
     chat::{
         ChatInput,
-        generation::{GenerationRequest, OutputRules, PromptInput},
+        generation::{GenerationRequest, OutputRules, PromptInput, ToolUse},
     },
     error::Result,
     param::{Given, Kind},
     server::{
         desk::{
-            Draft, Extras, Request, WireParam,
+            Ask, Draft, Request, WireParam,
             params::{self, FORMS, LOCAL, LOCAL_SERVICE, SAMPLING, join},
         },
         schema::{objects, optional_object, optional_objects},
@@ -68,7 +66,6 @@ pub(crate) struct ChatParts {
 /// A request to answer a conversation.
 pub(crate) struct ChatCompletionRequest {
     pub model: String,
-    pub stream: Option<bool>,
     parts: ChatParts,
     draft: Draft,
 }
@@ -111,38 +108,49 @@ impl Request for ChatCompletionRequest {
 
     fn new(parts: ChatParts, mut draft: Draft, given: Given) -> Result<Self> {
         draft.settle(&given)?;
-        Ok(Self { model: parts.model.clone(), stream: draft.stream, parts, draft })
+        Ok(Self { model: parts.model.clone(), parts, draft })
     }
 }
 
 impl ChatCompletionRequest {
     /// Checks everything that can be checked without the model.
-    pub(crate) fn into_generation(self) -> Result<(GenerationRequest, Extras)> {
-        let Self { parts, mut draft, .. } = self;
+    pub(super) fn into_ask(mut self) -> Result<Ask> {
+        let tools = self.tools()?;
+        let input = self.input(tools.as_ref())?;
+        let prediction = self.parts.prediction.map(Prediction::into_text).transpose()?;
+        let mut draft = self.draft;
+        let rules = OutputRules { shape: draft.shapes.pop(), tools };
+        let request = draft.request(PromptInput::Chat(input), rules);
+        Ok(draft.into_ask(Some(self.model), vec![GenerationRequest { prediction, ..request }]))
+    }
+
+    /// The conversation, to have its tokens counted.
+    pub(super) fn into_input(mut self) -> Result<ChatInput> {
+        let tools = self.tools()?;
+        self.input(tools.as_ref())
+    }
+
+    fn tools(&mut self) -> Result<Option<ToolUse>> {
+        let parts = &mut self.parts;
+        let fields = ToolFields {
+            tools: parts.tools.take(),
+            tool_choice: parts.tool_choice.take(),
+            parallel_tool_calls: parts.parallel_tool_calls,
+        };
+        fields.into_use()
+    }
+
+    fn input(&mut self, tools: Option<&ToolUse>) -> Result<ChatInput> {
+        let parts = &mut self.parts;
         let input = conversation(
-            parts.messages,
+            std::mem::take(&mut parts.messages),
             parts.add_generation_prompt,
             parts.continue_final_message,
         )?;
-        let tools = ToolFields {
-            tools: parts.tools,
-            tool_choice: parts.tool_choice,
-            parallel_tool_calls: parts.parallel_tool_calls,
-        }
-        .into_use()?;
-        let tools_shown = tools.as_ref().map(|tools| tools.definitions.clone());
-        let input = ChatInput { tools: tools_shown, kwargs: draft.kwargs, ..input };
-        let request = GenerationRequest {
-            prompt: PromptInput::Chat(input),
-            prediction: parts.prediction.map(Prediction::into_text).transpose()?,
-            rules: Some(Arc::new(OutputRules { shape: draft.shapes.pop(), tools })),
-            ..draft.request
-        };
-        Ok((request, draft.extras))
-    }
-
-    /// Whether a stream ends with a chunk of token counts.
-    pub(crate) fn includes_usage(&self) -> bool {
-        self.draft.include_usage
+        Ok(ChatInput {
+            tools: tools.map(|tools| tools.definitions.clone()),
+            kwargs: std::mem::take(&mut self.draft.kwargs),
+            ..input
+        })
     }
 }

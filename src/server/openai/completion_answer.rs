@@ -1,21 +1,21 @@
 //! The wire answers of `POST /v1/completions`: one object, or a stream of the same kind.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
-use futures_util::Stream;
 use poem_openapi::Object;
 use serde::Serialize;
 
-use super::{
-    answer::{FinishReason, Head, Running, Wanted, progress},
-    logprobs::{self, CompletionLogprobs, PromptLogprobs},
-    timings::{PromptProgress, Timings},
-    usage::Usage,
-};
+use super::{finish::FinishReason, logprobs::CompletionLogprobs, usage::Usage};
 use crate::{
-    chat::generation::{Collected, Delta, Output},
-    error::Result,
-    server::{schema::wire_enum, sse::Event},
+    chat::generation::{Beat, Collected, CollectedChoice, Piece, Step},
+    server::{
+        desk::{
+            Begun, Head, Now, PromptLogprobs, PromptProgress, Render, Timings, Wanted, progress,
+            prompt_logprobs,
+        },
+        schema::wire_enum,
+        sse::Event,
+    },
 };
 
 wire_enum! {
@@ -89,108 +89,99 @@ impl CompletionChoice {
     }
 }
 
-impl Completion {
-    pub(crate) fn new(head: Head, collected: Collected, wanted: Wanted) -> Self {
-        let timings = Timings::new(collected.usage, &collected.timings);
-        let choices = collected.choices.into_iter().map(|choice| CompletionChoice {
-            index: choice.index,
-            logprobs: wanted.logprobs.then(|| CompletionLogprobs::new(&choice.logprobs)),
-            text: choice.text,
-            finish_reason: Some(choice.reason.into()),
-            token_ids: wanted.extras.tokens.then_some(choice.tokens),
-            prompt_token_ids: wanted.extras.tokens.then_some(choice.prompt),
-            prompt_logprobs: choice.prompt_logprobs.as_deref().map(logprobs::prompt_logprobs),
-        });
-        let usage = Usage::new(collected.usage, collected.reasoning_tokens);
-        let whole = Self::envelope(&head, choices.collect(), Some(Some(usage)));
-        Self { timings: Some(timings), ..whole }
+/// How text completions are answered.
+pub(crate) struct CompletionRender {
+    head: Head,
+    wanted: Wanted,
+    began: Instant,
+    /// Tokens of the prompt of each completion that has not begun, if they are wanted.
+    prompts: Vec<Option<Vec<u32>>>,
+}
+
+impl CompletionRender {
+    pub(crate) fn new(begun: &Begun) -> Self {
+        Self {
+            head: Head::new("cmpl", begun),
+            wanted: begun.wanted,
+            began: begun.began,
+            prompts: begun.prompts.iter().cloned().map(Some).collect(),
+        }
     }
 
-    #[allow(clippy::option_option)]
-    fn envelope(head: &Head, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Self {
-        Self {
-            id: head.id.clone(),
+    fn envelope(&self, choices: Vec<CompletionChoice>) -> Completion {
+        Completion {
+            id: self.head.id.clone(),
             object: CompletionKind::TextCompletion,
-            created: head.created,
-            model: head.model.clone(),
+            created: self.head.created,
+            model: self.head.model.clone(),
             choices,
-            usage,
-            system_fingerprint: head.system_fingerprint.clone(),
+            usage: self.wanted.include_usage.then_some(None),
+            system_fingerprint: self.head.system_fingerprint.clone(),
             timings: None,
             prompt_progress: None,
         }
     }
+
+    fn piece(&mut self, index: u32, piece: Piece) -> Option<CompletionChoice> {
+        let Piece { text, tokens, logprobs, .. } = piece;
+        let prompt_token_ids = self.prompts.get_mut(index as usize).and_then(Option::take);
+        let logprobs = (self.wanted.logprobs && !logprobs.is_empty())
+            .then(|| CompletionLogprobs::new(&logprobs));
+        let token_ids = self.wanted.tokens.then_some(tokens);
+        if text.is_empty() && logprobs.is_none() && token_ids.is_none() {
+            return None;
+        }
+        let piece = CompletionChoice::piece(index, text);
+        Some(CompletionChoice { logprobs, token_ids, prompt_token_ids, ..piece })
+    }
 }
 
-/// How text completions are streamed.
-pub(crate) struct CompletionStream {
-    pub head: Head,
-    pub running: Running,
-    pub wanted: Wanted,
-    pub began: Instant,
-}
+impl Render for CompletionRender {
+    type Event = Completion;
+    type Whole = Completion;
 
-/// Indexes of the completions that have begun.
-type Begun = BTreeSet<u32>;
-
-impl CompletionStream {
-    /// The pieces of all completions as they come, then the token counts if asked for.
-    pub(crate) fn chunks(self) -> impl Stream<Item = Result<Completion>> + Send + 'static {
-        let state = Some((self, Begun::new()));
-        futures_util::stream::unfold(state, |state| async move {
-            let (mut stream, mut begun) = state?;
-            loop {
-                match stream.running.generation.next().await {
-                    None => return stream.usage_chunk().map(|chunk| (Ok(chunk), None)),
-                    Some(Output::Failed { error, .. }) => return Some((Err(error), None)),
-                    Some(output) => {
-                        if let Some(chunk) = stream.translate(output, &mut begun) {
-                            return Some((Ok(chunk), Some((stream, begun))));
-                        }
-                    }
-                }
+    fn step(&mut self, Step { index, beats }: Step, now: Now<'_>) -> Vec<Completion> {
+        let timings = self.wanted.timings.then(|| Timings::new(&now()));
+        let empty = || CompletionChoice::piece(index, String::new());
+        let pieces = beats.into_iter().filter_map(|beat| match beat {
+            Beat::Piece(piece) => {
+                let choice = self.piece(index, piece)?;
+                Some(Completion { timings, ..self.envelope(vec![choice]) })
             }
-        })
+            Beat::End(end) => {
+                let choice = CompletionChoice { finish_reason: Some(end.reason.into()), ..empty() };
+                let timings = Some(Timings::new(&now()));
+                Some(Completion { timings, ..self.envelope(vec![choice]) })
+            }
+            Beat::Progress { .. } if self.wanted.progress => {
+                let prompt_progress = progress(&beat, self.began);
+                Some(Completion { timings, prompt_progress, ..self.envelope(vec![empty()]) })
+            }
+            Beat::Progress { .. } | Beat::Open(_) | Beat::Close { .. } | Beat::Failed(_) => None,
+        });
+        pieces.collect()
     }
 
-    fn translate(&self, output: Output, begun: &mut Begun) -> Option<Completion> {
-        let mut timings = self.wanted.extras.timings.then(|| self.running.timings());
-        let mut prompt_progress = None;
-        let choice = match output {
-            Output::Delta(Delta { index, text, logprobs, tokens, .. }) => {
-                let is_first = begun.insert(index);
-                let logprobs = (self.wanted.logprobs && !logprobs.is_empty())
-                    .then(|| CompletionLogprobs::new(&logprobs));
-                let token_ids = self.wanted.extras.tokens.then_some(tokens);
-                if text.is_empty() && logprobs.is_none() && token_ids.is_none() {
-                    return None;
-                }
-                let shows_prompt = is_first && token_ids.is_some();
-                let prompt = shows_prompt.then(|| self.running.generation.prompt(index).to_vec());
-                let piece = CompletionChoice::piece(index, text);
-                CompletionChoice { logprobs, token_ids, prompt_token_ids: prompt, ..piece }
-            }
-            Output::Finished(finished) => {
-                timings = Some(self.running.timings());
-                let piece = CompletionChoice::piece(finished.index, String::new());
-                CompletionChoice { finish_reason: Some(finished.reason.into()), ..piece }
-            }
-            Output::Prefill { index, processed, cached, total } if self.wanted.extras.progress => {
-                prompt_progress = Some(progress(self.began, total, cached, processed));
-                CompletionChoice::piece(index, String::new())
-            }
-            Output::Prefill { .. } | Output::Failed { .. } => return None,
+    /// The token counts, if asked for.
+    fn end(&mut self, now: Now<'_>) -> Vec<Completion> {
+        let usage = Some(Some(Usage::new(&now())));
+        let last = self.wanted.include_usage;
+        last.then(|| Completion { usage, ..self.envelope(Vec::new()) }).into_iter().collect()
+    }
+
+    fn whole(self, Collected { choices, tally }: Collected) -> Completion {
+        let wanted = self.wanted;
+        let choice = |choice: CollectedChoice| CompletionChoice {
+            index: choice.index,
+            text: choice.text(),
+            logprobs: wanted.logprobs.then(|| CompletionLogprobs::new(&choice.logprobs)),
+            finish_reason: Some(choice.reason.into()),
+            token_ids: wanted.tokens.then_some(choice.tokens),
+            prompt_token_ids: wanted.tokens.then_some(choice.prompt),
+            prompt_logprobs: choice.prompt_logprobs.as_deref().map(prompt_logprobs),
         };
-        let usage = self.wanted.include_usage.then_some(None);
-        let chunk = Completion::envelope(&self.head, vec![choice], usage);
-        Some(Completion { timings, prompt_progress, ..chunk })
-    }
-
-    fn usage_chunk(&self) -> Option<Completion> {
-        let generation = &self.running.generation;
-        let usage = Usage::new(generation.usage(), generation.reasoning_tokens());
-        self.wanted
-            .include_usage
-            .then(|| Completion::envelope(&self.head, Vec::new(), Some(Some(usage))))
+        let choices = choices.into_iter().map(choice).collect();
+        let (usage, timings) = (Some(Some(Usage::new(&tally))), Some(Timings::new(&tally)));
+        Completion { usage, timings, ..self.envelope(choices) }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     param::{Given, Scalar},
     server::{
         desk::{
-            Draft, Extras, Request, WireParam,
+            Ask, Draft, Request, WireParam,
             params::{self, FORMS, LOCAL, LOCAL_SERVICE, SAMPLING, join},
         },
         schema::wire_type,
@@ -141,8 +141,6 @@ pub(crate) struct CompletionParts {
 
 /// A request to continue texts.
 pub(crate) struct CompletionRequest {
-    pub model: String,
-    pub stream: Option<bool>,
     parts: CompletionParts,
     draft: Draft,
     given: Given,
@@ -183,14 +181,14 @@ impl Request for CompletionRequest {
 
     fn new(parts: CompletionParts, mut draft: Draft, given: Given) -> Result<Self> {
         draft.settle(&given)?;
-        Ok(Self { model: parts.model.clone(), stream: draft.stream, parts, draft, given })
+        Ok(Self { parts, draft, given })
     }
 }
 
 impl CompletionRequest {
     /// Checks everything that can be checked without the model; one request for each prompt.
-    pub(crate) fn into_generations(self) -> Result<(Vec<GenerationRequest>, Extras)> {
-        let Self { parts, mut draft, given, .. } = self;
+    pub(super) fn into_ask(self) -> Result<Ask> {
+        let Self { parts, mut draft, given } = self;
         let suffix = parts.suffix.filter(|suffix| !suffix.is_empty());
         let inputs = match suffix {
             None => parts.prompt.into_inputs()?,
@@ -217,15 +215,14 @@ impl CompletionRequest {
             return Err(Error::invalid("n", text));
         }
         let shape = draft.shapes.pop();
-        let rules = Some(Arc::new(OutputRules { shape, tools: None }));
-        let request = GenerationRequest { rules, ..draft.request };
-        let each = inputs.into_iter().map(|prompt| GenerationRequest { prompt, ..request.clone() });
-        Ok((each.collect(), draft.extras))
-    }
-
-    /// Whether a stream ends with a chunk of token counts.
-    pub(crate) fn includes_usage(&self) -> bool {
-        self.draft.include_usage
+        let rules = Arc::new(OutputRules { shape, tools: None });
+        let prompts = inputs.into_iter().map(|prompt| GenerationRequest {
+            prompt,
+            rules: Some(Arc::clone(&rules)),
+            ..draft.request.clone()
+        });
+        let prompts = prompts.collect();
+        Ok(draft.into_ask(Some(parts.model), prompts))
     }
 }
 

@@ -7,18 +7,16 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Embeds, OpenAiTag, completion_request::Prompt, models::ListKind};
+use super::{OpenAiTag, completion_request::Prompt, models::ListKind};
 use crate::{
-    chat::embedding::{EmbedInput, MAX_INPUTS, embed},
+    chat::embedding::{EmbedInput, MAX_INPUTS},
     error::{Error, Result},
     param::{Given, Kind},
     server::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::{Body, Request, WireParam},
-        drain::Drain,
-        lease::lease,
+        desk::{Body, Desk, Embeds, Request, WireParam},
         reply::{Answer, Reply},
         schema::{wire_enum, wire_type},
     },
@@ -179,12 +177,9 @@ impl EmbeddingApi {
         let VectorForm { is_base64, dimensions } = request.form;
         let dimensions = dimensions.map(|count| count as usize);
         let inputs = request.into_inputs()?;
-        let lease = lease(&self.0, &model).await?.of(caller.tenant());
-        let embedded = tokio::select! {
-            biased;
-            embedded = embed(&lease.text, &lease.engine, inputs, dimensions) => embedded?,
-            () = self.0.drain.expired() => return Err(Drain::error().into()),
-        };
+        let desk = Desk::new(&self.0, &caller);
+        let seat = desk.seat(Some(&model)).await?;
+        let embedded = desk.embed(&seat, inputs, dimensions).await?;
         let data = embedded.vectors.into_iter().enumerate().map(|(index, values)| Embedding {
             object: EmbeddingKind::Embedding,
             embedding: Vector::new(values, is_base64),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use poem_openapi::{Object, OpenApi, param::Path};
 use serde::Serialize;
 
-use super::{Lists, Looks, OpenAiTag};
+use super::OpenAiTag;
 use crate::{
     registry::Status,
     server::{
         AppState,
         body::Json,
-        native::engine_status::status_word,
+        desk::{Lists, Looks, status_word},
         reply::{Answer, Reply},
         schema::wire_enum,
     },

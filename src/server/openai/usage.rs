@@ -3,7 +3,7 @@
 use poem_openapi::Object;
 use serde::Serialize;
 
-use crate::engine;
+use crate::{chat::generation::Tally, engine};
 
 /// Tokens that a request took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Object)]
@@ -40,7 +40,7 @@ pub(crate) struct CompletionTokensDetails {
 }
 
 impl Usage {
-    pub(crate) fn new(usage: engine::Usage, reasoning_tokens: u32) -> Self {
+    pub(crate) fn new(&Tally { usage, reasoning_tokens, .. }: &Tally) -> Self {
         let engine::Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = usage;
         Self {
             prompt_tokens,

@@ -26,7 +26,7 @@ async fn ask(server: &Server, fields: &Value) -> Value {
 }
 
 /// The events of a stream, whose names are their types.
-fn events(reply: &Reply) -> Vec<Value> {
+pub(super) fn events(reply: &Reply) -> Vec<Value> {
     assert_eq!(reply.header("content-type"), Some("text/event-stream"));
     let read = |event: &str| {
         let (name, data) = event.split_once('\n').expect("a name and data");
@@ -37,8 +37,19 @@ fn events(reply: &Reply) -> Vec<Value> {
     reply.text.split_terminator("\n\n").map(read).collect()
 }
 
+/// An input, also one that broke off: as much of the object as came.
+fn partial(json: &str) -> Value {
+    let call = kolosal_server::chat::ToolCall {
+        index: 0,
+        id: String::new(),
+        name: String::new(),
+        arguments: json.to_owned(),
+    };
+    call.object().into()
+}
+
 /// The message that the events of a stream make, as the official clients put it together.
-fn assemble(events: &[Value]) -> Value {
+pub(super) fn assemble(events: &[Value]) -> Value {
     assert_eq!((&events[0]["type"], &events[1]["type"]), (&json!("message_start"), &json!("ping")));
     let mut message = events[0]["message"].clone();
     let mut open: Option<(u64, String)> = None;
@@ -77,7 +88,7 @@ fn assemble(events: &[Value]) -> Value {
                 let (at, json) = open.take().expect("an open block");
                 assert_eq!(Some(at), index);
                 if !json.is_empty() {
-                    message["content"][at as usize]["input"] = serde_json::from_str(&json).unwrap();
+                    message["content"][at as usize]["input"] = partial(&json);
                 }
             }
             "message_delta" => {

@@ -77,18 +77,30 @@ async fn check_chat(server: &Server, what: &str, cut: usize) -> Value {
     calls
 }
 
+/// The tools as Responses have them.
+pub(super) fn flat_tools() -> Vec<Value> {
+    let flat = |tool: &Value| {
+        let mut tool = tool["function"].clone();
+        tool["type"] = "function".into();
+        tool
+    };
+    tools().as_array().unwrap().iter().map(flat).collect()
+}
+
+/// The tools as Anthropic has them.
+pub(super) fn schema_tools() -> Vec<Value> {
+    let tool = |tool: &Value| {
+        let function = &tool["function"];
+        let schema = function.get("parameters").cloned();
+        json!({"name": function["name"],
+            "input_schema": schema.unwrap_or_else(|| json!({"type": "object"}))})
+    };
+    tools().as_array().unwrap().iter().map(tool).collect()
+}
+
 async fn check_responses(server: &Server, what: &str, cut: usize) {
     let path = "/v1/responses";
-    let tools: Vec<Value> = tools()
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|tool| {
-            let mut tool = tool["function"].clone();
-            tool["type"] = "function".into();
-            tool
-        })
-        .collect();
+    let tools = flat_tools();
     let mut body = json!({"model": "m", "input": question(), "temperature": 0, "tools": tools,
         "max_output_tokens": cut.max(16)});
     let whole = ask(server, path, &body).await;
@@ -125,17 +137,7 @@ async fn check_responses(server: &Server, what: &str, cut: usize) {
 
 async fn check_messages(server: &Server, what: &str, cut: usize) {
     let path = "/v1/messages";
-    let tools: Vec<Value> = tools()
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|tool| {
-            let function = &tool["function"];
-            let schema = function.get("parameters").cloned();
-            json!({"name": function["name"],
-            "input_schema": schema.unwrap_or_else(|| json!({"type": "object"}))})
-        })
-        .collect();
+    let tools = schema_tools();
     let body = json!({"model": "m", "messages": question(), "temperature": 0, "tools": tools,
         "max_tokens": cut});
     let whole = ask(server, path, &body).await;

@@ -24,7 +24,7 @@ async fn ask(server: &Server, fields: &Value) -> Value {
 }
 
 /// The events of a stream, whose names are their types and whose numbers go up one by one.
-fn events(reply: &Reply) -> Vec<Value> {
+pub(super) fn events(reply: &Reply) -> Vec<Value> {
     assert_eq!(reply.header("content-type"), Some("text/event-stream"));
     let read = |(number, event): (usize, &str)| {
         let (name, data) = event.split_once('\n').expect("a name and data");
@@ -37,7 +37,7 @@ fn events(reply: &Reply) -> Vec<Value> {
 }
 
 /// The output that the events of a stream make, as the official clients put it together.
-fn assemble(events: &[Value]) -> Value {
+pub(super) fn assemble(events: &[Value]) -> Value {
     let (mut output, mut open) = (Vec::<Value>::new(), false);
     assert_eq!(events[0]["type"], "response.created");
     assert_eq!(events[1]["type"], "response.in_progress");
@@ -98,7 +98,7 @@ fn assemble(events: &[Value]) -> Value {
 }
 
 /// Ids are different each time.
-fn without_ids(mut output: Value) -> Value {
+pub(super) fn without_ids(mut output: Value) -> Value {
     for item in output.as_array_mut().expect("items") {
         item["id"] = "".into();
         if item["type"] == "function_call" {

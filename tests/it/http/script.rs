@@ -48,6 +48,8 @@ const CONTROLS: &[&str] = &[
 ];
 const VOCABULARY: usize = 256 + CONTROLS.len();
 const END: u32 = 256;
+/// Where a document has this control character, the step fails that would say it.
+const TORN: u32 = 7;
 const CONTEXT: usize = 4096;
 
 /// Knows a document by heart and says it after a prompt of a known length.
@@ -67,6 +69,9 @@ impl Runner for Recital {
         for (row, logits) in batch.logit_rows.iter().zip(data.chunks_exact_mut(VOCABULARY)) {
             let at = (batch.positions[*row as usize] as usize + 1).checked_sub(self.prompt_len);
             let next = at.and_then(|at| self.document.get(at)).copied().unwrap_or(END);
+            if next == TORN {
+                return Err(RunnerError("a note is torn".to_owned()));
+            }
             logits[next as usize] = 20.0;
         }
         Ok(Logits { data: data.into(), vocab_size: VOCABULARY })

@@ -57,7 +57,7 @@ async fn a_file_becomes_an_engine() {
             ..GenerationRequest::new(PromptInput::Text("hello".to_owned()))
         };
         let generation = generate(&lease.text, &lease.engine, request).await.unwrap();
-        assert_eq!(generation.collect().await.unwrap().usage.completion_tokens, 5);
+        assert_eq!(generation.collect().await.unwrap().tally.usage.completion_tokens, 5);
         drop(lease);
         registry.shutdown().await;
     }

@@ -70,7 +70,7 @@ pub(crate) const STREAM_OPTIONS: Row = Row::new(
 const INCLUDE_USAGE: Row = Row::switch(
     "include_usage",
     "Send the token counts in a last chunk without choices.",
-    |draft, is_on| draft.include_usage = is_on,
+    |draft, is_on| draft.wanted.include_usage = is_on,
 )
 .serves();
 pub(crate) const INCLUDE_OBFUSCATION: Row = Row::switch(
@@ -82,21 +82,21 @@ pub(crate) const INCLUDE_OBFUSCATION: Row = Row::switch(
 pub(crate) const TIMINGS_PER_TOKEN: Row = Row::switch(
     "timings_per_token",
     "Send `timings` with every piece of a stream, and not with the last alone.",
-    |draft, is_on| draft.extras.timings = is_on,
+    |draft, is_on| draft.wanted.timings = is_on,
 )
 .serves()
 .remarking("`timings` come with the last piece in any case");
 pub(crate) const RETURN_PROGRESS: Row = Row::switch(
     "return_progress",
     "Send how much of the prompt has been read; only with `stream`.",
-    |draft, is_on| draft.extras.progress = is_on,
+    |draft, is_on| draft.wanted.progress = is_on,
 )
 .serves()
 .remarking("only with `stream`");
 pub(crate) const RETURN_TOKEN_IDS: Row = Row::switch(
     "return_token_ids",
     "Return the ids of the prompt's and the answer's tokens.",
-    |draft, is_on| draft.extras.tokens = is_on,
+    |draft, is_on| draft.wanted.tokens = is_on,
 )
 .serves()
 .remarking("vLLM's form");

@@ -12,7 +12,7 @@ use super::items::{
 use crate::{
     error::{Error, Result},
     server::{
-        openai::random_id,
+        desk::random_id,
         schema::{TextOr, optional_objects, text_or_objects, wire_enum},
     },
 };

@@ -5,18 +5,18 @@ mod events;
 mod input;
 mod items;
 mod object;
+mod render;
 mod request;
 mod routes;
 mod settings;
 mod store;
-mod stream;
 mod tools;
 
 pub(crate) use object::InputTokens;
 pub(crate) use request::CreateResponse;
 pub(crate) use routes::ResponseApi;
 pub use store::ResponseLimits;
-pub(crate) use store::{Owner, ResponseStore};
+pub(crate) use store::ResponseStore;
 
 use crate::server::reply::Outcomes;
 

@@ -11,6 +11,7 @@ use super::{
     tools::{ResponsesTool, ResponsesToolChoice},
 };
 use crate::{
+    chat::generation::Tally,
     engine,
     error::{Error, Kind},
     server::{
@@ -104,7 +105,7 @@ pub(crate) struct ResponseUsage {
 }
 
 impl ResponseUsage {
-    pub(super) fn new(usage: engine::Usage, reasoning_tokens: u32) -> Self {
+    pub(super) fn new(&Tally { usage, reasoning_tokens, .. }: &Tally) -> Self {
         let engine::Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = usage;
         Self {
             input_tokens: prompt_tokens,

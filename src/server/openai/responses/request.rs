@@ -1,6 +1,6 @@
 //! The wire requests of `/v1/responses` and their translation.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use poem_openapi::Object;
 use serde::Deserialize;
@@ -20,18 +20,16 @@ use super::{
 use crate::{
     chat::{
         ChatInput,
-        generation::{GenerationRequest, OutputRules, PromptInput},
+        generation::{OutputRules, PromptInput},
     },
     error::{Error, Result},
     param::{Given, Kind},
     server::{
-        desk::{Draft, Request, WireParam, params},
+        desk::{Ask, Draft, Request, WireParam, params, random_id, unix_time_s},
         openai::{
             MAX_MESSAGES,
             options::{ServiceTier, check_metadata},
-            random_id,
             tools::ToolMode,
-            unix_time_s,
         },
         schema::{TextOr, optional_object, optional_objects, text_or_objects},
     },
@@ -284,12 +282,11 @@ fn items(
 
 /// A checked request.
 pub(super) struct Asked {
-    pub(super) generation: GenerationRequest,
+    pub(super) ask: Ask,
     /// The response as it begins.
     pub(super) response: ResponseObject,
     /// What the request added to the conversation.
     pub(super) items: Vec<ResponsesItem>,
-    pub(super) is_stream: bool,
 }
 
 impl CreateResponse {
@@ -313,15 +310,13 @@ impl CreateResponse {
             reasoning: parts.reasoning.as_ref(),
         }
         .read(store, owner)?;
-        let is_stream = self.draft.is_stream();
         let keeps = parts.store.unwrap_or(true) && store.is_on();
         let response = response(self.parts, tools, (&self.given, keeps));
-        let generation = GenerationRequest {
-            prompt: PromptInput::Chat(prompted.chat),
-            rules: Some(Arc::new(prompted.rules)),
-            ..self.draft.request
-        };
-        Ok(Asked { generation, response, items: prompted.items, is_stream })
+        let mut draft = self.draft;
+        draft.request.prompt_path = Some("input");
+        let request = draft.request(PromptInput::Chat(prompted.chat), prompted.rules);
+        let ask = draft.into_ask(Some(response.model.clone()), vec![request]);
+        Ok(Asked { ask, response, items: prompted.items })
     }
 }
 

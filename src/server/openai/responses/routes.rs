@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use poem::web::Data;
 use poem_openapi::{
-    OpenApi, ResponseContent,
+    OpenApi,
     param::{Path, Query},
 };
 
@@ -15,8 +15,8 @@ use super::{
     object::{
         DeletedResponse, InputTokens, ItemListKind, ResponseKind, ResponseObject, ResponsesItemList,
     },
+    render::ResponseRender,
     request::{Asked, CountResponseTokens, CreateResponse},
-    stream::Responding,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -24,8 +24,8 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::Body,
-        openai::{Counts, Generates, Looks, OpenAiTag, Running, count_tokens},
+        desk::{Body, Counts, Desk, Generates, Looks, Served, count_tokens},
+        openai::OpenAiTag,
         reply::{Answer, Content, Reply},
         schema::wire_enum,
         sse::Events,
@@ -37,12 +37,7 @@ const MAX_LISTED: usize = 100;
 const LISTED: usize = 20;
 
 /// One object, or a stream of events.
-#[derive(ResponseContent)]
-#[expect(clippy::large_enum_variant, reason = "moved once an answer, never kept")]
-pub(crate) enum ResponseBody {
-    Full(Json<ResponseObject>),
-    Stream(Events<ResponsesEvent>),
-}
+type ResponseBody = Served<Json<ResponseObject>, Events<ResponsesEvent>>;
 
 wire_enum! {
     /// Which items come first.
@@ -87,17 +82,14 @@ impl ResponseApi {
     ) -> Answer<Content<ResponseBody>, Generates> {
         let state = &self.0;
         let asked = request.0.into_asked(&state.responses, &caller.owner())?;
-        let Asked { generation, response, items, is_stream } = asked;
-        let running = Running::start(state, &caller, &response.model, vec![generation]).await?;
-        let keeping =
-            response.store.then(|| state.responses.begin(caller.owner(), &response, items));
-        let responding = Responding::new(response, running, state.drain.clone(), keeping);
-        let body = if is_stream {
-            ResponseBody::Stream(Events::new(responding.events(), state.drain.clone()))
-        } else {
-            ResponseBody::Full(Json(responding.whole().await?))
+        let Asked { ask, response, items } = asked;
+        let render = |_: &_| {
+            let store = &state.responses;
+            let keeping = response.store.then(|| store.begin(caller.owner(), &response, items));
+            ResponseRender::new(response, keeping)
         };
-        Ok(Reply::new(Content(body)))
+        let served = Desk::new(state, &caller).serve(ask, render).await?;
+        Ok(Reply::new(Content(served.events(&state.drain))))
     }
 
     /// Look up a stored response
@@ -212,7 +204,8 @@ impl ResponseApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input(&self.0.responses, &caller.owner())?;
-        Ok(Reply::new(Json(InputTokens::new(count_tokens(&self.0, &model, input).await?))))
+        let count = count_tokens(&self.0, &model, (input, "input")).await?;
+        Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }
 

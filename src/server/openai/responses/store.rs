@@ -16,6 +16,8 @@ use super::{
     items::ResponsesItem,
     object::{ResponseObject, ResponseStatus},
 };
+pub(super) use crate::server::auth::Owner;
+
 use crate::error::{Error, Kind, Result};
 
 /// Limits on stored responses.
@@ -34,10 +36,6 @@ impl Default for ResponseLimits {
         Self { max_count: 1000, max_bytes: 64 << 20, max_age: Duration::from_hours(24) }
     }
 }
-
-/// Whose a response is: the hash of the API key, if keys are configured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Owner(pub(crate) Option<[u8; 32]>);
 
 /// All stored responses, and those that run and will be stored.
 #[derive(Debug, Default)]

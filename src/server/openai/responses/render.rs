@@ -1,8 +1,6 @@
-//! From a generation to a response: its events as they come, or the whole at its end.
+//! From beats to a response: its events as they come, or the whole at its end.
 
-use std::collections::VecDeque;
-
-use futures_util::Stream;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     events::{
@@ -23,18 +21,11 @@ use super::{
     store::Keeping,
 };
 use crate::{
-    chat::{
-        CallDelta, CallStart,
-        generation::{Delta, FinishReason, Output},
-    },
+    chat::generation::{Beat, Block, BlockKind, Collected, End, FinishReason, Piece, Step, Tally},
     error::{Error, Result},
     server::{
-        drain::Drain,
-        openai::{
-            Running,
-            logprobs::{ChatLogprobs, TokenLogprob},
-            random_id, unix_time_s,
-        },
+        desk::{Now, Render, random_id, unix_time_s},
+        openai::logprobs::{ChatLogprobs, TokenLogprob},
     },
 };
 
@@ -61,145 +52,95 @@ struct Open {
 }
 
 /// A response under way.
-pub(super) struct Responding {
+pub(super) struct ResponseRender {
     response: ResponseObject,
-    running: Running,
-    drain: Drain,
     /// If the response will be stored.
     keeping: Option<Keeping>,
     audience: Audience,
-    ready: VecDeque<ResponsesEvent>,
+    ready: Vec<ResponsesEvent>,
     sequence_number: u64,
     open: Option<Open>,
     /// The call that is being written; then nothing else is open.
     calling: Option<ResponsesCall>,
-    /// Blanks at the beginning of a text, which are none if a call follows.
-    blanks: String,
-    blank_logprobs: Vec<TokenLogprob>,
-    is_over: bool,
-    failure: Option<Error>,
 }
 
-impl Responding {
-    pub(super) fn new(
-        response: ResponseObject,
-        running: Running,
-        drain: Drain,
-        keeping: Option<Keeping>,
-    ) -> Self {
-        Self {
-            response,
-            running,
-            drain,
-            keeping,
-            audience: Audience::Whole,
-            ready: VecDeque::new(),
-            sequence_number: 0,
-            open: None,
-            calling: None,
-            blanks: String::new(),
-            blank_logprobs: Vec::new(),
-            is_over: false,
-            failure: None,
-        }
-    }
+impl Render for ResponseRender {
+    type Event = ResponsesEvent;
+    type Whole = ResponseObject;
 
-    /// The events. A failure midway is one of them.
-    pub(super) fn events(mut self) -> impl Stream<Item = Result<ResponsesEvent>> + Send + 'static {
+    fn begin(&mut self, _now: Now<'_>) -> Vec<ResponsesEvent> {
         self.audience = Audience::Events;
         self.live(LifeKind::Created);
         self.live(LifeKind::InProgress);
-        futures_util::stream::unfold(self, |mut responding| async move {
-            loop {
-                if let Some(event) = responding.ready.pop_front() {
-                    return Some((Ok(event), responding));
-                }
-                if responding.is_over {
-                    return None;
-                }
-                responding.step().await;
+        std::mem::take(&mut self.ready)
+    }
+
+    fn step(&mut self, Step { beats, .. }: Step, now: Now<'_>) -> Vec<ResponsesEvent> {
+        for beat in beats {
+            match beat {
+                Beat::Open(Block::Call { id, name, .. }) => self.begin_call(id, name),
+                Beat::Open(Block::Text) => self.begin_item(Kind::Text),
+                Beat::Open(Block::Thinking) => self.begin_item(Kind::Reasoning),
+                Beat::Piece(piece) => self.piece(piece),
+                Beat::Close { is_whole } => self.close(is_whole),
+                Beat::End(end) => self.end(end.reason, &now()),
+                Beat::Progress { .. } | Beat::Failed(_) => {}
             }
-        })
+        }
+        std::mem::take(&mut self.ready)
     }
 
-    /// The response at its end.
-    pub(super) async fn whole(mut self) -> Result<ResponseObject> {
-        while !self.is_over {
-            self.step().await;
-        }
-        match self.failure {
-            Some(error) => Err(error),
-            None => Ok(self.response),
-        }
+    /// A failure midway is an event.
+    fn fail(&mut self, error: Error, now: Now<'_>) -> Result<Vec<ResponsesEvent>> {
+        self.response.error = Some(ResponseError::from(&error));
+        self.close(false);
+        self.settle(ResponseStatus::Failed, &now());
+        Ok(std::mem::take(&mut self.ready))
     }
 
-    async fn step(&mut self) {
-        let cancelled = async {
-            match &self.keeping {
-                Some(keeping) => keeping.cancel.cancelled().await,
-                None => std::future::pending().await,
-            }
-        };
-        let output = tokio::select! {
-            biased;
-            () = cancelled => return self.end(ResponseStatus::Cancelled),
-            output = self.running.generation.next() => output,
-            () = self.drain.expired() => return self.fail(Drain::error()),
-        };
-        match output {
-            Some(Output::Prefill { .. }) => {}
-            Some(Output::Delta(delta)) => self.write(delta),
-            Some(Output::Finished(finished)) => {
-                if finished.reason != FinishReason::ToolCalls {
-                    self.say();
-                }
-                self.end(match finished.reason {
-                    FinishReason::Length => ResponseStatus::Incomplete,
-                    FinishReason::Stop | FinishReason::ToolCalls => ResponseStatus::Completed,
-                });
-            }
-            Some(Output::Failed { error, .. }) => self.fail(error),
-            None => self.fail(Error::internal("the answer broke off")),
+    fn cancelled(&self) -> Option<CancellationToken> {
+        self.keeping.as_ref().map(|keeping| keeping.cancel.clone())
+    }
+
+    fn whole(mut self, Collected { choices, tally }: Collected) -> ResponseObject {
+        if let Some(choice) = choices.into_iter().next() {
+            let mut beats = choice.beats();
+            let (reason, stop_string) = (choice.reason, choice.stop_string);
+            let (usage, timings) = (choice.usage, tally.timings);
+            beats.push(Beat::End(End { reason, usage, timings, stop_string }));
+            self.step(Step { index: 0, beats }, &|| tally);
+        }
+        self.response
+    }
+}
+
+impl ResponseRender {
+    pub(super) fn new(response: ResponseObject, keeping: Option<Keeping>) -> Self {
+        Self {
+            response,
+            keeping,
+            audience: Audience::Whole,
+            ready: Vec::new(),
+            sequence_number: 0,
+            open: None,
+            calling: None,
         }
     }
 
-    fn write(&mut self, delta: Delta) {
-        if !delta.reasoning.is_empty() {
-            self.be_in(Kind::Reasoning);
-            self.append(delta.reasoning, Vec::new());
-        }
-        // The rest of an open call stands before new text.
-        let (rest, calls): (Vec<_>, Vec<_>) =
-            delta.calls.into_iter().partition(|call| call.start.is_none());
-        rest.into_iter().for_each(|call| self.call(call));
-        let is_text = self.open.as_ref().is_some_and(|open| open.kind == Kind::Text);
-        // Of tokens, those count that make up the text.
-        if is_text || !delta.text.is_empty() {
-            self.blank_logprobs.extend(ChatLogprobs::new(&delta.logprobs).content);
-        }
-        self.blanks.push_str(&delta.text);
-        if is_text || !self.blanks.chars().all(char::is_whitespace) {
-            self.say();
-        }
-        for call in calls {
-            self.blanks.clear();
-            self.blank_logprobs.clear();
-            self.call(call);
-        }
-    }
-
-    /// Writes the text that is held back.
-    fn say(&mut self) {
-        let text = std::mem::take(&mut self.blanks);
-        let logprobs = std::mem::take(&mut self.blank_logprobs);
-        if !(text.is_empty() && logprobs.is_empty()) {
-            self.be_in(Kind::Text);
-            self.append(text, logprobs);
+    fn piece(&mut self, Piece { kind, text, logprobs, .. }: Piece) {
+        match kind {
+            BlockKind::Call { .. } => self.arguments(text),
+            BlockKind::Thinking => self.append(text, Vec::new()),
+            // Of tokens, those count that make up the text.
+            BlockKind::Text => self.append(text, ChatLogprobs::new(&logprobs).content),
         }
     }
 
     fn append(&mut self, delta: String, logprobs: Vec<TokenLogprob>) {
-        let Some(open) = &mut self.open else { return };
+        let Some(open) = self.open.as_mut().filter(|_| !(delta.is_empty() && logprobs.is_empty()))
+        else {
+            return;
+        };
         open.text.push_str(&delta);
         open.logprobs.extend_from_slice(&logprobs);
         let (kind, item_id) = (open.kind, open.id.clone());
@@ -225,12 +166,7 @@ impl Responding {
         });
     }
 
-    /// Sees to it that an item of this kind is being written.
-    fn be_in(&mut self, kind: Kind) {
-        if self.open.as_ref().is_some_and(|open| open.kind == kind) {
-            return;
-        }
-        self.close(ItemStatus::Completed);
+    fn begin_item(&mut self, kind: Kind) {
         let (id, status) = (random_id(), ItemStatus::InProgress);
         let (id, item) = match kind {
             Kind::Text => {
@@ -248,9 +184,10 @@ impl Responding {
         self.open = Some(open);
     }
 
-    fn close(&mut self, status: ItemStatus) {
-        // A call that is open still was cut.
-        self.end_call(ItemStatus::Incomplete);
+    /// Ends what is being written.
+    fn close(&mut self, is_whole: bool) {
+        let status = if is_whole { ItemStatus::Completed } else { ItemStatus::Incomplete };
+        self.end_call(status);
         let Some(open) = self.open.take() else { return };
         let (output_index, content_index) = (self.response.output.len(), 0);
         let (item_id, text) = (open.id.clone(), open.text.clone());
@@ -285,38 +222,33 @@ impl Responding {
         self.response.output.push(item);
     }
 
-    /// A piece of a call.
-    fn call(&mut self, piece: CallDelta) {
-        if let Some(CallStart { id, name }) = piece.start {
-            self.close(ItemStatus::Completed);
-            let item = ResponsesCall {
-                id: format!("fc_{}", random_id()),
-                r#type: CallKind::Only,
-                call_id: id,
-                name,
-                arguments: String::new(),
-                status: ItemStatus::InProgress,
-            };
-            self.tell_item(ItemEventKind::Added, ResponsesItem::Call(item.clone()));
-            self.calling = Some(item);
-        }
-        let output_index = self.response.output.len();
-        if let Some(item) = self.calling.as_mut().filter(|_| !piece.arguments.is_empty()) {
-            item.arguments.push_str(&piece.arguments);
-            let item_id = item.id.clone();
-            self.tell(|sequence_number| {
-                ResponsesEvent::ArgumentsDelta(ResponsesArgumentsDelta {
-                    r#type: ArgumentsDeltaKind::Only,
-                    sequence_number,
-                    item_id,
-                    output_index,
-                    delta: piece.arguments,
-                })
-            });
-        }
-        if piece.ends {
-            self.end_call(ItemStatus::Completed);
-        }
+    fn begin_call(&mut self, call_id: String, name: String) {
+        let item = ResponsesCall {
+            id: format!("fc_{}", random_id()),
+            r#type: CallKind::Only,
+            call_id,
+            name,
+            arguments: String::new(),
+            status: ItemStatus::InProgress,
+        };
+        self.tell_item(ItemEventKind::Added, ResponsesItem::Call(item.clone()));
+        self.calling = Some(item);
+    }
+
+    fn arguments(&mut self, delta: String) {
+        let Some(item) = self.calling.as_mut().filter(|_| !delta.is_empty()) else { return };
+        item.arguments.push_str(&delta);
+        let (item_id, output_index) = (item.id.clone(), self.response.output.len());
+        let kind = ArgumentsDeltaKind::Only;
+        self.tell(|sequence_number| {
+            ResponsesEvent::ArgumentsDelta(ResponsesArgumentsDelta {
+                r#type: kind,
+                sequence_number,
+                item_id,
+                output_index,
+                delta,
+            })
+        });
     }
 
     fn end_call(&mut self, status: ItemStatus) {
@@ -338,35 +270,33 @@ impl Responding {
         self.response.output.push(item);
     }
 
-    fn fail(&mut self, error: Error) {
-        self.response.error = Some(ResponseError::from(&error));
-        self.failure = Some(error);
-        self.end(ResponseStatus::Failed);
+    fn end(&mut self, reason: FinishReason, tally: &Tally) {
+        let status = match reason {
+            FinishReason::Length => ResponseStatus::Incomplete,
+            FinishReason::Stop | FinishReason::ToolCalls => ResponseStatus::Completed,
+            FinishReason::Cancelled => ResponseStatus::Cancelled,
+        };
+        // Clients look for a text; even one that has no characters is one.
+        if reason.is_whole() && self.response.output.is_empty() {
+            self.begin_item(Kind::Text);
+            self.close(true);
+        }
+        self.settle(status, tally);
     }
 
-    fn end(&mut self, status: ResponseStatus) {
+    fn settle(&mut self, status: ResponseStatus, tally: &Tally) {
         let is_complete = status == ResponseStatus::Completed;
-        // Clients look for a text; even one that has no characters is one.
-        if is_complete && self.open.is_none() && self.response.output.is_empty() {
-            self.be_in(Kind::Text);
-        }
-        self.close(if is_complete { ItemStatus::Completed } else { ItemStatus::Incomplete });
-        let generation = &self.running.generation;
         self.response.status = status;
         self.response.completed_at = is_complete.then(unix_time_s);
         self.response.incomplete_details = (status == ResponseStatus::Incomplete)
             .then_some(IncompleteDetails { reason: IncompleteReason::MaxOutputTokens });
-        self.response.usage =
-            Some(ResponseUsage::new(generation.usage(), generation.reasoning_tokens()));
+        self.response.usage = Some(ResponseUsage::new(tally));
         self.live(match status {
             ResponseStatus::Failed => LifeKind::Failed,
             ResponseStatus::Completed => LifeKind::Completed,
             _ => LifeKind::Incomplete,
         });
-        self.is_over = true;
-        // Nobody knows the id of a response that failed before it was sent.
-        let is_known = self.failure.is_none() || self.audience == Audience::Events;
-        if let Some(keeping) = self.keeping.take().filter(|_| is_known) {
+        if let Some(keeping) = self.keeping.take() {
             keeping.keep(&self.response);
         }
     }
@@ -421,7 +351,7 @@ impl Responding {
 
     fn tell(&mut self, event: impl FnOnce(u64) -> ResponsesEvent) {
         if self.audience == Audience::Events {
-            self.ready.push_back(event(self.sequence_number));
+            self.ready.push(event(self.sequence_number));
             self.sequence_number += 1;
         }
     }

@@ -1,9 +1,11 @@
 //! Times of an answer, and how much of its prompt has been read, in llama-server's form.
 
+use std::time::Instant;
+
 use poem_openapi::Object;
 use serde::Serialize;
 
-use crate::engine;
+use crate::chat::generation::{Beat, Tally};
 
 /// Tokens and times of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Object)]
@@ -30,7 +32,8 @@ pub(crate) struct Timings {
 }
 
 impl Timings {
-    pub(crate) fn new(usage: engine::Usage, timings: &engine::Timings) -> Self {
+    pub(crate) fn new(tally: &Tally) -> Self {
+        let Tally { usage, timings, .. } = tally;
         let prompt_n = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
         let predicted_n = usage.completion_tokens;
         let drafts = Some(usage.drafts).filter(|drafts| drafts.computed > 0);
@@ -70,6 +73,13 @@ pub(crate) struct PromptProgress {
     pub processed: u32,
     /// Since the answer was begun.
     pub time_ms: u64,
+}
+
+/// The progress that a beat tells; `None` for any other.
+pub(crate) fn progress(beat: &Beat, began: Instant) -> Option<PromptProgress> {
+    let Beat::Progress { processed, cached, total } = *beat else { return None };
+    let time_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Some(PromptProgress { total, cache: cached, processed, time_ms })
 }
 
 #[cfg(test)]
