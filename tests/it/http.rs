@@ -17,6 +17,7 @@ mod model;
 mod native;
 mod ollama;
 mod openai;
+mod prompts;
 mod rerank;
 mod responses;
 mod schemas;

@@ -5,6 +5,7 @@
 
 mod answer;
 mod content;
+mod conversation;
 mod messages;
 mod request;
 mod stream;

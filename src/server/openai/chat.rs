@@ -87,6 +87,7 @@ impl ChatApi {
     )]
     async fn input_tokens(
         &self,
+        caller: Data<&Caller>,
         request: Json<ChatCompletionRequest>,
     ) -> Answer<Json<InputTokens>, Counts> {
         let request = request.0;
@@ -94,6 +95,7 @@ impl ChatApi {
         let PromptInput::Chat(input) = request.into_generation()?.0.prompt else {
             return Err(Error::internal("a chat has messages").into());
         };
-        Ok(Reply::new(Json(InputTokens::new(count_tokens(&self.0, &model, input).await?))))
+        let count = count_tokens(&self.0, &caller, &model, input).await?;
+        Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }

@@ -32,9 +32,7 @@ use poem_openapi::Tags;
 pub(crate) use answer::{Running, progress, random_id, unix_time_s};
 pub(crate) use local::{Extras, LocalFields, last_n, mirostat, with_local_fields};
 pub(crate) use logprobs::{PromptLogprobs, finite, prompt_logprobs};
-pub(crate) use message::{
-    FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, content, conversation,
-};
+pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
 pub use responses::ResponseLimits;
 pub(crate) use responses::{InputTokens, Owner, ResponseApi, ResponseStore};
 pub(crate) use sampling::{LogitBias, SamplingFields, within};
@@ -42,7 +40,7 @@ pub(crate) use structured::{ResponseFormat, StructuredFields, check_name};
 pub(crate) use timings::{PromptProgress, Timings};
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
 
-use super::{AppState, lease::lease, reply::Outcomes};
+use super::{AppState, auth::Caller, lease::lease, reply::Outcomes};
 use std::sync::Arc;
 
 use crate::{
@@ -112,7 +110,13 @@ impl Outcomes for Looks {
 const MAX_COUNTED: usize = 1 << 20;
 
 /// Tokens of the prompt that a conversation makes on the engine of this name, which may have to load.
-pub(crate) async fn count_tokens(state: &AppState, model: &str, input: ChatInput) -> Result<usize> {
+/// What of it cannot be read is told to the caller.
+pub(crate) async fn count_tokens(
+    state: &AppState,
+    caller: &Caller,
+    model: &str,
+    input: ChatInput,
+) -> Result<usize> {
     let lease = lease(state, model).await?;
     let text = Arc::clone(&lease.text);
     let max_tokens = (2 * lease.engine.spec().context_len).max(MAX_COUNTED);
@@ -120,12 +124,14 @@ pub(crate) async fn count_tokens(state: &AppState, model: &str, input: ChatInput
     let counting = move |patience: &Patience| {
         let until = Until { max_tokens, patience: patience.clone() };
         match text.prompt(&input, &until) {
-            Ok(prompt) => Ok(prompt.tokens.len()),
+            Ok(prompt) => Ok((prompt.tokens.len(), prompt.left_out)),
             Err(Unread::Refused(error)) => Err(error),
             Err(Unread::Stopped(why)) => Err(stopped(why, "messages", |least| {
                 format!("the conversation has at least {least} tokens, limit {max_tokens}")
             })),
         }
     };
-    lease.text.preparations().run(bytes, counting).await
+    let (count, left_out) = lease.text.preparations().run(bytes, counting).await?;
+    caller.tell(&left_out);
+    Ok(count)
 }

@@ -199,7 +199,7 @@ impl Prompting<'_> {
             let text = format!("input: a conversation of {count} items, limit {MAX_MESSAGES}");
             return Err(Error::invalid("input", text));
         }
-        let messages = messages(self.instructions, before.iter().chain(&items));
+        let messages = messages(self.instructions, &before, &items);
         let shape = match self.text.and_then(|text| text.format.as_ref()) {
             Some(format) => format.shape()?,
             None => None,
@@ -342,9 +342,7 @@ impl CreateResponse {
 
     /// The response as it begins; it shows the rules that hold, also those that are by default.
     fn into_response(self, mut tools: Vec<ResponsesTool>, store: bool) -> ResponseObject {
-        for tool in &mut tools {
-            tool.strict.get_or_insert(false);
-        }
+        tools.iter_mut().for_each(ResponsesTool::complete);
         let mut text = self.text.unwrap_or_default();
         text.format.get_or_insert_default();
         text.verbosity.get_or_insert(Verbosity::Medium);

@@ -17,6 +17,7 @@ use super::{
     },
     request::{Asked, CountResponseTokens, CreateResponse},
     stream::Responding,
+    tools::unenforced,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -88,6 +89,7 @@ impl ResponseApi {
         let asked = request.0.into_asked(&state.responses, &caller.owner())?;
         let Asked { generation, response, items, is_stream } = asked;
         let running = Running::start(state, &caller, &response.model, vec![generation]).await?;
+        caller.tell(&unenforced(&response.tools));
         let keeping =
             response.store.then(|| state.responses.begin(caller.owner(), &response, items));
         let responding = Responding::new(response, running, state.drain.clone(), keeping);
@@ -211,7 +213,8 @@ impl ResponseApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input(&self.0.responses, &caller.owner())?;
-        Ok(Reply::new(Json(InputTokens::new(count_tokens(&self.0, &model, input).await?))))
+        let count = count_tokens(&self.0, &caller, &model, input).await?;
+        Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }
 

@@ -6,11 +6,12 @@ use futures_util::Stream;
 
 use super::{
     events::{
-        ArgumentsDeltaKind, ArgumentsDoneKind, ItemEventKind, LifeKind, PartEventKind,
-        ReasoningDeltaKind, ReasoningDoneKind, ResponsesArgumentsDelta, ResponsesArgumentsDone,
-        ResponsesEvent, ResponsesItemEvent, ResponsesLifeEvent, ResponsesOutputPart,
-        ResponsesPartEvent, ResponsesReasoningDelta, ResponsesReasoningDone, ResponsesTextDelta,
-        ResponsesTextDone, TextDeltaKind, TextDoneKind,
+        ArgumentsDeltaKind, ArgumentsDoneKind, InputDeltaKind, InputDoneKind, ItemEventKind,
+        LifeKind, PartEventKind, ReasoningDeltaKind, ReasoningDoneKind, ResponsesArgumentsDelta,
+        ResponsesArgumentsDone, ResponsesEvent, ResponsesInputDelta, ResponsesInputDone,
+        ResponsesItemEvent, ResponsesLifeEvent, ResponsesOutputPart, ResponsesPartEvent,
+        ResponsesReasoningDelta, ResponsesReasoningDone, ResponsesTextDelta, ResponsesTextDone,
+        TextDeltaKind, TextDoneKind,
     },
     items::{
         CallKind, ItemStatus, OutputTextKind, ReasoningTextKind, ResponsesCall, ResponsesItem,
@@ -21,6 +22,7 @@ use super::{
         ResponseUsage,
     },
     store::Keeping,
+    tools::{answered, is_custom},
 };
 use crate::{
     chat::{
@@ -293,26 +295,32 @@ impl Responding {
                 id: format!("fc_{}", random_id()),
                 r#type: CallKind::Only,
                 call_id: id,
+                namespace: None,
                 name,
                 arguments: String::new(),
                 status: ItemStatus::InProgress,
             };
-            self.tell_item(ItemEventKind::Added, ResponsesItem::Call(item.clone()));
+            self.tell_item(ItemEventKind::Added, answered(item.clone(), &self.response.tools));
             self.calling = Some(item);
         }
         let output_index = self.response.output.len();
-        if let Some(item) = self.calling.as_mut().filter(|_| !piece.arguments.is_empty()) {
+        let calling = self.calling.as_mut().filter(|_| !piece.arguments.is_empty());
+        let is_custom = calling.as_ref().is_some_and(|c| is_custom(&c.name, &self.response.tools));
+        if let Some(item) = calling {
             item.arguments.push_str(&piece.arguments);
             let item_id = item.id.clone();
-            self.tell(|sequence_number| {
-                ResponsesEvent::ArgumentsDelta(ResponsesArgumentsDelta {
-                    r#type: ArgumentsDeltaKind::Only,
-                    sequence_number,
-                    item_id,
-                    output_index,
-                    delta: piece.arguments,
-                })
-            });
+            // The text of a custom tool is known when its JSON is complete.
+            if !is_custom {
+                self.tell(|sequence_number| {
+                    ResponsesEvent::ArgumentsDelta(ResponsesArgumentsDelta {
+                        r#type: ArgumentsDeltaKind::Only,
+                        sequence_number,
+                        item_id,
+                        output_index,
+                        delta: piece.arguments,
+                    })
+                });
+            }
         }
         if piece.ends {
             self.end_call(ItemStatus::Completed);
@@ -320,20 +328,43 @@ impl Responding {
     }
 
     fn end_call(&mut self, status: ItemStatus) {
-        let Some(mut item) = self.calling.take() else { return };
-        item.status = status;
+        let Some(call) = self.calling.take() else { return };
+        let item = answered(ResponsesCall { status, ..call }, &self.response.tools);
         let output_index = self.response.output.len();
-        self.tell(|sequence_number| {
-            ResponsesEvent::ArgumentsDone(ResponsesArgumentsDone {
-                r#type: ArgumentsDoneKind::Only,
-                sequence_number,
-                item_id: item.id.clone(),
-                output_index,
-                name: item.name.clone(),
-                arguments: item.arguments.clone(),
-            })
-        });
-        let item = ResponsesItem::Call(item);
+        match item.clone() {
+            ResponsesItem::CustomCall(call) => {
+                let (item_id, delta) = (call.id.clone(), call.input.clone());
+                self.tell(|sequence_number| {
+                    ResponsesEvent::InputDelta(ResponsesInputDelta {
+                        r#type: InputDeltaKind::Only,
+                        sequence_number,
+                        item_id,
+                        output_index,
+                        delta,
+                    })
+                });
+                self.tell(|sequence_number| {
+                    ResponsesEvent::InputDone(ResponsesInputDone {
+                        r#type: InputDoneKind::Only,
+                        sequence_number,
+                        item_id: call.id,
+                        output_index,
+                        input: call.input,
+                    })
+                });
+            }
+            ResponsesItem::Call(call) => self.tell(|sequence_number| {
+                ResponsesEvent::ArgumentsDone(ResponsesArgumentsDone {
+                    r#type: ArgumentsDoneKind::Only,
+                    sequence_number,
+                    item_id: call.id,
+                    output_index,
+                    name: call.name,
+                    arguments: call.arguments,
+                })
+            }),
+            _ => {}
+        }
         self.tell_item(ItemEventKind::Done, item.clone());
         self.response.output.push(item);
     }
