@@ -13,8 +13,9 @@ mod common;
 use std::sync::Arc;
 
 use common::{Dice, Options, print};
+use kolosal_server::chat::conversation::{ChatInput, Message, Role};
 use kolosal_server::chat::grammar::{CompiledGrammar, Grammar, GrammarCompiler};
-use kolosal_server::chat::{ChatInput, Special, TextModel};
+use kolosal_server::chat::{Special, TextModel};
 use kolosal_server::engine::{Drafts, Engine, EngineConfig, Job, Request, Sampling};
 use kolosal_server::model::gguf::Gguf;
 use kolosal_server::model::{RunnerOptions, load_runner};
@@ -126,9 +127,9 @@ fn tasks(text: &TextModel) -> Vec<Task> {
 fn request(text: &TextModel, task: &Task, max_tokens: usize, seed: usize) -> Request {
     let mut dice = Dice(seed as u64 + 1);
     let question = format!("{}\n(Number {}.)", task.question, dice.below(100_000));
-    let mut messages = vec![json!({"role": "user", "content": question})];
+    let mut messages = vec![Message::text(Role::User, question)];
     if !task.begins.is_empty() {
-        messages.push(json!({"role": "assistant", "content": task.begins}));
+        messages.push(Message::text(Role::Assistant, task.begins));
     }
     let input = ChatInput {
         messages,

@@ -2,6 +2,7 @@
 //! their answers.
 
 mod breakers;
+pub mod conversation;
 mod detokenizer;
 mod easing;
 pub mod embedding;
@@ -23,12 +24,15 @@ mod tokenizer;
 mod tools;
 
 pub use breakers::DEFAULT_BREAKERS;
+pub use conversation::ChatInput;
 pub use detokenizer::Detokenizer;
 pub use infill::{ExtraFile, Infill};
 pub use reasoning::{Part, ReasoningSplitter, ReasoningTags};
 pub use stop::{StopMatcher, StopStep};
+#[cfg(test)]
+pub(crate) use template::message_json;
 pub(crate) use template::strftime;
-pub use template::{ChatInput, ChatTemplate, Rendered, TemplateOrigin};
+pub use template::{ChatTemplate, Rendered, TemplateOrigin};
 pub use text_model::{ChatPrompt, TextModel, TextOptions, Unread};
 pub use tokenizer::{FillIn, Patience, Special, Stopped, Tokenizer, TokenizerError, Until};
 pub use tools::{AnswerPart, CallDelta, CallStart, Ending, ToolCall, ToolFormat, ToolParser};

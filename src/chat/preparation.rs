@@ -4,10 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::ChatInput;
+use super::conversation::{ChatInput, Message, bytes};
 use super::tokenizer::{Patience, Stopped};
 use crate::error::{Error, Result};
 
@@ -77,16 +76,8 @@ impl Drop for Waiting {
 /// Bytes of the texts of a conversation.
 #[must_use]
 pub fn conversation_bytes(input: &ChatInput) -> usize {
-    input.messages.iter().chain(&input.tools).map(bytes).sum()
-}
-
-fn bytes(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(bytes).sum(),
-        Value::Object(entries) => entries.iter().map(|(key, item)| key.len() + bytes(item)).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-    }
+    let messages: usize = input.messages.iter().map(Message::num_bytes).sum();
+    messages + input.tools.as_ref().map_or(0, bytes)
 }
 
 /// Told to nobody.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::breakers::{self, DEFAULT_BREAKERS};
+use super::conversation::check_text_only;
 use super::grammar::{GrammarCompiler, GrammarError};
 use super::grammar_cache::GRAMMAR_CACHE_BYTES;
 use super::preparation::Preparations;
@@ -87,6 +88,8 @@ pub struct ChatPrompt {
     pub tokens: Vec<u32>,
     /// The prompt opened the model's reasoning: the output starts inside it.
     pub in_reasoning: bool,
+    /// As of [`Rendered`].
+    pub left_out: Vec<String>,
 }
 
 impl TextModel {
@@ -199,7 +202,7 @@ impl TextModel {
     /// The prompt of a conversation, whatever its length: see [`Self::prompt`].
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
+    /// As [`Self::render`].
     pub fn chat_prompt(&self, input: &ChatInput) -> Result<Vec<u32>, Error> {
         match self.prompt(input, &Until::default()) {
             Ok(prompt) => Ok(prompt.tokens),
@@ -209,15 +212,17 @@ impl TextModel {
     }
 
     /// A conversation as the text that the template makes of it. Blocks for as long as rendering takes.
+    /// The model reads text only: what earlier messages had beside it is left out.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
+    /// As [`ChatTemplate::render`]; the last message has an image, audio or a document.
     pub fn render(&self, input: &ChatInput, patience: &Patience) -> Result<Rendered, Error> {
+        let left_out = check_text_only(&input.messages)?;
         let places = |text: &str| match patience.has_ended() {
             true => Vec::new(),
             false => self.tokenizer.special_places(text, &self.guarded),
         };
-        self.template.render(input, &places)
+        Ok(Rendered { left_out, ..self.template.render(input, &places)? })
     }
 
     /// The prompt of a conversation, with what a reader of the output needs to know. Special tokens
@@ -226,14 +231,14 @@ impl TextModel {
     /// takes.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`]; the conversation is too long, or nobody waits.
+    /// As [`Self::render`]; the conversation is too long, or nobody waits.
     pub fn prompt(&self, input: &ChatInput, until: &Until) -> Result<ChatPrompt, Unread> {
         let rendered = self.render(input, &until.patience)?;
-        let Rendered { text, protected } = &rendered;
-        let mut tokens = self.tokenizer.encode_except_until(text, protected, until)?;
+        let Rendered { text, protected, left_out } = rendered;
+        let mut tokens = self.tokenizer.encode_except_until(&text, &protected, until)?;
         self.tokenizer.add_bos_to(&mut tokens);
-        let in_reasoning = self.reasoning.is_some_and(|tags| tags.open_at_end(text));
-        Ok(ChatPrompt { tokens, in_reasoning })
+        let in_reasoning = self.reasoning.is_some_and(|tags| tags.open_at_end(&text));
+        Ok(ChatPrompt { tokens, in_reasoning, left_out })
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use rustyline::error::ReadlineError;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::RunArgs;
@@ -13,6 +13,7 @@ use super::failure::{Context, Failure, Outcome};
 use super::output::stdin_is_terminal;
 use super::{App, interruptible};
 use crate::chat::ChatInput;
+use crate::chat::conversation::{Message, Role};
 use crate::chat::generation::{
     Beat, BlockKind, End, FinishReason, GenerationRequest, PromptInput, generate,
 };
@@ -38,7 +39,7 @@ pub(super) fn run(app: &App, args: &RunArgs) -> Outcome {
     };
     let mut messages = Vec::new();
     if let Some(system) = &args.system {
-        messages.push(json!({"role": "system", "content": system}));
+        messages.push(Message::text(Role::System, system));
     }
     let chat = Chat { app, args, loaded, runtime };
     match one_prompt(args)? {
@@ -116,7 +117,7 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    fn dialogue(&self, mut messages: Vec<Value>) -> Outcome {
+    fn dialogue(&self, mut messages: Vec<Message>) -> Outcome {
         let system = messages.clone();
         let commands = format!("{CLEAR} forgets, {} ends", GOODBYE[0]);
         self.app.out.note(format!("{} — {commands}", self.args.model));
@@ -155,17 +156,17 @@ impl Chat<'_> {
     }
 
     /// Sends a message and prints the answer as it comes; both are added to the dialogue.
-    fn answer(&self, messages: &mut Vec<Value>, prompt: &str) -> Outcome {
-        messages.push(json!({"role": "user", "content": prompt}));
+    fn answer(&self, messages: &mut Vec<Message>, prompt: &str) -> Outcome {
+        messages.push(Message::text(Role::User, prompt));
         let work = interruptible(self.stream(messages));
         let answer = self.runtime.block_on(work).inspect_err(|_| {
             messages.pop();
         })?;
-        messages.push(json!({"role": "assistant", "content": answer}));
+        messages.push(Message::text(Role::Assistant, answer));
         Ok(())
     }
 
-    async fn stream(&self, messages: &[Value]) -> Outcome<String> {
+    async fn stream(&self, messages: &[Message]) -> Outcome<String> {
         let request = self.request(messages);
         let mut generation = generate(&self.loaded.text, &self.loaded.engine, request).await?;
         let mut answer = String::new();
@@ -209,7 +210,7 @@ impl Chat<'_> {
         }))
     }
 
-    fn request(&self, messages: &[Value]) -> GenerationRequest {
+    fn request(&self, messages: &[Message]) -> GenerationRequest {
         let input = ChatInput {
             messages: messages.to_vec(),
             add_generation_prompt: true,

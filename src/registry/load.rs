@@ -49,8 +49,6 @@ pub struct ModelInfo {
     pub purpose: Purpose,
     /// Whether the file brings a chat template of its own.
     pub chat_template: bool,
-    /// Whether that writes tools.
-    pub takes_tools: bool,
     /// Whether that knows of reasoning.
     pub reasons: bool,
     /// Values of a hidden state, if the file says so.
@@ -264,7 +262,6 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         one_at_a_time: false,
         purpose: Purpose::default(),
         chat_template: template.is_some(),
-        takes_tools: has(&["tools"]),
         reasons: has(&["<think>", "enable_thinking", "<|channel|>analysis", "reasoning_content"]),
         embedding_len: metadata.u32(&format!("{architecture}.embedding_length")).ok().flatten(),
         warnings: Vec::new(),

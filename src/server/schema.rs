@@ -170,9 +170,12 @@ impl<T: Type> Type for TextOr<T> {
     }
 }
 
-impl<T: Type + serde::de::DeserializeOwned> ParseFromJSON for TextOr<T> {
+impl<T: ParseFromJSON> ParseFromJSON for TextOr<T> {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
-        serde_json::from_value(value.unwrap_or_default()).map_err(ParseError::custom)
+        match value {
+            Some(Value::String(text)) => Ok(Self::Text(text)),
+            items => Vec::parse_from_json(items).map(Self::Items).map_err(ParseError::propagate),
+        }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use kolosal_server::chat::{ChatInput, ChatTemplate, Special, TextModel};
+use kolosal_server::chat::conversation::{ChatInput, Message, Role};
+use kolosal_server::chat::{ChatTemplate, Special, TextModel};
 use kolosal_server::model::gguf::Gguf;
 use kolosal_server::model::{BLOCK, Batch, DeviceChoice, RunnerOptions, Span, load_runner};
-use serde_json::json;
 
 use crate::tiny::Tiny;
 
@@ -86,7 +86,7 @@ fn exercise(bytes: Vec<u8>) {
 
 fn conversation() -> ChatInput {
     ChatInput {
-        messages: vec![json!({"role": "user", "content": "Hi"})],
+        messages: vec![Message::text(Role::User, "Hi")],
         add_generation_prompt: true,
         ..ChatInput::default()
     }

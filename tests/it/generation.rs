@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kolosal_server::chat::TextModel;
+use kolosal_server::chat::conversation::{ChatInput, Message, Role};
 use kolosal_server::chat::generation::{
     Beat, Collected, End, FinishReason, GenerationRequest, Piece, PromptInput, generate,
     generate_all,
 };
-use kolosal_server::chat::{ChatInput, TextModel};
 use kolosal_server::engine::{Engine, EngineConfig, Sampling, Usage};
 use kolosal_server::error::{Error, Kind};
 use kolosal_server::model::fake::{FakeConfig, FakeRunner};
@@ -173,7 +174,7 @@ async fn text_goes_on_until_the_end_token() {
 async fn chats_go_through_the_template() {
     let engine = reciting(&[b'x'; 120]);
     let input = ChatInput {
-        messages: vec![serde_json::json!({"role": "user", "content": "hi"})],
+        messages: vec![Message::text(Role::User, "hi")],
         add_generation_prompt: true,
         ..ChatInput::default()
     };

@@ -18,6 +18,7 @@ mod model;
 mod native;
 mod ollama;
 mod openai;
+mod prompts;
 mod receipts;
 mod refused;
 mod rerank;

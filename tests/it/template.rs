@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use kolosal_server::chat::{ChatInput, ChatTemplate};
+use kolosal_server::chat::ChatTemplate;
+use kolosal_server::chat::conversation::{Arguments, Call, ChatInput, Message, Part, Role};
 use serde_json::Value;
 
 /// Sunday, 9 March 2025, 14:05:07: the moment of the fixtures.
@@ -29,9 +30,36 @@ pub(crate) fn fixtures() -> Vec<(String, Value)> {
     paths.iter().map(|path| read(path)).collect()
 }
 
+fn message(value: &Value) -> Message {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+    let part = |part: &Value| Part::Text(part["text"].as_str().unwrap().to_owned());
+    let call = |call: &Value| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let function = &call["function"];
+        let arguments = Arguments::Text(text(&function["arguments"]));
+        Call { id: text(&call["id"]), name: text(&function["name"]), arguments }
+    };
+    let roles = [Role::System, Role::User, Role::Assistant, Role::Tool];
+    Message {
+        role: roles.into_iter().find(|role| value["role"] == role.name()).unwrap(),
+        parts: match &value["content"] {
+            Value::Array(parts) => parts.iter().map(part).collect(),
+            content => {
+                content.as_str().map(|text| Part::Text(text.to_owned())).into_iter().collect()
+            }
+        },
+        calls: value["tool_calls"]
+            .as_array()
+            .map_or_else(Vec::new, |c| c.iter().map(call).collect()),
+        reasoning: text("reasoning_content"),
+        name: text("name"),
+        call_id: text("tool_call_id"),
+    }
+}
+
 fn input(case: &Value) -> ChatInput {
     ChatInput {
-        messages: case["messages"].as_array().unwrap().clone(),
+        messages: case["messages"].as_array().unwrap().iter().map(message).collect(),
         tools: case.get("tools").cloned(),
         add_generation_prompt: case["generate"] == true,
         continue_final_message: case["continued"] == true,
@@ -84,7 +112,7 @@ fn published_templates_render_as_in_python() {
 }
 
 fn user(text: &str) -> ChatInput {
-    let messages = vec![serde_json::json!({"role": "user", "content": text})];
+    let messages = vec![Message::text(Role::User, text)];
     ChatInput { messages, add_generation_prompt: true, ..Default::default() }
 }
 

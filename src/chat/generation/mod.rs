@@ -119,13 +119,15 @@ pub async fn generate_all(
     let (requests, mut prompts) = prepared.await?;
     let share = text.share(requests.iter().map(|r| r.num_candidates() as usize).sum());
     prompts.iter_mut().for_each(|prompt| prompt.max_tokens = prompt.max_tokens.min(share));
+    let left_out = prompts.iter().flat_map(|prompt| prompt.left_out.clone());
+    let loosened = compiled.iter().flatten().flat_map(|rules| rules.notes.clone());
     let mut generation = Generation {
         engine: engine.grouped(),
         running: Vec::new(),
         steps: VecDeque::new(),
         groups: Vec::new(),
         turn: 0,
-        notes: compiled.iter().flatten().flat_map(|rules| rules.notes.clone()).collect(),
+        notes: loosened.chain(left_out).collect(),
     };
     for ((request, prompt), compiled) in requests.iter().zip(prompts).zip(compiled) {
         generation.start(text, request, Prompt { compiled, ..prompt })?;

@@ -75,7 +75,7 @@ impl PromptInput {
 
     /// Its tokens, as far as they are wanted.
     fn read(&self, text: &TextModel, until: &Until) -> Result<ChatPrompt, Unread> {
-        let plain = |tokens| ChatPrompt { tokens, in_reasoning: false };
+        let plain = |tokens| ChatPrompt { tokens, ..ChatPrompt::default() };
         let tokenizer = &text.tokenizer;
         Ok(match self {
             Self::Chat(input) => text.prompt(input, until)?,
@@ -331,6 +331,8 @@ pub(super) struct Prompt {
     pub(super) max_tokens: u32,
     /// The model's reasoning is open at its end.
     pub(super) in_reasoning: bool,
+    /// What of the conversation the model cannot read.
+    pub(super) left_out: Vec<String>,
     /// Rules of what follows.
     pub(super) compiled: Option<Arc<Compiled>>,
     /// Of the request's texts.
@@ -360,7 +362,7 @@ pub(super) fn prepare(
             )
         }),
     });
-    let ChatPrompt { mut tokens, in_reasoning } = read?;
+    let ChatPrompt { mut tokens, in_reasoning, left_out } = read?;
     if tokens.is_empty() && !matches!(request.prompt, PromptInput::Tokens(_)) {
         tokens.extend(text.tokenizer.bos());
     }
@@ -391,6 +393,7 @@ pub(super) fn prepare(
         text: echoed,
         max_tokens,
         in_reasoning,
+        left_out,
         compiled: None,
         bias: request.text_bias.iter().flat_map(bias).collect(),
         banned: banned(&request.bad_words, &text.tokenizer)?,

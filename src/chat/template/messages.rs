@@ -1,13 +1,52 @@
-//! Messages as clients send them, made into what a template expects.
+//! Messages of a conversation, made into what a template expects.
 //!
 //! Templates are written for the conventions of Hugging Face: arguments of tool calls are objects,
-//! contents are strings or lists of parts as the author liked. Clients follow OpenAI: arguments are
-//! JSON text, contents are either. What a template understands is found out by rendering small
+//! contents are strings or lists of parts as the author liked. Most clients send arguments as JSON
+//! text. What a template understands is found out by rendering small
 //! conversations when the model is loaded (`probe`).
 
 use serde_json::{Map, Value, json};
 
 use super::json as written_json;
+use crate::chat::conversation::{Arguments as Given, Call, Message};
+
+/// A message in the words of OpenAI's wire: one text is a string, several are a list of parts, and a
+/// message that only calls has no content. What is to be seen or heard has no place in it.
+pub(crate) fn json(message: &Message) -> Value {
+    let texts: Vec<&str> = message.texts().collect();
+    let content = match texts.as_slice() {
+        [] if !message.calls.is_empty() => Value::Null,
+        [] => "".into(),
+        [text] => (*text).into(),
+        texts => texts.iter().map(|text| json!({"type": "text", "text": text})).collect(),
+    };
+    let mut object = Map::new();
+    object.insert("role".to_owned(), message.role.name().into());
+    object.insert("content".to_owned(), content);
+    let texts = [
+        ("name", &message.name),
+        ("tool_call_id", &message.call_id),
+        ("reasoning_content", &message.reasoning),
+    ];
+    for (key, text) in texts {
+        if let Some(text) = text {
+            object.insert(key.to_owned(), text.as_str().into());
+        }
+    }
+    if !message.calls.is_empty() {
+        object.insert("tool_calls".to_owned(), message.calls.iter().map(call).collect());
+    }
+    Value::Object(object)
+}
+
+fn call(call: &Call) -> Value {
+    let arguments = match &call.arguments {
+        Given::Text(text) => Value::from(text.as_str()),
+        Given::Object(object) => Value::Object(object.clone()),
+    };
+    let function = json!({"name": call.name, "arguments": arguments});
+    json!({"id": call.id, "type": "function", "function": function})
+}
 
 /// What a template wants to be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,8 @@ mod protect;
 mod time;
 mod written;
 
+#[cfg(test)]
+pub(crate) use messages::json as message_json;
 pub(crate) use time::strftime;
 
 use std::io::{self, Write};
@@ -24,7 +26,7 @@ use minijinja::value::{Serde, Value as JinjaValue};
 use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
 
-use super::{Tokenizer, partial};
+use super::{ChatInput, Tokenizer, partial};
 use crate::error::Error;
 use crate::model::gguf::Metadata;
 use environment::{NAME, NOW, Raised};
@@ -51,27 +53,14 @@ const RESERVED: &[&str] = &[
     NOW,
 ];
 
-/// A conversation to be rendered.
-#[derive(Clone, Debug, Default)]
-pub struct ChatInput {
-    /// Messages as OpenAI's wire has them: `role`, `content` (string, parts or null), `tool_calls`.
-    pub messages: Vec<Value>,
-    /// Tool definitions, an array.
-    pub tools: Option<Value>,
-    /// Ends with the beginning of the model's turn.
-    pub add_generation_prompt: bool,
-    /// The last message is the beginning of the model's answer, which it goes on with.
-    pub continue_final_message: bool,
-    /// Further variables of the template, such as `enable_thinking`.
-    pub kwargs: Map<String, Value>,
-}
-
 /// A conversation as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
     /// Byte offsets, ascending, over which no special token reaches: there the text is a user's.
     pub protected: Vec<usize>,
+    /// What messages before the last had that the model cannot read, by the client's paths.
+    pub left_out: Vec<String>,
 }
 
 /// Where a template comes from.
@@ -201,7 +190,7 @@ impl ChatTemplate {
         let context = Context { input, tokens: &self.tokens, special_places, now_s };
         let text = compiled.conversation(&context)?;
         let (text, protected) = protect::unmark(&text);
-        Ok(Rendered { text, protected })
+        Ok(Rendered { text, protected, left_out: Vec::new() })
     }
 }
 
@@ -224,11 +213,10 @@ impl Compiled {
         let source = source.to_owned();
         let mut compiled = Self { env, source, forms: Forms::AS_THEY_ARE };
         compiled.forms = Forms::probe(&|messages, tools| {
-            let input =
-                ChatInput { messages, tools, add_generation_prompt: true, ..Default::default() };
+            let input = ChatInput { tools, add_generation_prompt: true, ..Default::default() };
             let places = |_: &str| Vec::new();
             let context = Context { input: &input, tokens, special_places: &places, now_s: 0 };
-            let messages = input.messages.iter().map(jinja).collect();
+            let messages = messages.iter().map(jinja).collect();
             compiled.execute(&context, messages).ok()
         });
         environment::refuel(&mut compiled.env);
@@ -238,7 +226,9 @@ impl Compiled {
     /// Renders the conversation, a second time with gaps filled if the template stumbles over them.
     fn conversation(&self, context: &Context<'_>) -> Result<String, Error> {
         let input = context.input;
-        let mut messages: Vec<Value> = input.messages.iter().map(|m| marked(m, context)).collect();
+        let messages =
+            input.messages.iter().map(|message| marked(&messages::json(message), context));
+        let mut messages: Vec<Value> = messages.collect();
         self.forms.apply(&mut messages);
         if let Some(tools) = &input.tools {
             self.forms.describe(&mut messages, &marked(tools, context));

@@ -59,11 +59,15 @@ impl AnthropicApi {
         operation_id = "countMessageTokens",
         tag = "AnthropicTag::Messages"
     )]
-    async fn count(&self, request: Json<CountTokensRequest>) -> Answer<Json<TokenCount>, Counts> {
+    async fn count(
+        &self,
+        caller: Data<&Caller>,
+        request: Json<CountTokensRequest>,
+    ) -> Answer<Json<TokenCount>, Counts> {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input()?;
-        let input_tokens = count_tokens(&self.0, &model, (input, "messages")).await?;
+        let input_tokens = count_tokens(&self.0, &caller, &model, (input, "messages")).await?;
         Ok(Reply::new(Json(TokenCount { input_tokens })))
     }
 }

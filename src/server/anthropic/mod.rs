@@ -5,6 +5,7 @@
 
 mod answer;
 mod content;
+mod conversation;
 mod events;
 mod messages;
 mod render;

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    content::{AnthropicMessage, AnthropicText, CacheControl, conversation},
+    content::{AnthropicMessage, AnthropicText, CacheControl},
+    conversation::conversation,
     tools::{AnthropicTool, AnthropicToolChoice, tool_use},
 };
 use crate::{

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,7 @@ use crate::{
     error::{Error, Result},
     server::{
         AppState,
+        auth::Caller,
         body::Json,
         desk::lease_named_or_only,
         reply::{Answer, Reply},
@@ -103,6 +105,7 @@ impl TokenApi {
     )]
     async fn tokenize(
         &self,
+        caller: Data<&Caller>,
         request: Json<TokenizeRequest>,
     ) -> Answer<Json<TokenizeAnswer>, Translates> {
         let request = request.0;
@@ -115,7 +118,7 @@ impl TokenApi {
         let bytes = tokenization.num_bytes();
         let text = Arc::clone(&lease.text);
         let answer = lease.text.preparations().run(bytes, move |patience| {
-            let ids = tokens(&tokenization, &text, patience)?;
+            let (ids, left_out) = tokens(&tokenization, &text, patience)?;
             let tokenizer = &text.tokenizer;
             let text_of =
                 |id: &u32| String::from_utf8_lossy(tokenizer.shown_bytes(*id)).into_owned();
@@ -126,9 +129,11 @@ impl TokenApi {
             } else {
                 TokenList::Ids(ids)
             };
-            Ok(TokenizeAnswer { tokens, count, max_model_len, token_strs })
+            Ok((TokenizeAnswer { tokens, count, max_model_len, token_strs }, left_out))
         });
-        Ok(Reply::new(Json(answer.await?)))
+        let (answer, left_out) = answer.await?;
+        caller.tell(&left_out);
+        Ok(Reply::new(Json(answer)))
     }
 
     /// Turn tokens into text
@@ -168,6 +173,7 @@ impl TokenApi {
     )]
     async fn apply_template(
         &self,
+        caller: Data<&Caller>,
         request: Json<ApplyTemplateRequest>,
     ) -> Answer<Json<ApplyTemplateAnswer>, Translates> {
         let request = request.0;
@@ -176,15 +182,21 @@ impl TokenApi {
         let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
         let text = Arc::clone(&lease.text);
         let bytes = conversation_bytes(&input);
-        let answer = lease.text.preparations().run(bytes, move |patience| {
-            Ok(ApplyTemplateAnswer { prompt: text.render(&input, patience)?.text })
-        });
-        Ok(Reply::new(Json(answer.await?)))
+        let answer =
+            lease.text.preparations().run(bytes, move |patience| text.render(&input, patience));
+        let rendered = answer.await?;
+        caller.tell(&rendered.left_out);
+        Ok(Reply::new(Json(ApplyTemplateAnswer { prompt: rendered.text })))
     }
 }
 
-/// The tokens, of which there are no more than `/detokenize` takes.
-fn tokens(tokenization: &Tokenization, text: &TextModel, patience: &Patience) -> Result<Vec<u32>> {
+/// The tokens, of which there are no more than `/detokenize` takes, and what of a conversation cannot be
+/// read.
+fn tokens(
+    tokenization: &Tokenization,
+    text: &TextModel,
+    patience: &Patience,
+) -> Result<(Vec<u32>, Vec<String>)> {
     let until = Until { max_tokens: MAX_TOKENS, patience: patience.clone() };
     let too_long = |field: &'static str| {
         move |why| {
@@ -193,9 +205,9 @@ fn tokens(tokenization: &Tokenization, text: &TextModel, patience: &Patience) ->
             })
         }
     };
-    let tokens = match &tokenization.source {
+    let (tokens, left_out) = match &tokenization.source {
         Source::Chat(input) => match text.prompt(input, &until) {
-            Ok(prompt) => prompt.tokens,
+            Ok(prompt) => (prompt.tokens, prompt.left_out),
             Err(Unread::Refused(error)) => return Err(error),
             Err(Unread::Stopped(why)) => return Err(too_long("messages")(why)),
         },
@@ -217,10 +229,11 @@ fn tokens(tokenization: &Tokenization, text: &TextModel, patience: &Patience) ->
                     return Err(too_long("content")(Stopped::TooLong { at_least }));
                 }
             }
-            tokens
+            (tokens, Vec::new())
         }
     };
-    Ok(if tokenization.add_special { text.tokenizer.frame(tokens) } else { tokens })
+    let tokens = if tokenization.add_special { text.tokenizer.frame(tokens) } else { tokens };
+    Ok((tokens, left_out))
 }
 
 fn known(text: &TextModel, id: u32, field: impl Fn() -> String) -> Result<()> {

@@ -196,7 +196,8 @@ impl OllamaModelApi {
             let is_written = known.purpose == Purpose::Generate;
             for (name, has_it) in [
                 ("completion", is_written),
-                ("tools", is_written && known.takes_tools),
+                // Where the template does not write them, they are described in the system message.
+                ("tools", is_written && known.chat_template),
                 ("thinking", is_written && known.reasons),
                 ("embedding", known.purpose != Purpose::Rank && !known.one_at_a_time),
             ] {

@@ -5,11 +5,12 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     chat::{
         ChatInput, Infill,
+        conversation::{Arguments, Call, Media, Message, Part, Role, Source},
         embedding::EmbedInput,
         generation::{OutputRules, PromptInput, Shape, ToolUse},
         grammar::Grammar,
@@ -115,8 +116,9 @@ pub(crate) struct OllamaMessage {
     /// What the assistant thought before it answered; templates decide whether it shows.
     #[oai(nullable)]
     pub thinking: Option<String>,
-    /// Not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_items = 0))]
+    /// In base 64. Refused in the last message where the model reads text only, and left out of earlier
+    /// ones.
+    #[oai(nullable)]
     pub images: Option<Vec<String>>,
     /// Functions that the assistant called.
     #[oai(nullable)]
@@ -289,7 +291,7 @@ impl OllamaChatRequest {
         if messages.is_empty() {
             return Ok(asked);
         }
-        let input = conversation(messages, parts.think, tools.as_ref())?;
+        let input = input(conversation(messages)?, parts.think, tools.as_ref());
         let (prompt, rules) = (PromptInput::Chat(input), OutputRules { shape, tools });
         Ok(asked.generating(draft, prompt, rules))
     }
@@ -327,8 +329,8 @@ pub(crate) struct GenerateParts {
     /// Text that follows the answer, which fills the gap between; for models that have tokens for it.
     #[oai(nullable)]
     suffix: Option<String>,
-    /// Not supported: must be absent, null or empty.
-    #[oai(nullable, validator(max_items = 0))]
+    /// In base 64. Refused where the model reads text only.
+    #[oai(nullable)]
     images: Option<Vec<String>>,
     #[oai(nullable)]
     format: Option<Format>,
@@ -369,7 +371,6 @@ impl OllamaGenerateRequest {
         let Self { parts, mut draft, given } = self;
         draft.request.prompt_path = Some("prompt");
         let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        refuse("images", parts.images.as_ref().is_some_and(|images| !images.is_empty()))?;
         let raw = parts.raw.unwrap_or(false);
         let suffix = parts.suffix.filter(|suffix| !suffix.is_empty());
         if (raw || suffix.is_some()) && (has(&parts.system) || parts.think.is_some()) {
@@ -377,6 +378,9 @@ impl OllamaGenerateRequest {
             let text = format!("{name} needs the template, which raw and suffix leave out");
             return Err(Error::invalid(name, text));
         }
+        let images = parts.images.unwrap_or_default();
+        // Only the template has a place for them.
+        refuse("images", !images.is_empty() && (raw || suffix.is_some()))?;
         let shape = parts.format.map_or(Ok(None), Format::into_shape)?;
         let rules = OutputRules { shape, tools: None };
         let asked = Asked::new(parts.model, &draft, &given);
@@ -384,25 +388,16 @@ impl OllamaGenerateRequest {
         let prompt = if let Some(suffix) = suffix {
             let (prefix, extra) = (prompt, Vec::new());
             PromptInput::Infill(Infill { prefix, suffix, extra, field: "suffix" })
-        } else if prompt.is_empty() {
+        } else if prompt.is_empty() && images.is_empty() {
             return Ok(asked);
         } else if raw {
             PromptInput::Text(prompt)
         } else {
-            let message = |role, content| OllamaMessage {
-                role,
-                content,
-                thinking: None,
-                images: None,
-                tool_calls: None,
-                tool_name: None,
-                tool_call_id: None,
-            };
             let system = parts.system.filter(|system| !system.is_empty());
-            let mut messages: Vec<_> =
-                system.map(|system| message(Speaker::System, system)).into_iter().collect();
-            messages.push(message(Speaker::User, prompt));
-            PromptInput::Chat(conversation(messages, parts.think, None)?)
+            let system = system.map(|system| Message::text(Role::System, system));
+            let user = Message::new(Role::User, self::parts(prompt, images, "images"));
+            let messages = system.into_iter().chain([user]).collect();
+            PromptInput::Chat(input(messages, parts.think, None))
         };
         Ok(asked.generating(draft, prompt, rules))
     }
@@ -415,52 +410,55 @@ fn refuse(name: &str, is_given: bool) -> Result<()> {
     Ok(())
 }
 
-/// Messages in the form that templates read.
-fn conversation(
-    messages: Vec<OllamaMessage>,
-    think: Option<Think>,
-    tools: Option<&ToolUse>,
-) -> Result<ChatInput> {
+fn conversation(messages: Vec<OllamaMessage>) -> Result<Vec<Message>> {
     if messages.len() > MAX_MESSAGES {
         let text = format!("messages: {} messages, limit {MAX_MESSAGES}", messages.len());
         return Err(Error::invalid("messages", text));
     }
-    let mut normal = Vec::with_capacity(messages.len());
-    for (i, message) in messages.into_iter().enumerate() {
-        if message.images.is_some_and(|images| !images.is_empty()) {
-            let field = format!("messages[{i}].images");
-            let text = format!("{field}: images are not supported");
-            return Err(Error::invalid(field, text));
-        }
-        let role = match message.role {
-            Speaker::System => "system",
-            Speaker::User => "user",
-            Speaker::Assistant => "assistant",
-            Speaker::Tool => "tool",
+    Ok(messages.into_iter().enumerate().map(|(i, message)| message.normalise(i)).collect())
+}
+
+impl OllamaMessage {
+    fn normalise(self, index: usize) -> Message {
+        let role = match self.role {
+            Speaker::System => Role::System,
+            Speaker::User => Role::User,
+            Speaker::Assistant => Role::Assistant,
+            Speaker::Tool => Role::Tool,
         };
-        let mut object = json!({ "role": role, "content": message.content });
-        if let Some(thinking) = message.thinking {
-            object["reasoning_content"] = thinking.into();
+        let call = |(n, call): (usize, OllamaToolCall)| {
+            let OllamaFunction { name, arguments } = call.function;
+            let id = call.id.unwrap_or_else(|| format!("call_{index}_{n}"));
+            Call { id, name, arguments: Arguments::Object(arguments.0) }
+        };
+        let calls = self.tool_calls.unwrap_or_default();
+        let images = self.images.unwrap_or_default();
+        Message {
+            role,
+            parts: parts(self.content, images, &format!("messages[{index}].images")),
+            calls: calls.into_iter().enumerate().map(call).collect(),
+            reasoning: self.thinking,
+            name: self.tool_name,
+            call_id: self.tool_call_id,
         }
-        if let Some(name) = message.tool_name {
-            object["name"] = name.into();
-        }
-        if let Some(id) = message.tool_call_id {
-            object["tool_call_id"] = id.into();
-        }
-        if let Some(calls) = message.tool_calls.filter(|calls| !calls.is_empty()) {
-            let call = |(n, call): (usize, OllamaToolCall)| {
-                let OllamaFunction { name, arguments } = call.function;
-                let function = json!({ "name": name, "arguments": arguments.0 });
-                let id = call.id.unwrap_or_else(|| format!("call_{i}_{n}"));
-                json!({ "id": id, "type": "function", "function": function })
-            };
-            object["tool_calls"] = calls.into_iter().enumerate().map(call).collect();
-        }
-        normal.push(object);
     }
+}
+
+/// A text, and the images beside it.
+fn parts(text: String, images: Vec<String>, field: &str) -> Vec<Part> {
+    let image = |data| Media {
+        field: field.to_owned(),
+        kind: "images",
+        media_type: None,
+        source: Some(Source::Base64(data)),
+    };
+    let images = images.into_iter().map(|data| Part::Image(image(data)));
+    std::iter::once(Part::Text(text)).chain(images).collect()
+}
+
+fn input(messages: Vec<Message>, think: Option<Think>, tools: Option<&ToolUse>) -> ChatInput {
     let mut input = ChatInput {
-        messages: normal,
+        messages,
         tools: tools.map(|tools| tools.definitions.clone()),
         add_generation_prompt: true,
         ..ChatInput::default()
@@ -479,7 +477,7 @@ fn conversation(
             set("reasoning_effort", effort.into());
         }
     }
-    Ok(input)
+    input
 }
 
 /// A request for embeddings. Of parameters that are not listed here, those that decide what an

@@ -61,12 +61,13 @@ impl ChatApi {
     )]
     async fn input_tokens(
         &self,
+        caller: Data<&Caller>,
         request: Body<ChatCompletionRequest>,
     ) -> Answer<Json<InputTokens>, Counts> {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input()?;
-        let count = count_tokens(&self.0, &model, (input, "messages")).await?;
+        let count = count_tokens(&self.0, &caller, &model, (input, "messages")).await?;
         Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }

@@ -1,13 +1,18 @@
-//! Chat messages on the wire, and their normal form for templates.
+//! Chat messages on the wire, and the conversation that they make.
 
-use poem_openapi::Object;
+use poem_openapi::{Object, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use crate::{
-    chat::ChatInput,
+    chat::{
+        ChatInput,
+        conversation::{self, Arguments, Call, Media, Source},
+    },
     error::{Error, Result},
-    server::schema::{FreeObject, TextOr, object, optional_objects, text_or_objects, wire_enum},
+    server::schema::{
+        FreeObject, TextOr, object, optional_object, optional_objects, text_or_objects, wire_enum,
+        wire_type,
+    },
 };
 
 /// More messages than this are refused.
@@ -28,10 +33,14 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// What a part of a message holds. Images, audio and files are not supported yet.
+    /// What a part of a message holds. Images, audio and files are refused in the last message where
+    /// the model reads text only, and left out of earlier ones.
     pub(crate) enum PartKind {
         Text = "text",
         Refusal = "refusal",
+        ImageUrl = "image_url",
+        InputAudio = "input_audio",
+        File = "file",
     }
 }
 
@@ -42,7 +51,73 @@ wire_enum! {
     }
 }
 
-/// One part of a message's content.
+/// An image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct Image {
+    /// Where it is, or its bytes (`data:`).
+    pub url: String,
+    /// How closely the model looks.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// An image, or where it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected an object with a url")]
+pub(crate) enum ImageOrUrl {
+    Url(String),
+    Image(Image),
+}
+
+wire_type!(
+    ImageOrUrl,
+    "image_or_url",
+    {
+        let one_of = vec![String::schema_ref(), Image::schema_ref()];
+        MetaSchema { one_of, ..MetaSchema::ANY }
+    },
+    Image
+);
+
+impl ImageOrUrl {
+    pub(crate) fn url(&self) -> &str {
+        match self {
+            Self::Url(url) | Self::Image(Image { url, .. }) => url,
+        }
+    }
+}
+
+/// Sound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct InputAudio {
+    /// The bytes in base 64.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// Such as `wav`.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+}
+
+/// A file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+pub(crate) struct InputFile {
+    /// The bytes (`data:`).
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_data: Option<String>,
+    /// A file that was sent before.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_id: Option<String>,
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+}
+
+/// One part of a message's content; which fields it has depends on its type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
 pub(crate) struct Part {
     pub r#type: PartKind,
@@ -54,6 +129,26 @@ pub(crate) struct Part {
     #[oai(nullable)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// Of an `image_url`.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_url: Option<ImageOrUrl>,
+    /// Of an `input_audio`.
+    #[oai(nullable)]
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub input_audio: Option<InputAudio>,
+    /// Of a `file`.
+    #[oai(nullable)]
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub file: Option<InputFile>,
 }
 
 /// A function that the assistant called in an earlier turn.
@@ -120,7 +215,8 @@ pub(crate) fn conversation(
         return Err(Error::invalid("continue_final_message", text));
     }
     let messages = normalise(messages)?;
-    if continues && messages.last().is_none_or(|last| last["role"] != "assistant") {
+    let role = messages.last().map(|last| last.role);
+    if continues && role != Some(conversation::Role::Assistant) {
         let text = "continue_final_message: the last message must be the assistant's";
         return Err(Error::invalid("continue_final_message", text));
     }
@@ -132,9 +228,8 @@ pub(crate) fn conversation(
     })
 }
 
-/// Checks a conversation and brings it into the form that templates are given: contents are text or
-/// lists of texts as they came, `system` stands for `developer`.
-fn normalise(messages: Vec<Message>) -> Result<Vec<Value>> {
+/// Checks the messages; `system` stands for `developer`.
+fn normalise(messages: Vec<Message>) -> Result<Vec<conversation::Message>> {
     if messages.is_empty() {
         return Err(Error::invalid("messages", "messages: at least one message is required"));
     }
@@ -150,13 +245,16 @@ fn normalise(messages: Vec<Message>) -> Result<Vec<Value>> {
 }
 
 impl Message {
-    fn normalise(self, path: &str) -> Result<Value> {
+    fn normalise(self, path: &str) -> Result<conversation::Message> {
         self.refuse_unsupported(path)?;
-        let has_calls = self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
-        let content = match self.content {
-            Some(content) => Some(parts(content, &format!("{path}.content"))?),
-            None if self.role == Role::Assistant && (has_calls || self.refusal.is_some()) => None,
-            None => {
+        let calls = self.tool_calls.unwrap_or_default();
+        let parts = match (self.content, self.refusal) {
+            (Some(content), _) => parts(content, &format!("{path}.content"))?,
+            (None, Some(refusal)) if self.role == Role::Assistant => {
+                vec![conversation::Part::Text(refusal)]
+            }
+            (None, None) if self.role == Role::Assistant && !calls.is_empty() => Vec::new(),
+            (None, _) => {
                 let field = format!("{path}.content");
                 let text = format!("{field}: a string or an array of parts is required");
                 return Err(Error::invalid(field, text));
@@ -167,35 +265,25 @@ impl Message {
             let text = format!("{field}: a tool message must say which call it answers");
             return Err(Error::invalid(field, text));
         }
-        if has_calls && self.role != Role::Assistant {
+        if !calls.is_empty() && self.role != Role::Assistant {
             let field = format!("{path}.tool_calls");
             let text = format!("{field}: only an assistant message has tool calls");
             return Err(Error::invalid(field, text));
         }
         let role = match self.role {
-            Role::System | Role::Developer => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-            Role::Tool | Role::Function => "tool",
+            Role::System | Role::Developer => conversation::Role::System,
+            Role::User => conversation::Role::User,
+            Role::Assistant => conversation::Role::Assistant,
+            Role::Tool | Role::Function => conversation::Role::Tool,
         };
-        let mut object = Map::new();
-        object.insert("role".to_owned(), role.into());
-        let refusal = || self.refusal.map(Value::from);
-        object.insert("content".to_owned(), content.or_else(refusal).into());
-        let texts = [
-            ("name", self.name),
-            ("tool_call_id", self.tool_call_id),
-            ("reasoning_content", self.reasoning_content),
-        ];
-        for (key, text) in texts {
-            if let Some(text) = text {
-                object.insert(key.to_owned(), text.into());
-            }
-        }
-        if let Some(calls) = self.tool_calls.filter(|calls| !calls.is_empty()) {
-            object.insert("tool_calls".to_owned(), normalise_calls(calls));
-        }
-        Ok(Value::Object(object))
+        Ok(conversation::Message {
+            role,
+            parts,
+            calls: calls.into_iter().map(ToolCall::into_call).collect(),
+            reasoning: self.reasoning_content,
+            name: self.name,
+            call_id: self.tool_call_id,
+        })
     }
 
     fn refuse_unsupported(&self, path: &str) -> Result<()> {
@@ -212,55 +300,65 @@ impl Message {
     }
 }
 
-/// A content as templates know it: a text, or a list of texts.
-fn parts(content: TextOr<Part>, path: &str) -> Result<Value> {
+fn parts(content: TextOr<Part>, path: &str) -> Result<Vec<conversation::Part>> {
     let parts = match content {
-        TextOr::Text(text) => return Ok(text.into()),
+        TextOr::Text(text) => return Ok(vec![conversation::Part::Text(text)]),
         TextOr::Items(parts) => parts,
     };
     if parts.is_empty() {
         return Err(Error::invalid(path, format!("{path}: at least one part is required")));
     }
-    let mut texts = Vec::with_capacity(parts.len());
-    for (i, part) in parts.into_iter().enumerate() {
-        let (name, text) = match part.r#type {
-            PartKind::Text => ("text", part.text),
-            PartKind::Refusal => ("refusal", part.refusal),
+    let parts = parts.into_iter().enumerate();
+    parts.map(|(i, part)| part.normalise(&format!("{path}[{i}]"))).collect()
+}
+
+impl Part {
+    fn normalise(self, path: &str) -> Result<conversation::Part> {
+        let required = |name: &str, text: Option<String>| {
+            let field = format!("{path}.{name}");
+            let problem = format!("{field}: this required field is missing");
+            text.map(conversation::Part::Text).ok_or_else(|| Error::invalid(field, problem))
         };
-        texts.push(text.ok_or_else(|| {
-            let field = format!("{path}[{i}].{name}");
-            let text = format!("{field}: this required field is missing");
-            Error::invalid(field, text)
-        })?);
+        let media = |media_type, source| Media {
+            field: format!("{path}.type"),
+            kind: self.r#type.wire_text(),
+            media_type,
+            source,
+        };
+        Ok(match self.r#type {
+            PartKind::Text => required("text", self.text)?,
+            PartKind::Refusal => required("refusal", self.refusal)?,
+            PartKind::ImageUrl => {
+                let url = self.image_url.map(|image| Source::Url(image.url().to_owned()));
+                conversation::Part::Image(media(None, url))
+            }
+            PartKind::InputAudio => {
+                let (data, format) = self.input_audio.map_or((None, None), |a| (a.data, a.format));
+                let media_type = format.map(|format| format!("audio/{format}"));
+                conversation::Part::Audio(media(media_type, data.map(Source::Base64)))
+            }
+            PartKind::File => {
+                let (data, id) = self.file.map_or((None, None), |f| (f.file_data, f.file_id));
+                let source = data.map(Source::Url).or(id.map(Source::FileId));
+                conversation::Part::Document(media(None, source))
+            }
+        })
     }
-    Ok(text_parts(texts))
 }
 
-/// Texts as a content that templates know: one is a text, several are a list.
-pub(crate) fn content(mut texts: Vec<String>) -> Value {
-    match texts.len() {
-        0 | 1 => texts.pop().unwrap_or_default().into(),
-        _ => text_parts(texts),
+impl ToolCall {
+    fn into_call(self) -> Call {
+        let FunctionCall { name, arguments } = self.function;
+        Call { id: self.id, name, arguments: Arguments::Text(arguments) }
     }
-}
-
-fn text_parts(texts: Vec<String>) -> Value {
-    texts.into_iter().map(|text| json!({ "type": "text", "text": text })).collect()
-}
-
-/// Arguments stay the text that they are, whether whole or cut: a model reads what it wrote.
-fn normalise_calls(calls: Vec<ToolCall>) -> Value {
-    let call = |call: ToolCall| {
-        let FunctionCall { name, arguments } = call.function;
-        let function = json!({ "name": name, "arguments": arguments });
-        json!({ "id": call.id, "type": "function", "function": function })
-    };
-    calls.into_iter().map(call).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::chat::message_json;
 
     fn messages(value: Value) -> Vec<Message> {
         serde_json::from_value(value).expect("messages")
@@ -285,7 +383,7 @@ mod tests {
             ]},
             {"role": "tool", "content": "2", "tool_call_id": "c1"},
         ]);
-        assert_eq!(Value::Array(normal), expected);
+        assert_eq!(normal.iter().map(message_json).collect::<Value>(), expected);
     }
 
     #[test]

@@ -27,9 +27,7 @@ pub(crate) use embeddings::{EmbeddingApi, EmbeddingRequest};
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
-pub(crate) use message::{
-    FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, content, conversation,
-};
+pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
 pub use responses::ResponseLimits;
 pub(crate) use responses::{CreateResponse, InputTokens, ResponseApi, ResponseStore};
 pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};

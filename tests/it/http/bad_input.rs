@@ -259,6 +259,8 @@ async fn completion_parameters_out_of_range_or_unsupported() {
 #[tokio::test]
 async fn messages_that_are_wrong() {
     let server = Server::new();
+    // Whether an image can be seen is the model's matter.
+    server.load("m").await;
     let user = |content: Value| json!([{"role": "user", "content": content}]);
     let part = |part: Value| user(json!([{"type": "text", "text": "a"}, part]));
     let many: Vec<_> = vec![json!({"role": "user", "content": "x"}); 20_000];

@@ -53,7 +53,11 @@ impl Server {
         Self::on(Arc::new(ScriptLoader), Options::default(), |app| app)
     }
 
-    fn on(loader: Arc<dyn Loader>, options: Options, extend: impl FnOnce(App) -> App) -> Self {
+    pub(super) fn on(
+        loader: Arc<dyn Loader>,
+        options: Options,
+        extend: impl FnOnce(App) -> App,
+    ) -> Self {
         let registry = Registry::new(loader, RegistryConfig::default());
         let state = Arc::new(AppState::new(Arc::clone(&registry), options));
         let drain = state.drain.clone();

@@ -95,6 +95,15 @@ async fn a_prompt_is_answered_or_continued() {
     assert_eq!(text, "wxyz");
 }
 
+/// Tools are described in the system message where the template does not write them.
+#[tokio::test]
+async fn models_with_a_template_take_tools() {
+    let server = Server::scripted();
+    server.load_from("m", "P => ok").await;
+    let shown = one(&server, "/api/show", &json!({"model": "m"})).await;
+    assert_eq!(shown["capabilities"], json!(["completion", "tools", "embedding"]));
+}
+
 #[tokio::test]
 async fn models_are_loaded_listed_and_unloaded() {
     let server = Server::new();

@@ -53,7 +53,7 @@ pub(super) fn assemble(events: &[Value]) -> Value {
             }
             "response.output_item.done" => {
                 assert_eq!(event["item"]["id"], output[at]["id"]);
-                for field in ["content", "arguments"] {
+                for field in ["content", "arguments", "input"] {
                     assert_eq!(event["item"][field], output[at][field], "{event}");
                 }
                 open = false;
@@ -90,6 +90,8 @@ pub(super) fn assemble(events: &[Value]) -> Value {
                     (&item["arguments"], &item["name"])
                 );
             }
+            "response.custom_tool_call_input.delta" => add(&mut item["input"]),
+            "response.custom_tool_call_input.done" => assert_eq!(event["input"], item["input"]),
             other => panic!("{other}"),
         }
     }
@@ -101,7 +103,7 @@ pub(super) fn assemble(events: &[Value]) -> Value {
 pub(super) fn without_ids(mut output: Value) -> Value {
     for item in output.as_array_mut().expect("items") {
         item["id"] = "".into();
-        if item["type"] == "function_call" {
+        if item.get("call_id").is_some() {
             item["call_id"] = "".into();
         }
     }
@@ -351,6 +353,82 @@ async fn the_store_has_limits_and_owners() {
     assert_eq!(response["store"], false);
     let reply = server.post(RESPONSES, request(&json!({"store": true})).to_string()).await;
     assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("store")));
+}
+
+/// Tools that Codex offers beside functions: those of a namespace, and those that are given a text.
+#[tokio::test]
+async fn tools_of_codex_are_called_by_their_own_names() {
+    let function = json!({"type": "function", "name": "spawn", "description": "d", "strict": false,
+        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}});
+    let format = json!({"type": "grammar", "syntax": "lark", "definition": "start: \"a\""});
+    let tools = json!([
+        {"type": "namespace", "name": "agents", "description": "d", "tools": [function, {"type": "web_search"}]},
+        {"type": "custom", "name": "patch", "description": "d", "format": format},
+    ]);
+    let call = |name: &str, arguments: Value| {
+        format!("<tool_call>{}</tool_call>", json!({"name": name, "arguments": arguments}))
+    };
+    let cases = [
+        (
+            call("agents__spawn", json!({"x": 1})),
+            json!({"type": "function_call", "namespace": "agents", "name": "spawn", "arguments": "{\"x\":1}"}),
+        ),
+        (
+            call("patch", json!({"input": "*** Begin \"é\"\n"})),
+            json!({"type": "custom_tool_call", "name": "patch", "input": "*** Begin \"é\"\n"}),
+        ),
+    ];
+    for (answer, expected) in cases {
+        let server = Server::scripted();
+        server.load_from("m", &format!("{PLAIN} => {answer}")).await;
+        let fields = json!({"tools": tools});
+        let reply = server.post(RESPONSES, request(&fields).to_string()).await;
+        let told = reply.header("x-kolosal-ignored").unwrap_or_default();
+        assert_eq!(told, "tools[0].tools[1] (web_search), tools[1].format");
+        let output = reply.json()["output"].clone();
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(output[0][name], *value, "{output}");
+        }
+        assert_eq!(reply.json()["tools"][1], {
+            let mut tool = tools[1].clone();
+            tool["parameters"] = Value::Null;
+            tool["strict"] = Value::Null;
+            tool
+        });
+        let fields = json!({"tools": tools, "stream": true});
+        let reply = server.post(RESPONSES, request(&fields).to_string()).await;
+        assert_eq!(without_ids(assemble(&events(&reply))), without_ids(output.clone()));
+        // What was called is read back as it came, with its result.
+        let mut item = output[0].clone();
+        let id = item["call_id"].clone();
+        item["status"] = "completed".into();
+        let kind = format!("{}_output", item["type"].as_str().unwrap());
+        let result = json!({"type": kind, "call_id": id, "output": "done"});
+        let fields = json!({"tools": tools, "input": [{"role": "user", "content": "x"},
+            {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, item, result]});
+        let response = ask(&server, &fields).await;
+        assert_eq!(response["status"], "completed");
+    }
+    let server = Server::scripted();
+    server.load_from("m", &format!("{PLAIN} => ok")).await;
+    let (name, space) = (json!({"type": "function", "name": "a__b"}), "namespace");
+    let inner = json!({"type": "function", "name": "b"});
+    for (tools, param) in [
+        (json!([{"type": space, "name": "a", "tools": [inner]}, name]), "tools[1].name"),
+        (
+            json!([{"type": space, "name": "a", "tools": [{"type": space, "name": "c"}]}]),
+            "tools[0].tools[0].type",
+        ),
+        (json!([{"type": "custom", "name": "a", "parameters": {}}]), "tools[0].parameters"),
+        (json!([{"type": "function", "name": "a", "format": {}}]), "tools[0].format"),
+    ] {
+        let reply = server.post(RESPONSES, request(&json!({"tools": tools})).to_string()).await;
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &json!(param)),
+            "{tools}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kolosal_server::{
-    chat::{Special, TextModel, TextOptions},
+    chat::{
+        Special, TextModel, TextOptions,
+        conversation::{ChatInput, Message, Role},
+    },
     engine::{Engine, EngineConfig},
     error::Result,
     model::{
@@ -93,7 +96,7 @@ impl Loader for ScriptLoader {
 
     fn load(&self, spec: &EngineSpec, _: &Path, _: &CancellationToken) -> Result<Loaded> {
         let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
-        let info = ModelInfo { context_len: CONTEXT, ..ModelInfo::default() };
+        let info = ModelInfo { context_len: CONTEXT, chat_template: true, ..ModelInfo::default() };
         let Some((template, answer)) = spec.reference.split_once(" => ") else {
             let tiny = Tiny { context: 1024, ..Tiny::default() };
             let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
@@ -109,8 +112,8 @@ impl Loader for ScriptLoader {
         let text = byte_text_model(CONTROLS, END, template);
         let text = Arc::try_unwrap(text).unwrap_or_else(|_| panic!("its only owner"));
         let text = Arc::new(text.with_options(options));
-        let prompt = text.chat_prompt(&kolosal_server::chat::ChatInput {
-            messages: vec![serde_json::json!({"role": "user", "content": "x"})],
+        let prompt = text.chat_prompt(&ChatInput {
+            messages: vec![Message::text(Role::User, "x")],
             ..Default::default()
         })?;
         let runner = Recital {

@@ -1,37 +1,42 @@
-//! From items to the messages that chat templates read.
+//! From items to the messages of a conversation.
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::Map;
 
-use super::items::{ItemRole, ResponsesCall, ResponsesItem, ResponsesMessage, ResponsesReasoning};
-use crate::server::openai::content;
+use super::{
+    items::{
+        ItemRole, ResponsesCall, ResponsesCallOutput, ResponsesCustomCall, ResponsesItem,
+        ResponsesMessage, ResponsesPart, ResponsesReasoning,
+    },
+    tools::{INPUT, flat_name},
+};
+use crate::{
+    chat::conversation::{Arguments, Call, Message, Part, Role},
+    server::schema::TextOr,
+};
 
-/// The messages of a conversation. What the assistant did between two turns of others is one message;
-/// neighbouring words of the system are one as well, as templates know only one at the beginning.
-pub(super) fn messages<'a>(
+/// The messages of a conversation: the items of earlier responses, and those of the request. What the
+/// assistant did between two turns of others is one message; neighbouring words of the system are one
+/// as well, as templates know only one at the beginning.
+pub(super) fn messages(
     instructions: Option<&str>,
-    items: impl Iterator<Item = &'a ResponsesItem>,
-) -> Vec<Value> {
+    before: &[ResponsesItem],
+    items: &[ResponsesItem],
+) -> Vec<Message> {
     let mut talk = Talk::default();
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
-        talk.system(instructions.to_owned());
+        talk.system(instructions.to_owned(), Vec::new());
     }
-    for item in items {
-        match item {
-            ResponsesItem::Message(message) => talk.message(message),
-            ResponsesItem::Call(call) => talk.call(call),
-            ResponsesItem::CallOutput(output) => talk.result(&output.call_id, &output.output),
-            ResponsesItem::Reasoning(reasoning) => talk.reasoning(reasoning),
-        }
-    }
+    before.iter().for_each(|item| talk.item(item, None));
+    items.iter().enumerate().for_each(|(index, item)| talk.item(item, Some(index)));
     talk.close();
     talk.messages
 }
 
 #[derive(Default)]
 struct Talk {
-    messages: Vec<Value>,
+    messages: Vec<Message>,
     /// What the assistant does now.
     turn: Turn,
     /// Which call is of which function.
@@ -40,33 +45,55 @@ struct Talk {
 
 #[derive(Default)]
 struct Turn {
-    texts: Vec<String>,
+    parts: Vec<Part>,
     thoughts: Vec<String>,
-    calls: Vec<Value>,
+    calls: Vec<Call>,
 }
 
 impl Talk {
-    fn message(&mut self, message: &ResponsesMessage) {
-        let texts = message.content.iter().map(|part| part.text().to_owned());
+    /// `index` is the item's in the request, if it is of the request.
+    fn item(&mut self, item: &ResponsesItem, index: Option<usize>) {
+        match item {
+            ResponsesItem::Message(message) => self.message(message, index),
+            ResponsesItem::Call(call) => self.call(call),
+            ResponsesItem::CustomCall(call) => self.custom_call(call),
+            ResponsesItem::CallOutput(output) => self.result(output, index),
+            ResponsesItem::Reasoning(reasoning) => self.reasoning(reasoning),
+        }
+    }
+
+    fn message(&mut self, message: &ResponsesMessage, index: Option<usize>) {
+        let mut parts = parts(&message.content, index, "content");
         match message.role {
-            ItemRole::Assistant => self.turn.texts.extend(texts),
+            ItemRole::Assistant => self.turn.parts.append(&mut parts),
             ItemRole::System | ItemRole::Developer => {
-                self.system(texts.collect::<Vec<_>>().join("\n"));
+                let texts: Vec<&str> = parts.iter().filter_map(Part::as_text).collect();
+                let text = texts.join("\n");
+                parts.retain(|part| part.as_text().is_none());
+                self.system(text, parts);
             }
             ItemRole::User => {
-                let text = content(texts.collect());
                 self.close();
-                self.messages.push(json!({ "role": "user", "content": text }));
+                self.messages.push(Message::new(Role::User, parts));
             }
         }
     }
 
-    fn system(&mut self, text: String) {
+    /// Words of the system, and what is to be seen with them.
+    fn system(&mut self, text: String, seen: Vec<Part>) {
         self.close();
-        let last = self.messages.last_mut().filter(|last| last["role"] == "system");
-        match last.and_then(|last| Some((last["content"].as_str()?.to_owned(), last))) {
-            Some((before, last)) => last["content"] = format!("{before}\n\n{text}").into(),
-            None => self.messages.push(json!({ "role": "system", "content": text })),
+        match self.messages.last_mut().filter(|last| last.role == Role::System) {
+            Some(last) => {
+                if let Some(Part::Text(before)) = last.parts.first_mut() {
+                    before.push_str("\n\n");
+                    before.push_str(&text);
+                }
+                last.parts.extend(seen);
+            }
+            None => {
+                let parts = std::iter::once(Part::Text(text)).chain(seen).collect();
+                self.messages.push(Message::new(Role::System, parts));
+            }
         }
     }
 
@@ -78,46 +105,61 @@ impl Talk {
     }
 
     fn call(&mut self, call: &ResponsesCall) {
-        self.names.insert(call.call_id.clone(), call.name.clone());
-        self.turn.calls.push(json!({
-            "id": call.call_id,
-            "type": "function",
-            "function": { "name": call.name, "arguments": call.arguments },
-        }));
+        let name = flat_name(call.namespace.as_deref(), &call.name);
+        self.called(&call.call_id, name, Arguments::Text(call.arguments.clone()));
     }
 
-    fn result(&mut self, call_id: &str, output: &str) {
+    fn custom_call(&mut self, call: &ResponsesCustomCall) {
+        let name = flat_name(call.namespace.as_deref(), &call.name);
+        let input = (INPUT.to_owned(), call.input.as_str().into());
+        self.called(&call.call_id, name, Arguments::Object(Map::from_iter([input])));
+    }
+
+    fn called(&mut self, call_id: &str, name: String, arguments: Arguments) {
+        self.names.insert(call_id.to_owned(), name.clone());
+        self.turn.calls.push(Call { id: call_id.to_owned(), name, arguments });
+    }
+
+    fn result(&mut self, output: &ResponsesCallOutput, index: Option<usize>) {
         self.close();
-        let mut message = json!({ "role": "tool", "tool_call_id": call_id, "content": output });
-        if let Some(name) = self.names.get(call_id) {
-            message["name"] = name.as_str().into();
-        }
-        self.messages.push(message);
+        let parts = match &output.output {
+            TextOr::Text(text) => vec![Part::Text(text.clone())],
+            TextOr::Items(items) => parts(items, index, "output"),
+        };
+        self.messages.push(Message {
+            name: self.names.get(&output.call_id).cloned(),
+            call_id: Some(output.call_id.clone()),
+            ..Message::new(Role::Tool, parts)
+        });
     }
 
     /// The assistant's turn ends.
     fn close(&mut self) {
-        let Turn { texts, thoughts, calls } = std::mem::take(&mut self.turn);
+        let Turn { parts, thoughts, calls } = std::mem::take(&mut self.turn);
         // Thoughts that led to nothing are no turn.
-        if texts.is_empty() && calls.is_empty() {
+        if parts.is_empty() && calls.is_empty() {
             return;
         }
-        let text = if texts.is_empty() { Value::Null } else { content(texts) };
-        let mut message = json!({ "role": "assistant", "content": text });
-        if !thoughts.is_empty() {
-            message["reasoning_content"] = thoughts.join("\n").into();
-        }
-        if !calls.is_empty() {
-            message["tool_calls"] = calls.into();
-        }
-        self.messages.push(message);
+        let reasoning = (!thoughts.is_empty()).then(|| thoughts.join("\n"));
+        self.messages.push(Message { calls, reasoning, ..Message::new(Role::Assistant, parts) });
     }
+}
+
+fn parts(items: &[ResponsesPart], index: Option<usize>, field: &str) -> Vec<Part> {
+    let field = |i| match index {
+        Some(index) => format!("input[{index}].{field}[{i}].type"),
+        None => "previous_response_id".to_owned(),
+    };
+    items.iter().enumerate().map(|(i, item)| item.part(&field(i))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::super::input::{Given, ResponsesInputItem};
     use super::*;
+    use crate::chat::message_json;
 
     #[test]
     fn a_loop_of_tools_becomes_turns() {
@@ -156,6 +198,7 @@ mod tests {
             {"role": "assistant", "content": "so"},
             {"role": "user", "content": "thanks"},
         ]);
-        assert_eq!(Value::Array(messages(Some("i"), items.iter())), expected);
+        let messages = messages(Some("i"), &[], &items);
+        assert_eq!(messages.iter().map(message_json).collect::<Value>(), expected);
     }
 }

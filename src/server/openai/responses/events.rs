@@ -4,7 +4,8 @@
 //! response.created response.in_progress
 //! (output_item.added (content_part.added output_text.delta… output_text.done content_part.done
 //!                    | content_part.added reasoning_text.delta… reasoning_text.done content_part.done
-//!                    | function_call_arguments.delta… function_call_arguments.done) output_item.done)…
+//!                    | function_call_arguments.delta… function_call_arguments.done
+//!                    | custom_tool_call_input.delta custom_tool_call_input.done) output_item.done)…
 //! response.completed | response.incomplete | response.failed
 //! ```
 
@@ -59,6 +60,8 @@ wire_constants! {
     ReasoningDoneKind = "response.reasoning_text.done",
     ArgumentsDeltaKind = "response.function_call_arguments.delta",
     ArgumentsDoneKind = "response.function_call_arguments.done",
+    InputDeltaKind = "response.custom_tool_call_input.delta",
+    InputDoneKind = "response.custom_tool_call_input.done",
 }
 
 /// The response as a whole begins, or has ended.
@@ -167,6 +170,26 @@ pub(crate) struct ResponsesArgumentsDone {
     pub arguments: String,
 }
 
+/// The text that a tool is given, in one piece.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ResponsesInputDelta {
+    pub r#type: InputDeltaKind,
+    pub sequence_number: u64,
+    pub item_id: String,
+    pub output_index: usize,
+    pub delta: String,
+}
+
+/// The text that a tool is given is complete.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ResponsesInputDone {
+    pub r#type: InputDoneKind,
+    pub sequence_number: u64,
+    pub item_id: String,
+    pub output_index: usize,
+    pub input: String,
+}
+
 /// One event of a streamed response; its name is its type.
 #[derive(Clone, Debug, Serialize, Union)]
 #[serde(untagged)]
@@ -182,6 +205,8 @@ pub(crate) enum ResponsesEvent {
     ReasoningDone(ResponsesReasoningDone),
     ArgumentsDelta(ResponsesArgumentsDelta),
     ArgumentsDone(ResponsesArgumentsDone),
+    InputDelta(ResponsesInputDelta),
+    InputDone(ResponsesInputDone),
 }
 
 impl Event for ResponsesEvent {
@@ -198,6 +223,8 @@ impl Event for ResponsesEvent {
             Self::ReasoningDone(event) => event.r#type.wire_text(),
             Self::ArgumentsDelta(event) => event.r#type.wire_text(),
             Self::ArgumentsDone(event) => event.r#type.wire_text(),
+            Self::InputDelta(event) => event.r#type.wire_text(),
+            Self::InputDone(event) => event.r#type.wire_text(),
         })
     }
 

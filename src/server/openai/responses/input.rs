@@ -4,16 +4,18 @@ use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
 
 use super::items::{
-    CallKind, CallOutputKind, ItemRole, ItemStatus, MessageKind, ReasoningKind, ReasoningTextKind,
-    RefusalKind, ResponsesCall, ResponsesCallOutput, ResponsesItem, ResponsesMessage,
-    ResponsesPart, ResponsesReasoning, ResponsesReasoningText, ResponsesRefusal,
-    ResponsesSummaryText, SummaryTextKind,
+    CallKind, CallOutputKind, CustomCallKind, ItemRole, ItemStatus, MediaKind, MessageKind,
+    ReasoningKind, ReasoningTextKind, RefusalKind, ResponsesCall, ResponsesCallOutput,
+    ResponsesCustomCall, ResponsesItem, ResponsesMedia, ResponsesMessage, ResponsesPart,
+    ResponsesReasoning, ResponsesReasoningText, ResponsesRefusal, ResponsesSummaryText,
+    SummaryTextKind,
 };
 use crate::{
     error::{Error, Result},
     server::{
         desk::random_id,
-        schema::{TextOr, optional_objects, text_or_objects, wire_enum},
+        openai::message::{ImageOrUrl, InputAudio},
+        schema::{TextOr, optional_object, optional_objects, text_or_objects, wire_enum},
     },
 };
 
@@ -23,6 +25,8 @@ wire_enum! {
         Message = "message",
         FunctionCall = "function_call",
         FunctionCallOutput = "function_call_output",
+        CustomToolCall = "custom_tool_call",
+        CustomToolCallOutput = "custom_tool_call_output",
         Reasoning = "reasoning",
         /// An item of a stored response.
         ItemReference = "item_reference",
@@ -30,9 +34,13 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// What a part holds. Images, audio and files are not supported.
+    /// What a part holds. Images, audio and files are refused in the last item where the model reads
+    /// text only, and left out of earlier ones.
     pub(crate) enum InputPartKind {
         InputText = "input_text",
+        InputImage = "input_image",
+        InputAudio = "input_audio",
+        InputFile = "input_file",
         OutputText = "output_text",
         Refusal = "refusal",
         ReasoningText = "reasoning_text",
@@ -40,16 +48,35 @@ wire_enum! {
     }
 }
 
-/// One part of an item.
+/// One part of an item; which fields it has depends on its type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
 pub(crate) struct ResponsesInputPart {
     pub r#type: InputPartKind,
-    /// Required unless `type` is `refusal`.
+    /// Of a text.
     #[oai(nullable)]
     pub text: Option<String>,
     /// Required when `type` is `refusal`.
     #[oai(nullable)]
     pub refusal: Option<String>,
+    /// Of an `input_image`.
+    #[oai(nullable)]
+    pub image_url: Option<ImageOrUrl>,
+    /// Of an `input_image` or `input_file`.
+    #[oai(nullable)]
+    pub file_id: Option<String>,
+    /// Of an `input_file`.
+    #[oai(nullable)]
+    pub file_url: Option<String>,
+    /// Of an `input_file`.
+    #[oai(nullable)]
+    pub file_data: Option<String>,
+    /// Of an `input_file`.
+    #[oai(nullable)]
+    pub filename: Option<String>,
+    /// Of an `input_audio`.
+    #[oai(nullable)]
+    #[serde(default, deserialize_with = "optional_object")]
+    pub input_audio: Option<InputAudio>,
 }
 
 /// One item of the input; which fields it has depends on its type.
@@ -71,16 +98,22 @@ pub(crate) struct ResponsesInputItem {
     #[oai(nullable)]
     #[serde(default, deserialize_with = "text_or_objects")]
     pub content: Option<TextOr<ResponsesInputPart>>,
-    /// Of a `function_call` and its output.
+    /// Of a call and its output.
     #[oai(nullable)]
     pub call_id: Option<String>,
-    /// Of a `function_call`.
+    /// Of a call: the namespace of what is called.
+    #[oai(nullable)]
+    pub namespace: Option<String>,
+    /// Of a call.
     #[oai(nullable)]
     pub name: Option<String>,
+    /// Of a `custom_tool_call`.
+    #[oai(nullable)]
+    pub input: Option<String>,
     /// Of a `function_call`: the arguments as JSON text.
     #[oai(nullable)]
     pub arguments: Option<String>,
-    /// Of a `function_call_output`: text, or a list of texts.
+    /// Of the output of a call: text, or a list of parts.
     #[oai(nullable)]
     #[serde(default, deserialize_with = "text_or_objects")]
     pub output: Option<TextOr<ResponsesInputPart>>,
@@ -129,19 +162,32 @@ impl ResponsesInputItem {
                 id: id("fc"),
                 r#type: CallKind::Only,
                 call_id: required(self.call_id, path, "call_id")?,
+                namespace: self.namespace,
                 name: required(self.name, path, "name")?,
                 // Whole or cut, they are the text that the model wrote.
                 arguments: required(self.arguments, path, "arguments")?,
                 status,
             }),
-            ItemKind::FunctionCallOutput => {
-                let id = id("fco");
+            ItemKind::CustomToolCall => ResponsesItem::CustomCall(ResponsesCustomCall {
+                id: id("ctc"),
+                r#type: CustomCallKind::Only,
+                call_id: required(self.call_id, path, "call_id")?,
+                namespace: self.namespace,
+                name: required(self.name, path, "name")?,
+                input: required(self.input, path, "input")?,
+                status,
+            }),
+            ItemKind::FunctionCallOutput | ItemKind::CustomToolCallOutput => {
+                let (id, kind) = match kind {
+                    ItemKind::FunctionCallOutput => (id("fco"), CallOutputKind::Function),
+                    _ => (id("ctco"), CallOutputKind::Custom),
+                };
                 let output = required(self.output, path, "output")?;
                 ResponsesItem::CallOutput(ResponsesCallOutput {
                     id,
-                    r#type: CallOutputKind::Only,
+                    r#type: kind,
                     call_id: required(self.call_id, path, "call_id")?,
-                    output: text(output, &format!("{path}.output"))?,
+                    output: returned(output, &format!("{path}.output"))?,
                     status,
                 })
             }
@@ -154,16 +200,28 @@ impl ResponsesInputItem {
 
     /// A field that belongs to another type of item is a mistake.
     fn check(&self, kind: ItemKind, path: &str) -> Result<()> {
-        use ItemKind::{FunctionCall, FunctionCallOutput, Message, Reasoning};
+        use ItemKind::{
+            CustomToolCall, CustomToolCallOutput, FunctionCall, FunctionCallOutput, Message,
+            Reasoning,
+        };
 
         let fields = [
             ("role", self.role.is_some(), &[Message][..]),
             ("content", self.content.is_some(), &[Message, Reasoning]),
-            ("call_id", self.call_id.is_some(), &[FunctionCall, FunctionCallOutput]),
+            (
+                "call_id",
+                self.call_id.is_some(),
+                &[FunctionCall, FunctionCallOutput, CustomToolCall, CustomToolCallOutput],
+            ),
             // The newest clients name the function of an output as well.
-            ("name", self.name.is_some(), &[FunctionCall, FunctionCallOutput]),
+            (
+                "name",
+                self.name.is_some(),
+                &[FunctionCall, FunctionCallOutput, CustomToolCall, CustomToolCallOutput],
+            ),
             ("arguments", self.arguments.is_some(), &[FunctionCall]),
-            ("output", self.output.is_some(), &[FunctionCallOutput]),
+            ("input", self.input.is_some(), &[CustomToolCall]),
+            ("output", self.output.is_some(), &[FunctionCallOutput, CustomToolCallOutput]),
             ("summary", self.summary.is_some(), &[Reasoning]),
             ("encrypted_content", self.encrypted_content.is_some(), &[Reasoning]),
         ];
@@ -203,18 +261,42 @@ fn parts(
                 r#type: RefusalKind::Only,
                 refusal: required(part.refusal, &path, "refusal")?,
             }),
+            InputPartKind::InputImage => part.media(MediaKind::InputImage),
+            InputPartKind::InputAudio => part.media(MediaKind::InputAudio),
+            InputPartKind::InputFile => part.media(MediaKind::InputFile),
             _ => return Err(misplaced(&path)),
         })
     };
     items.into_iter().enumerate().map(read).collect()
 }
 
-/// Text of a result; parts are joined by line breaks.
-fn text(content: TextOr<ResponsesInputPart>, path: &str) -> Result<String> {
-    match content {
-        TextOr::Text(text) => Ok(text),
-        TextOr::Items(items) => Ok(texts(items, InputPartKind::InputText, path)?.join("\n")),
+impl ResponsesInputPart {
+    fn media(self, kind: MediaKind) -> ResponsesPart {
+        ResponsesPart::Media(ResponsesMedia {
+            r#type: kind,
+            image_url: self.image_url,
+            file_id: self.file_id,
+            file_url: self.file_url,
+            file_data: self.file_data,
+            filename: self.filename,
+            input_audio: self.input_audio,
+        })
     }
+}
+
+/// A result; texts alone are one, joined by line breaks.
+fn returned(content: TextOr<ResponsesInputPart>, path: &str) -> Result<TextOr<ResponsesPart>> {
+    let items = match content {
+        TextOr::Text(text) => return Ok(TextOr::Text(text)),
+        TextOr::Items(items) => items,
+    };
+    use InputPartKind::{InputAudio, InputFile, InputImage};
+    let is_media =
+        |item: &ResponsesInputPart| matches!(item.r#type, InputImage | InputAudio | InputFile);
+    if items.iter().any(is_media) {
+        return parts(TextOr::Items(items), ItemRole::User, path).map(TextOr::Items);
+    }
+    Ok(TextOr::Text(texts(items, InputPartKind::InputText, path)?.join("\n")))
 }
 
 fn texts(items: Vec<ResponsesInputPart>, kind: InputPartKind, path: &str) -> Result<Vec<String>> {

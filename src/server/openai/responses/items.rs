@@ -3,15 +3,19 @@
 use poem_openapi::{Object, Union};
 use serde::Serialize;
 
+use crate::chat::conversation::{Media, Part, Source};
 use crate::server::{
-    openai::logprobs::TokenLogprob,
-    schema::{FreeObject, wire_constants, wire_enum},
+    openai::{
+        logprobs::TokenLogprob,
+        message::{ImageOrUrl, InputAudio},
+    },
+    schema::{FreeObject, TextOr, wire_constants, wire_enum},
 };
 
 wire_constants! {
     MessageKind = "message",
     CallKind = "function_call",
-    CallOutputKind = "function_call_output",
+    CustomCallKind = "custom_tool_call",
     ReasoningKind = "reasoning",
     InputTextKind = "input_text",
     OutputTextKind = "output_text",
@@ -27,6 +31,14 @@ wire_enum! {
         Assistant = "assistant",
         System = "system",
         Developer = "developer",
+    }
+}
+
+wire_enum! {
+    /// Of what kind of call this is the result.
+    pub(crate) enum CallOutputKind {
+        Function = "function_call_output",
+        Custom = "custom_tool_call_output",
     }
 }
 
@@ -78,6 +90,45 @@ pub(crate) struct ResponsesSummaryText {
     pub text: String,
 }
 
+wire_enum! {
+    /// What is to be seen or heard.
+    pub(crate) enum MediaKind {
+        InputImage = "input_image",
+        InputAudio = "input_audio",
+        InputFile = "input_file",
+    }
+}
+
+/// What a model would see or hear, as it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Object)]
+pub(crate) struct ResponsesMedia {
+    pub r#type: MediaKind,
+    /// Of an image.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_url: Option<ImageOrUrl>,
+    /// Of an image or a file.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_id: Option<String>,
+    /// Of a file.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_url: Option<String>,
+    /// Of a file.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_data: Option<String>,
+    /// Of a file.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+    /// Of audio.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_audio: Option<InputAudio>,
+}
+
 /// One part of a message's content.
 #[derive(Clone, Debug, PartialEq, Serialize, Union)]
 #[serde(untagged)]
@@ -86,6 +137,7 @@ pub(crate) enum ResponsesPart {
     Input(ResponsesInputText),
     Output(ResponsesOutputText),
     Refusal(ResponsesRefusal),
+    Media(ResponsesMedia),
 }
 
 /// A message.
@@ -105,19 +157,40 @@ pub(crate) struct ResponsesCall {
     pub r#type: CallKind,
     /// To be named by the item that brings the result.
     pub call_id: String,
+    /// Of the tools in whose namespace the function is.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     pub name: String,
     /// The arguments as JSON text.
     pub arguments: String,
     pub status: ItemStatus,
 }
 
-/// What a called function gave back.
+/// A call of a tool that is given a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Object)]
+pub(crate) struct ResponsesCustomCall {
+    pub id: String,
+    pub r#type: CustomCallKind,
+    /// To be named by the item that brings the result.
+    pub call_id: String,
+    /// Of the tools in whose namespace the tool is.
+    #[oai(nullable)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    pub input: String,
+    pub status: ItemStatus,
+}
+
+/// What a called function or tool gave back.
 #[derive(Clone, Debug, PartialEq, Serialize, Object)]
 pub(crate) struct ResponsesCallOutput {
     pub id: String,
     pub r#type: CallOutputKind,
     pub call_id: String,
-    pub output: String,
+    /// Text, or a list of parts if they are more than texts.
+    pub output: TextOr<ResponsesPart>,
     pub status: ItemStatus,
 }
 
@@ -142,6 +215,7 @@ pub(crate) struct ResponsesReasoning {
 pub(crate) enum ResponsesItem {
     Message(ResponsesMessage),
     Call(ResponsesCall),
+    CustomCall(ResponsesCustomCall),
     CallOutput(ResponsesCallOutput),
     Reasoning(ResponsesReasoning),
 }
@@ -151,6 +225,7 @@ impl ResponsesItem {
         match self {
             Self::Message(item) => &item.id,
             Self::Call(item) => &item.id,
+            Self::CustomCall(item) => &item.id,
             Self::CallOutput(item) => &item.id,
             Self::Reasoning(item) => &item.id,
         }
@@ -210,11 +285,42 @@ impl ResponsesPart {
         Self::Output(ResponsesOutputText { r#type: kind, text, annotations, logprobs })
     }
 
-    pub(super) fn text(&self) -> &str {
-        match self {
-            Self::Input(part) => &part.text,
-            Self::Output(part) => &part.text,
-            Self::Refusal(part) => &part.refusal,
+    /// The part of a conversation that it is, given the field that says what it is.
+    pub(super) fn part(&self, field: &str) -> Part {
+        Part::Text(match self {
+            Self::Input(part) => part.text.clone(),
+            Self::Output(part) => part.text.clone(),
+            Self::Refusal(part) => part.refusal.clone(),
+            Self::Media(part) => return part.part(field),
+        })
+    }
+}
+
+impl ResponsesMedia {
+    fn part(&self, field: &str) -> Part {
+        let media = |media_type, source| Media {
+            field: field.to_owned(),
+            kind: self.r#type.wire_text(),
+            media_type,
+            source,
+        };
+        let id = || self.file_id.clone().map(Source::FileId);
+        match self.r#type {
+            MediaKind::InputImage => {
+                let url = self.image_url.as_ref().map(|image| Source::Url(image.url().to_owned()));
+                Part::Image(media(None, url.or_else(id)))
+            }
+            MediaKind::InputAudio => {
+                let audio = self.input_audio.as_ref();
+                let format = audio.and_then(|audio| audio.format.as_deref());
+                let data = audio.and_then(|audio| audio.data.clone());
+                let media_type = format.map(|format| format!("audio/{format}"));
+                Part::Audio(media(media_type, data.map(Source::Base64)))
+            }
+            MediaKind::InputFile => {
+                let url = self.file_url.clone().or_else(|| self.file_data.clone());
+                Part::Document(media(None, url.map(Source::Url).or_else(id)))
+            }
         }
     }
 }

@@ -4,11 +4,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     events::{
-        ArgumentsDeltaKind, ArgumentsDoneKind, ItemEventKind, LifeKind, PartEventKind,
-        ReasoningDeltaKind, ReasoningDoneKind, ResponsesArgumentsDelta, ResponsesArgumentsDone,
-        ResponsesEvent, ResponsesItemEvent, ResponsesLifeEvent, ResponsesOutputPart,
-        ResponsesPartEvent, ResponsesReasoningDelta, ResponsesReasoningDone, ResponsesTextDelta,
-        ResponsesTextDone, TextDeltaKind, TextDoneKind,
+        ArgumentsDeltaKind, ArgumentsDoneKind, InputDeltaKind, InputDoneKind, ItemEventKind,
+        LifeKind, PartEventKind, ReasoningDeltaKind, ReasoningDoneKind, ResponsesArgumentsDelta,
+        ResponsesArgumentsDone, ResponsesEvent, ResponsesInputDelta, ResponsesInputDone,
+        ResponsesItemEvent, ResponsesLifeEvent, ResponsesOutputPart, ResponsesPartEvent,
+        ResponsesReasoningDelta, ResponsesReasoningDone, ResponsesTextDelta, ResponsesTextDone,
+        TextDeltaKind, TextDoneKind,
     },
     items::{
         CallKind, ItemStatus, OutputTextKind, ReasoningTextKind, ResponsesCall, ResponsesItem,
@@ -19,6 +20,7 @@ use super::{
         ResponseUsage,
     },
     store::Keeping,
+    tools::{answered, is_custom},
 };
 use crate::{
     chat::generation::{Beat, Block, BlockKind, Collected, End, FinishReason, Piece, Step, Tally},
@@ -227,17 +229,22 @@ impl ResponseRender {
             id: format!("fc_{}", random_id()),
             r#type: CallKind::Only,
             call_id,
+            namespace: None,
             name,
             arguments: String::new(),
             status: ItemStatus::InProgress,
         };
-        self.tell_item(ItemEventKind::Added, ResponsesItem::Call(item.clone()));
+        self.tell_item(ItemEventKind::Added, answered(item.clone(), &self.response.tools));
         self.calling = Some(item);
     }
 
     fn arguments(&mut self, delta: String) {
         let Some(item) = self.calling.as_mut().filter(|_| !delta.is_empty()) else { return };
         item.arguments.push_str(&delta);
+        // The text of a custom tool is known when its JSON is complete.
+        if is_custom(&item.name, &self.response.tools) {
+            return;
+        }
         let (item_id, output_index) = (item.id.clone(), self.response.output.len());
         let kind = ArgumentsDeltaKind::Only;
         self.tell(|sequence_number| {
@@ -252,20 +259,43 @@ impl ResponseRender {
     }
 
     fn end_call(&mut self, status: ItemStatus) {
-        let Some(mut item) = self.calling.take() else { return };
-        item.status = status;
+        let Some(call) = self.calling.take() else { return };
+        let item = answered(ResponsesCall { status, ..call }, &self.response.tools);
         let output_index = self.response.output.len();
-        self.tell(|sequence_number| {
-            ResponsesEvent::ArgumentsDone(ResponsesArgumentsDone {
-                r#type: ArgumentsDoneKind::Only,
-                sequence_number,
-                item_id: item.id.clone(),
-                output_index,
-                name: item.name.clone(),
-                arguments: item.arguments.clone(),
-            })
-        });
-        let item = ResponsesItem::Call(item);
+        match item.clone() {
+            ResponsesItem::CustomCall(call) => {
+                let (item_id, delta) = (call.id.clone(), call.input.clone());
+                self.tell(|sequence_number| {
+                    ResponsesEvent::InputDelta(ResponsesInputDelta {
+                        r#type: InputDeltaKind::Only,
+                        sequence_number,
+                        item_id,
+                        output_index,
+                        delta,
+                    })
+                });
+                self.tell(|sequence_number| {
+                    ResponsesEvent::InputDone(ResponsesInputDone {
+                        r#type: InputDoneKind::Only,
+                        sequence_number,
+                        item_id: call.id,
+                        output_index,
+                        input: call.input,
+                    })
+                });
+            }
+            ResponsesItem::Call(call) => self.tell(|sequence_number| {
+                ResponsesEvent::ArgumentsDone(ResponsesArgumentsDone {
+                    r#type: ArgumentsDoneKind::Only,
+                    sequence_number,
+                    item_id: call.id,
+                    output_index,
+                    name: call.name,
+                    arguments: call.arguments,
+                })
+            }),
+            _ => {}
+        }
         self.tell_item(ItemEventKind::Done, item.clone());
         self.response.output.push(item);
     }

@@ -222,7 +222,7 @@ impl Prompting<'_> {
             let text = format!("input: a conversation of {count} items, limit {MAX_MESSAGES}");
             return Err(Error::invalid("input", text));
         }
-        let messages = messages(self.instructions, before.iter().chain(&items));
+        let messages = messages(self.instructions, &before, &items);
         let shape = match self.text.and_then(|text| text.format.as_ref()) {
             Some(format) => format.shape()?,
             None => None,
@@ -327,9 +327,7 @@ fn response(
     mut tools: Vec<ResponsesTool>,
     (given, store): (&Given, bool),
 ) -> ResponseObject {
-    for tool in &mut tools {
-        tool.strict.get_or_insert(false);
-    }
+    tools.iter_mut().for_each(ResponsesTool::complete);
     let count = |key: &str| given.number(key).and_then(|x| (x > 0.0).then_some(x as u32));
     let mut text = parts.text.unwrap_or_default();
     text.format.get_or_insert_default();

@@ -17,6 +17,7 @@ use super::{
     },
     render::ResponseRender,
     request::{Asked, CountResponseTokens, CreateResponse},
+    tools::unenforced,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -83,12 +84,14 @@ impl ResponseApi {
         let state = &self.0;
         let asked = request.0.into_asked(&state.responses, &caller.owner())?;
         let Asked { ask, response, items } = asked;
+        let desk = Desk::new(state, &caller);
         let render = |_: &_| {
+            desk.tell(&unenforced(&response.tools));
             let store = &state.responses;
             let keeping = response.store.then(|| store.begin(caller.owner(), &response, items));
             ResponseRender::new(response, keeping)
         };
-        let served = Desk::new(state, &caller).serve(ask, render).await?;
+        let served = desk.serve(ask, render).await?;
         Ok(Reply::new(Content(served.events(&state.drain))))
     }
 
@@ -204,7 +207,7 @@ impl ResponseApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input(&self.0.responses, &caller.owner())?;
-        let count = count_tokens(&self.0, &model, (input, "input")).await?;
+        let count = count_tokens(&self.0, &caller, &model, (input, "input")).await?;
         Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }
