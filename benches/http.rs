@@ -52,7 +52,7 @@ struct Answer {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let options = Arc::new(options()?);
-    let client = reqwest::Client::builder().pool_max_idle_per_host(256).build()?;
+    let client = kolosal_server::hub::client_builder().pool_max_idle_per_host(256).build()?;
     ask(&client, &options, 999_983).await?;
     let mut rows = Vec::new();
     for &clients in &options.clients {

@@ -8,6 +8,7 @@ use super::assembly;
 use super::failure::{Failure, Outcome};
 use super::{App, wait_for};
 use crate::config::Config;
+use crate::hub::{client_builder, describe};
 
 /// Longest wait for an answer.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -54,13 +55,13 @@ fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Val
         }
     };
     wait_for(async {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
+        let client = client_builder().timeout(TIMEOUT).no_proxy().build();
         let mut request = client.map_err(Failure::failed)?.request(method, &url);
         if let Some(key) = key {
             request = request.bearer_auth(key);
         }
         let unreachable = |error: reqwest::Error| {
-            Failure::Unavailable(format!("no server answers at {url}: {}", root_cause(&error)))
+            Failure::Unavailable(format!("no server answers at {url}: {}", describe(&error)))
         };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
@@ -99,15 +100,6 @@ fn percent_encode(text: &str) -> String {
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
-}
-
-/// The innermost error, which says what happened rather than what was tried.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

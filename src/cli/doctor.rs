@@ -10,6 +10,7 @@ use super::failure::{Failure, Outcome};
 use super::models;
 use super::output::human_bytes;
 use crate::config::system_files;
+use crate::model::memory::available;
 
 /// One finding.
 #[derive(Debug, Serialize)]
@@ -69,13 +70,9 @@ pub(super) fn run(app: &App) -> Outcome {
 }
 
 fn memory() -> Check {
-    let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    let detail = available.map_or_else(
+    let detail = available().map_or_else(
         || "unknown on this system".to_owned(),
-        |kib| format!("{} available", human_bytes(kib * 1024)),
+        |bytes| format!("{} available", human_bytes(bytes)),
     );
     Check::good("memory", detail)
 }

@@ -217,7 +217,7 @@ mod tests {
 
     fn config(yaml: &str) -> Result<(Config, Vec<String>), String> {
         let mut notes = Vec::new();
-        let file = serde_yaml::from_str(yaml).map_err(|e| e.to_string())?;
+        let file = crate::config::load::yaml(yaml)?;
         let values = translate(file, &mut notes)?;
         let mut layers = Layers::default();
         let source = Source::File("config.yaml".into());

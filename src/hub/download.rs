@@ -13,6 +13,7 @@ use reqwest::{Response, StatusCode, Url};
 use super::http::{Http, blocked_reason, describe};
 use super::part::{Journal, Part};
 use super::store::Lock;
+use super::tls::distrust;
 use super::{Expect, HubError, LocalFile, Progress, files, is_gguf};
 use crate::model::gguf::MAGIC;
 
@@ -277,7 +278,11 @@ impl Download<'_> {
             return Stop::Fatal(HubError::Refused { url: what, problem });
         }
         let problem = describe(error);
-        Stop::Transient(HubError::Unreachable { what, problem }, None)
+        let unreachable = HubError::Unreachable { what, problem };
+        match distrust(error) {
+            Some(_) => Stop::Fatal(unreachable),
+            None => Stop::Transient(unreachable, None),
+        }
     }
 
     fn interrupted(&self, received: u64, problem: &str) -> Stop {

@@ -44,7 +44,7 @@ impl Http {
             endpoint: endpoint.host_str().unwrap_or_default().into(),
             proxies: proxy_hosts(),
         });
-        let client = Client::builder()
+        let client = super::tls::client_builder()
             .user_agent(concat!("kolosal/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(config.connect_timeout)
             .read_timeout(config.read_timeout)
@@ -167,8 +167,12 @@ pub(super) fn blocked_reason(error: &reqwest::Error) -> Option<String> {
     None
 }
 
-/// The innermost cause, which says most: the outer ones only repeat the URL.
-pub(super) fn describe(error: &reqwest::Error) -> String {
+/// The innermost cause, which says most: the outer ones only repeat the URL. Of a certificate that
+/// is not trusted, what to do about it.
+pub(crate) fn describe(error: &reqwest::Error) -> String {
+    if let Some(advice) = super::tls::distrust(error) {
+        return advice;
+    }
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

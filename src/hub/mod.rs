@@ -31,6 +31,7 @@ mod repo;
 mod slots;
 mod sources;
 mod store;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,9 @@ pub use reference::{PackageReference, Reference, RepoReference, Select};
 pub use slots::{Place, Slots, Turn};
 pub use sources::Sources;
 pub use store::{LocalFile, LocalModel};
+pub use tls::client_builder;
+
+pub(crate) use http::describe;
 
 use http::Http;
 use store::Store;

@@ -57,7 +57,9 @@ pub(super) fn hub_repo(reference: &RepoReference) -> Repo {
 
 /// Where the hub describes the repository; `endpoint` without a slash at its end.
 pub(super) fn listing_url(endpoint: &str, reference: &RepoReference) -> String {
-    format!("{endpoint}/api/{}?blobs=true", hub_repo(reference).api_url())
+    let repo = hub_repo(reference);
+    let revision = escaped(repo.revision());
+    format!("{endpoint}/api/models/{}/revision/{revision}?blobs=true", reference.repo)
 }
 
 /// Where the hub serves one file.
@@ -67,11 +69,16 @@ pub(super) fn file_url(
     revision: &str,
     path: &str,
 ) -> Result<reqwest::Url, HubError> {
-    let text = format!("{endpoint}/{repo}/resolve/{}/", revision.replace('/', "%2F"));
+    let text = format!("{endpoint}/{repo}/resolve/{}/", escaped(revision));
     let invalid = || HubError::invalid(&text, "not a URL");
     let mut url = reqwest::Url::parse(&text).map_err(|_| invalid())?;
     url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty().extend(path.split('/'));
     Ok(url)
+}
+
+/// A revision as one segment of a path.
+fn escaped(revision: &str) -> String {
+    revision.replace('/', "%2F")
 }
 
 impl Listing {

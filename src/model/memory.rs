@@ -5,13 +5,12 @@ use std::path::Path;
 
 use super::error::ModelError;
 
-/// Bytes that are free for this process: on the machine by `/proc/meminfo`, in the control groups and
-/// within the resource limits (`ulimit -v`, `ulimit -d`) that it runs under. `None` where none of them
-/// can be read.
+/// Bytes that are free for this process: on the machine, and on Linux in the control groups and within
+/// the resource limits (`ulimit -v`, `ulimit -d`) that it runs under. `None` where none of them can be
+/// read.
 #[must_use]
 pub fn available() -> Option<u64> {
-    let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
-    [host, cgroup_free(), limits_free()].into_iter().flatten().min()
+    [host_free(), cgroup_free(), limits_free()].into_iter().flatten().min()
 }
 
 /// A copy.
@@ -34,7 +33,22 @@ pub(crate) fn refusal(wanted: u64) -> String {
     }
 }
 
+/// What the machine has left without swapping.
+#[cfg(target_os = "linux")]
+fn host_free() -> Option<u64> {
+    mem_available(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// What the machine has left without swapping; the system is asked through `sysinfo`.
+#[cfg(not(target_os = "linux"))]
+fn host_free() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some(system.available_memory()).filter(|&bytes| bytes > 0)
+}
+
 /// `MemAvailable` of `/proc/meminfo` in bytes.
+#[cfg(any(target_os = "linux", test))]
 fn mem_available(meminfo: &str) -> Option<u64> {
     kilobytes(meminfo, "MemAvailable:")
 }

@@ -5,6 +5,7 @@ pub(crate) mod package;
 mod part;
 mod reference;
 pub(crate) mod server;
+mod tls;
 
 use std::fs;
 use std::path::{Path, PathBuf};

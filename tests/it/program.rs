@@ -147,7 +147,8 @@ impl Drop for Serving {
 pub fn request(method: &str, url: &str, body: Option<&Value>) -> (u16, Value) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client =
+            kolosal_server::hub::client_builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let mut request = client.request(method.parse().unwrap(), url);
         if let Some(body) = body {
             request = request.json(body);

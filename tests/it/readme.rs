@@ -1,4 +1,4 @@
-//! README's tables of what is supported, made from the code.
+//! Tables of what is supported, in the README and in docs/architectures.md, made from the code.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,11 +10,16 @@ use kolosal_server::model::load::DEVICES;
 
 /// The tables are committed. `KOLOSAL_TEST_UPDATE=1 cargo test --test it readme` writes them anew.
 #[test]
-fn the_tables_of_the_readme_are_up_to_date() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let mut document = std::fs::read_to_string(&path).unwrap();
-    let tables = [("architectures", architectures()), ("types", types()), ("devices", devices())];
-    for (name, table) in tables {
+fn the_tables_of_what_is_supported_are_up_to_date() {
+    const MODELS: &str = "docs/architectures.md";
+    let tables = [
+        (MODELS, "architectures", architectures()),
+        (MODELS, "types", types()),
+        ("README.md", "devices", devices()),
+    ];
+    for (file, name, table) in tables {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let document = std::fs::read_to_string(&path).unwrap();
         let begin = format!("<!-- {name}: begin -->\n");
         let (before, rest) = document.split_once(&begin).unwrap();
         let (committed, after) = rest.split_once("<!-- ").unwrap();
@@ -22,10 +27,9 @@ fn the_tables_of_the_readme_are_up_to_date() {
             let hint = "run: KOLOSAL_TEST_UPDATE=1 cargo test --test it readme";
             assert_eq!(committed, table, "{name}; {hint}");
         }
-        document = format!("{before}{begin}{table}<!-- {after}");
-    }
-    if std::env::var_os("KOLOSAL_TEST_UPDATE").is_some() {
-        std::fs::write(&path, document).unwrap();
+        if std::env::var_os("KOLOSAL_TEST_UPDATE").is_some() {
+            std::fs::write(&path, format!("{before}{begin}{table}<!-- {after}")).unwrap();
+        }
     }
 }
 

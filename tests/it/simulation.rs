@@ -14,7 +14,7 @@ use kolosal_server::engine::{
     EngineConfig, FinishReason, Job, MemoryRoom, Owner, Request, Sampling,
 };
 use kolosal_server::model::fake::{FakeConfig, FakeRunner};
-use rand_core::{RngCore, SeedableRng};
+use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::engine::expected;

@@ -490,16 +490,35 @@ fn texts_travel() {
     check("texts name no registry host and no path of a machine", &violations);
 }
 
-/// The README's list of architectures is the decoder's.
+/// The documented list of architectures is the decoder's.
 #[test]
-fn the_readme_lists_every_architecture() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn the_documents_list_every_architecture() {
+    let document = std::fs::read_to_string(root().join("docs/architectures.md")).unwrap();
     use kolosal_server::model::arch;
     let known = arch::all().map(|known| (known.name, known.models));
     let known = known.chain(arch::THROUGH_TRANSFORMERS.iter().copied());
     let rows = known.map(|(name, models)| format!("| `{name}` | {models} |"));
-    let violations: Vec<String> = rows.filter(|row| !readme.contains(row)).collect();
-    check("the README has a row for each architecture", &violations);
+    let violations: Vec<String> = rows.filter(|row| !document.contains(row)).collect();
+    check("docs/architectures.md has a row for each architecture", &violations);
+}
+
+/// Files that documents name in code marks are there.
+#[test]
+fn documents_name_files_that_exist() {
+    let mut paths = ["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)).to_vec();
+    walk(&root().join("docs"), &mut paths);
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let mut violations = Vec::new();
+    for path in paths {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let named = text.split('`').skip(1).step_by(2).filter(|word| {
+            let folders = ["src/", "kernels/", "tests/", "benches/"];
+            folders.iter().any(|folder| word.starts_with(folder)) && !word.contains(' ')
+        });
+        let missing = named.filter(|name| !root().join(name).exists());
+        violations.extend(missing.map(|name| format!("{}: {name}", relative(&path))));
+    }
+    check("documents name files that exist", &violations);
 }
 
 #[test]

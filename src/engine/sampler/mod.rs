@@ -20,7 +20,7 @@ mod mirostat;
 mod penalty;
 mod report;
 
-use rand_core::{RngCore, SeedableRng};
+use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use kolosal_kernels::sample::{self, Candidate};

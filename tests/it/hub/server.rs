@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use kolosal_server::hub::Reference;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// A request as the server saw it; header names are lower case.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +98,25 @@ impl Server {
         Self { address, seen }
     }
 
+    /// As [`Self::start`], over TLS.
+    pub(crate) async fn start_tls(
+        acceptor: TlsAcceptor,
+        answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (log, answer) = (seen.clone(), Arc::new(answer));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // A client that does not trust the certificate goes away.
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                tokio::spawn(serve(stream, log.clone(), answer.clone()));
+            }
+        });
+        Self { address, seen }
+    }
+
     pub(crate) fn url(&self, path: &str) -> Reference {
         Reference::parse(&format!("http://{}/{path}", self.address)).unwrap()
     }
@@ -107,7 +127,7 @@ impl Server {
 }
 
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     log: Arc<Mutex<Vec<Seen>>>,
     answer: Arc<impl Fn(&Seen, usize) -> Reply>,
 ) -> Option<()> {
