@@ -129,7 +129,7 @@ fn request(text: &TextModel, task: &Task, max_tokens: usize, seed: usize) -> Req
     let question = format!("{}\n(Number {}.)", task.question, dice.below(100_000));
     let mut messages = vec![Message::text(Role::User, question)];
     if !task.begins.is_empty() {
-        messages.push(Message::text(Role::Assistant, task.begins));
+        messages.push(Message::text(Role::Assistant, task.begins.as_str()));
     }
     let input = ChatInput {
         messages,

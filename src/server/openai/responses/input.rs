@@ -261,9 +261,9 @@ fn parts(
                 r#type: RefusalKind::Only,
                 refusal: required(part.refusal, &path, "refusal")?,
             }),
-            InputPartKind::InputImage => part.media(MediaKind::InputImage),
-            InputPartKind::InputAudio => part.media(MediaKind::InputAudio),
-            InputPartKind::InputFile => part.media(MediaKind::InputFile),
+            InputPartKind::InputImage => part.media(MediaKind::Image),
+            InputPartKind::InputAudio => part.media(MediaKind::Audio),
+            InputPartKind::InputFile => part.media(MediaKind::File),
             _ => return Err(misplaced(&path)),
         })
     };

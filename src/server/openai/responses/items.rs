@@ -93,9 +93,9 @@ pub(crate) struct ResponsesSummaryText {
 wire_enum! {
     /// What is to be seen or heard.
     pub(crate) enum MediaKind {
-        InputImage = "input_image",
-        InputAudio = "input_audio",
-        InputFile = "input_file",
+        Image = "input_image",
+        Audio = "input_audio",
+        File = "input_file",
     }
 }
 
@@ -306,18 +306,18 @@ impl ResponsesMedia {
         };
         let id = || self.file_id.clone().map(Source::FileId);
         match self.r#type {
-            MediaKind::InputImage => {
+            MediaKind::Image => {
                 let url = self.image_url.as_ref().map(|image| Source::Url(image.url().to_owned()));
                 Part::Image(media(None, url.or_else(id)))
             }
-            MediaKind::InputAudio => {
+            MediaKind::Audio => {
                 let audio = self.input_audio.as_ref();
                 let format = audio.and_then(|audio| audio.format.as_deref());
                 let data = audio.and_then(|audio| audio.data.clone());
                 let media_type = format.map(|format| format!("audio/{format}"));
                 Part::Audio(media(media_type, data.map(Source::Base64)))
             }
-            MediaKind::InputFile => {
+            MediaKind::File => {
                 let url = self.file_url.clone().or_else(|| self.file_data.clone());
                 Part::Document(media(None, url.map(Source::Url).or_else(id)))
             }
