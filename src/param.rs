@@ -237,6 +237,28 @@ impl<T, W: Copy> Param<T, W> {
     }
 }
 
+impl<T> Param<T> {
+    /// The same among parameters some of which are composite; a table has none of its own kind.
+    #[must_use]
+    pub const fn among<W: Copy>(self) -> Param<T, W> {
+        let kind = match self.kind {
+            Kind::Number { min, max, set } => Kind::Number { min, max, set },
+            Kind::Integer { min, max, unbounded, set } => {
+                Kind::Integer { min, max, unbounded, set }
+            }
+            Kind::Switch { set } => Kind::Switch { set },
+            Kind::Text { max_chars, set } => Kind::Text { max_chars, set },
+            Kind::Texts { max, chars, or_one, set } => Kind::Texts { max, chars, or_one, set },
+            Kind::Ids { max, set } => Kind::Ids { max, set },
+            Kind::Choice { words, open, set } => Kind::Choice { words, open, set },
+            Kind::Table { .. } => panic!("a table is written where it is used"),
+            Kind::Json { wire, .. } => match wire {},
+        };
+        let Self { key, name, doc, remark, effect, is_required, default, .. } = self;
+        Param { key, name, doc, remark, kind, effect, is_required, default }
+    }
+}
+
 /// Where in a request something is read, and who is told what is not heeded.
 pub struct Place<'a> {
     /// As whoever sent it would write it: `options.min_p`; empty for the whole.
@@ -269,7 +291,7 @@ pub struct Given(Vec<GivenParam>);
 struct GivenParam {
     key: &'static str,
     path: String,
-    /// If it is a number or a switch.
+    /// If it is a number, a switch or one of a few words.
     value: Value,
 }
 
@@ -317,8 +339,10 @@ pub fn read<T, W: Copy>(
             continue;
         };
         let here = place.at(param.name);
-        let kept = match &value {
-            Value::Number(_) | Value::Bool(_) => value.clone(),
+        let kept = match (&value, param.kind) {
+            (Value::Number(_) | Value::Bool(_), _) | (Value::String(_), Kind::Choice { .. }) => {
+                value.clone()
+            }
             _ => Value::Null,
         };
         if let Some(other) = all.0.iter().find(|other| other.key == param.key) {
@@ -352,6 +376,32 @@ pub fn read<T, W: Copy>(
         }
     }
     Ok(all)
+}
+
+/// Says again what was said, about another target: numbers, switches and words.
+pub fn apply<T, W: Copy>(params: &[Param<T, W>], given: &Given, target: &mut T) {
+    for GivenParam { key, value, .. } in &given.0 {
+        let Some(param) = params.iter().find(|param| param.key == *key) else { continue };
+        match (param.kind, value) {
+            (Kind::Number { set, .. }, Value::Number(number)) => {
+                if let Some(number) = number.as_f64() {
+                    set(target, number);
+                }
+            }
+            (Kind::Integer { set, .. }, Value::Number(number)) => {
+                if let Some(number) = whole(number).and_then(|number| i64::try_from(number).ok()) {
+                    set(target, number);
+                }
+            }
+            (Kind::Switch { set }, Value::Bool(is_on)) => set(target, *is_on),
+            (Kind::Choice { words, set, .. }, Value::String(text)) => {
+                if let Some(word) = words.iter().find(|word| *word == text) {
+                    set(target, word);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What is left of a table.

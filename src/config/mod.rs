@@ -8,6 +8,7 @@
 mod env;
 mod layers;
 mod legacy;
+pub mod limits;
 mod load;
 mod validate;
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use kolosal_kernels::affinity;
 
-use super::{Config, EngineDefaults, ModelConfig, SOURCE_KINDS};
+use super::{Config, EngineDefaults, ModelConfig, SOURCE_KINDS, limits};
 
 /// Longest name of an engine in bytes.
 const ENGINE_ID_BYTES_MAX: usize = 256;
@@ -16,9 +16,9 @@ type Violation = (String, String);
 pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     let engine = &config.engine;
     for (key, value, range) in [
-        ("engine.n_ctx", u64::from(engine.n_ctx), 1..=1_000_000),
-        ("engine.n_parallel", u64::from(engine.n_parallel), 1..=256),
-        ("engine.n_batch", u64::from(engine.n_batch), 1..=8192),
+        ("engine.n_ctx", u64::from(engine.n_ctx), range(limits::N_CTX)),
+        ("engine.n_parallel", u64::from(engine.n_parallel), range(limits::N_PARALLEL)),
+        ("engine.n_batch", u64::from(engine.n_batch), range(limits::N_BATCH)),
         ("engine.n_ubatch", u64::from(engine.n_ubatch), 1..=u64::from(most_rows(engine))),
         ("engine.threads", engine.threads as u64, 0..=1024),
         ("engine.max_waiting", engine.max_waiting as u64, 0..=1_000_000),
@@ -96,14 +96,14 @@ fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
         return Err((key("id"), problem));
     }
     for (name, value, range) in [
-        ("n_ctx", model.n_ctx, 1..=1_000_000),
-        ("n_parallel", model.n_parallel, 1..=256),
-        ("n_batch", model.n_batch, 1..=8192),
-        ("n_ubatch", model.n_ubatch, 1..=8192),
-        ("n_gpu_layers", model.n_gpu_layers, 0..=1000),
+        ("n_ctx", model.n_ctx, limits::N_CTX),
+        ("n_parallel", model.n_parallel, limits::N_PARALLEL),
+        ("n_batch", model.n_batch, limits::N_BATCH),
+        ("n_ubatch", model.n_ubatch, limits::N_BATCH),
+        ("n_gpu_layers", model.n_gpu_layers, limits::N_GPU_LAYERS),
     ] {
         if let Some(value) = value {
-            within(&key(name), u64::from(value), range)?;
+            within(&key(name), u64::from(value), self::range(range))?;
         }
     }
     Ok(())
@@ -137,6 +137,11 @@ fn unique_ids(config: &Config) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// Counts within bounds, which are not negative.
+fn range((min, max): (i64, i64)) -> RangeInclusive<u64> {
+    min.unsigned_abs()..=max.unsigned_abs()
 }
 
 fn within(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), Violation> {

@@ -12,6 +12,7 @@ mod config;
 mod entry;
 mod lease;
 pub mod load;
+mod loading;
 mod room;
 mod shared;
 mod spec;
@@ -28,6 +29,7 @@ pub use clock::Clock;
 pub use config::{KeepAlive, RegistryConfig, Wait};
 pub use lease::Lease;
 pub use load::{Backend, GgufLoader, Loaded, Loader, Locate, ModelInfo};
+pub use loading::LOADING;
 pub use spec::{EngineSpec, LoadParams};
 pub use status::{State, Status, Totals};
 

@@ -1,9 +1,9 @@
 //! What is registered: the name of an engine, where its model comes from and how to load it.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::check_engine_id;
+use crate::config::limits::{MAIN_GPU_ID, N_BATCH, N_CTX, N_GPU_LAYERS, N_PARALLEL};
 use crate::error::{Error, Kind, Result};
 use crate::model::Quantize;
 
@@ -105,17 +105,13 @@ impl LoadParams {
     /// # Errors
     /// [`Kind::Invalid`] with the field's path, such as `loading_parameters.n_ctx`.
     pub fn validate(&self) -> Result<()> {
-        within("n_ctx", self.n_ctx, 1..=1_000_000)?;
-        within("n_keep", self.n_keep, 0..=self.n_ctx)?;
-        within("n_parallel", self.n_parallel, 1..=256)?;
-        within("n_batch", self.n_batch, 1..=8192)?;
-        within("n_ubatch", self.n_ubatch, 1..=self.n_batch)?;
-        within("n_gpu_layers", self.n_gpu_layers, 0..=1000)?;
-        if !(-1..=15).contains(&self.main_gpu_id) {
-            let text = format!("main_gpu_id must be from -1 to 15, is {}", self.main_gpu_id);
-            return Err(Error::invalid("main_gpu_id", text));
-        }
-        Ok(())
+        within("n_ctx", self.n_ctx, N_CTX)?;
+        within("n_keep", self.n_keep, (0, i64::from(self.n_ctx)))?;
+        within("n_parallel", self.n_parallel, N_PARALLEL)?;
+        within("n_batch", self.n_batch, N_BATCH)?;
+        within("n_ubatch", self.n_ubatch, (1, i64::from(self.n_batch)))?;
+        within("n_gpu_layers", self.n_gpu_layers, N_GPU_LAYERS)?;
+        within("main_gpu_id", self.main_gpu_id, MAIN_GPU_ID)
     }
 
     /// Rows of one step at most.
@@ -131,10 +127,11 @@ impl LoadParams {
     }
 }
 
-fn within(name: &str, value: u32, range: RangeInclusive<u32>) -> Result<()> {
-    if range.contains(&value) {
+fn within(name: &str, value: impl Into<i64>, (min, max): (i64, i64)) -> Result<()> {
+    let value = value.into();
+    if (min..=max).contains(&value) {
         return Ok(());
     }
-    let text = format!("{name} must be from {} to {}, is {value}", range.start(), range.end());
+    let text = format!("{name} must be from {min} to {max}, is {value}");
     Err(Error::new(Kind::Invalid, text).with_param(format!("loading_parameters.{name}")))
 }

@@ -35,6 +35,8 @@ pub(crate) use outcomes::{Counts, Embeds, Generates, Lists, Looks};
 pub(crate) use prompt_logprobs::{PromptLogprobs, finite, prompt_logprobs};
 pub(crate) use receipt::Ledger;
 pub use receipt::{Identity, OnReceipt, Outcome, Receipt};
+#[cfg(test)]
+pub(crate) use request::read;
 pub(crate) use request::{Body, Request, WireParam};
 pub(crate) use seat::{Desk, Seat, lease_named_or_only};
 pub(crate) use serve::{Begun, Now, Render, Served};

@@ -18,7 +18,7 @@ use crate::{
     server::{
         AppState,
         body::Json,
-        desk::{Lists, Looks},
+        desk::{Body, Lists, Looks},
         error::Failure,
         reply::{Answer, Reply},
         schema::wire_enum,
@@ -98,10 +98,10 @@ impl EngineApi {
     )]
     async fn create(
         &self,
-        request: Json<CreateEngineRequest>,
+        request: Body<CreateEngineRequest>,
     ) -> Answer<Json<CreatedEngine>, Creates> {
         let loads_now = request.0.loads_now();
-        let spec = request.0.into_spec(&self.0.options.engine)?;
+        let spec = request.0.into_spec(&self.0.options.engine);
         let checked = self.0.check_source(&spec.reference).await;
         checked.map_err(|error| error.with_param("model_path"))?;
         let added = self.0.registry.add(spec.clone(), loads_now).await;

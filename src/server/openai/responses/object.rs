@@ -161,6 +161,8 @@ pub(crate) struct ResponseObject {
     pub tools: Vec<ResponsesTool>,
     pub temperature: f64,
     pub top_p: f64,
+    pub presence_penalty: f64,
+    pub frequency_penalty: f64,
     pub top_logprobs: u32,
     pub reasoning: ResponsesReasoningOptions,
     pub text: ResponsesText,

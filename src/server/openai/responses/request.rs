@@ -121,6 +121,8 @@ impl Request for CreateResponse {
             .saying("Tokens to generate at most, reasoning included; absent: until the context is full."),
         params::TEMPERATURE,
         params::TOP_P,
+        params::PRESENCE_PENALTY,
+        params::FREQUENCY_PENALTY,
         params::TOP_LOGPROBS
             .saying("Return log-probabilities with so many of the likeliest alternatives per token."),
         WireParam::integer(
@@ -356,6 +358,8 @@ fn response(
         tools,
         temperature: given.number("temperature").unwrap_or(1.0),
         top_p: given.number("top_p").unwrap_or(1.0),
+        presence_penalty: given.number("presence_penalty").unwrap_or(0.0),
+        frequency_penalty: given.number("frequency_penalty").unwrap_or(0.0),
         top_logprobs: count("top_logprobs").unwrap_or(0),
         reasoning: ResponsesReasoningOptions { effort, summary: None },
         text,
