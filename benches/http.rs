@@ -159,7 +159,7 @@ fn steady(answers: &[Answer]) -> Option<f64> {
     let tokens = answers.iter().map(|answer| {
         // A piece may be of several tokens.
         let tokens_each = answer.tokens as f64 / answer.times.len() as f64;
-        let pieces = answer.times.iter().filter(|time| (from..to).contains(time)).count();
+        let pieces = answer.times.iter().filter(|&time| (from..to).contains(time)).count();
         pieces as f64 * tokens_each
     });
     (seconds > 0.0).then(|| tokens.sum::<f64>() / seconds)

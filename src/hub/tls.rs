@@ -23,7 +23,6 @@ const UNKNOWN_ISSUER: &str = "its certificate was issued by an authority that th
     on Linux name a file with it in SSL_CERT_FILE";
 
 /// The beginning of every HTTP client of this program. The certificates of the system are read once.
-#[must_use]
 pub fn client_builder() -> ClientBuilder {
     static CONFIG: OnceLock<ClientConfig> = OnceLock::new();
     reqwest::Client::builder().tls_backend_preconfigured(CONFIG.get_or_init(config).clone())
