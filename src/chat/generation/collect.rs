@@ -189,7 +189,7 @@ impl Generation {
     #[must_use]
     pub fn collected(&self, fold: Fold) -> Collected {
         let tally = Tally { timings: fold.timings, ..self.tally() };
-        let mut candidates: Vec<_> = fold.choices.into_iter().map(Some).collect();
+        let mut candidates: Vec<_> = fold.into_choices().into_iter().map(Some).collect();
         for (at, candidate) in candidates.iter_mut().flatten().enumerate() {
             candidate.prompt = self.prompt(at as u32).to_vec();
             candidate.prompt_logprobs = self.running.get(at).and_then(Running::prompt_logprobs);

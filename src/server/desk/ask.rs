@@ -16,7 +16,6 @@ pub(crate) struct Ask {
 
 /// What of an answer was asked for.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "switches that clients set one by one")]
 pub(crate) struct Wanted {
     pub logprobs: bool,
     /// Token counts at the end of a stream.

@@ -165,8 +165,7 @@ impl Desk<'_> {
             began: Instant::now(),
             wanted,
         };
-        let (drain, ledger) = (self.state.drain.clone(), self.ledger().clone());
-        let tale = Tale::new((generation, lease), render(&begun), drain, ledger);
+        let tale = Tale::new(generation, lease, render(&begun), self);
         Ok(if is_stream {
             Served::Stream(tale.events())
         } else {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ledger, Render, serve::Streamed};
+use super::{Desk, Ledger, Render, serve::Streamed};
 use crate::{
     chat::generation::{Beat, Fold, Generation, Step},
     error::{Error, Result},
@@ -31,15 +31,10 @@ struct Course {
 }
 
 impl<R: Render> Tale<R> {
-    pub(super) fn new(
-        (generation, lease): (Generation, Lease),
-        render: R,
-        drain: Drain,
-        ledger: Ledger,
-    ) -> Self {
-        let cancel = render.cancelled();
+    pub(super) fn new(generation: Generation, lease: Lease, render: R, desk: &Desk<'_>) -> Self {
+        let (cancel, ledger) = (render.cancelled(), desk.ledger().clone());
         let course = Course { generation, _lease: lease, ledger, is_over: false };
-        Self { course, render, drain, cancel }
+        Self { course, render, drain: desk.state.drain.clone(), cancel }
     }
 
     /// The events as they come.

@@ -29,18 +29,12 @@ struct Case {
     stop: Option<&'static str>,
 }
 
-impl Case {
-    /// The fields that all requests have under these names.
-    fn body(&self, fields: Value) -> Value {
-        let mut body = json!({"model": "m", "temperature": 0});
-        let fields = fields.as_object().expect("an object").clone();
-        body.as_object_mut().expect("an object").extend(fields);
-        body
-    }
-
-    fn add(&self, body: &mut Value, name: &str, value: impl Into<Value>) {
-        body[name] = value.into();
-    }
+/// The fields that most requests have under these names, and more.
+fn asked(fields: Value) -> Value {
+    let mut body = json!({"model": "m", "temperature": 0});
+    let fields = fields.as_object().expect("an object").clone();
+    body.as_object_mut().expect("an object").extend(fields);
+    body
 }
 
 /// One way to ask: path, request, what of a whole is compared, and a client's fold of a stream.
@@ -82,13 +76,13 @@ fn question() -> Value {
 }
 
 fn chat(case: &Case) -> Value {
-    let mut body = case.body(json!({"messages": question(), "n": 2, "logprobs": true,
+    let mut body = asked(json!({"messages": question(), "n": 2, "logprobs": true,
         "max_tokens": case.max_tokens, "return_token_ids": true}));
     if case.has_tools {
-        case.add(&mut body, "tools", tools());
+        body["tools"] = json!(tools());
     }
     if let Some(stop) = case.stop {
-        case.add(&mut body, "stop", stop);
+        body["stop"] = json!(stop);
     }
     body
 }
@@ -150,10 +144,10 @@ fn fold_chat(reply: &Reply) -> Value {
 }
 
 fn completion(case: &Case) -> Value {
-    let mut body = case.body(json!({"prompt": [PROMPT, PROMPT], "n": 2, "logprobs": 1,
+    let mut body = asked(json!({"prompt": [PROMPT, PROMPT], "n": 2, "logprobs": 1,
         "max_tokens": case.max_tokens, "return_token_ids": true}));
     if let Some(stop) = case.stop {
-        case.add(&mut body, "stop", stop);
+        body["stop"] = json!(stop);
     }
     body
 }
@@ -190,11 +184,10 @@ fn fold_completion(reply: &Reply) -> Value {
 }
 
 fn response(case: &Case) -> Value {
-    let mut body = case
-        .body(json!({"input": question(), "max_output_tokens": case.max_tokens.max(16),
+    let mut body = asked(json!({"input": question(), "max_output_tokens": case.max_tokens.max(16),
         "include": ["message.output_text.logprobs"]}));
     if case.has_tools {
-        case.add(&mut body, "tools", cut::flat_tools());
+        body["tools"] = json!(cut::flat_tools());
     }
     body
 }
@@ -213,12 +206,12 @@ fn fold_response(reply: &Reply) -> Value {
 }
 
 fn message(case: &Case) -> Value {
-    let mut body = case.body(json!({"messages": question(), "max_tokens": case.max_tokens}));
+    let mut body = asked(json!({"messages": question(), "max_tokens": case.max_tokens}));
     if case.has_tools {
-        case.add(&mut body, "tools", cut::schema_tools());
+        body["tools"] = json!(cut::schema_tools());
     }
     if let Some(stop) = case.stop {
-        case.add(&mut body, "stop_sequences", vec![stop]);
+        body["stop_sequences"] = json!(vec![stop]);
     }
     body
 }
@@ -241,7 +234,7 @@ fn fold_message(reply: &Reply) -> Value {
 fn options(case: &Case) -> Value {
     let mut options = json!({"num_predict": case.max_tokens, "temperature": 0});
     if let Some(stop) = case.stop {
-        case.add(&mut options, "stop", vec![stop]);
+        options["stop"] = json!(vec![stop]);
     }
     options
 }
@@ -249,7 +242,7 @@ fn options(case: &Case) -> Value {
 fn ollama_chat(case: &Case) -> Value {
     let mut body = json!({"model": "m", "messages": question(), "options": options(case)});
     if case.has_tools {
-        case.add(&mut body, "tools", tools());
+        body["tools"] = json!(tools());
     }
     body
 }
@@ -284,11 +277,11 @@ fn fold_ollama(reply: &Reply) -> Value {
 }
 
 fn infill(case: &Case) -> Value {
-    let mut body = case
-        .body(json!({"input_prefix": "abc", "input_suffix": "de", "return_tokens": true,
+    let mut body =
+        asked(json!({"input_prefix": "abc", "input_suffix": "de", "return_tokens": true,
         "n_predict": case.max_tokens, "n_probs": 1}));
     if let Some(stop) = case.stop {
-        case.add(&mut body, "stop", vec![stop]);
+        body["stop"] = json!(vec![stop]);
     }
     body
 }
@@ -317,9 +310,9 @@ fn fold_infill(reply: &Reply) -> Value {
 }
 
 fn inference(case: &Case) -> Value {
-    let mut body = case.body(json!({"messages": question(), "maxNewTokens": case.max_tokens}));
+    let mut body = asked(json!({"messages": question(), "maxNewTokens": case.max_tokens}));
     if case.has_tools {
-        case.add(&mut body, "tools", tools().to_string());
+        body["tools"] = json!(tools().to_string());
     }
     body
 }
