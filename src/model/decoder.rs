@@ -173,10 +173,6 @@ impl<O: Ops> Runner for Decoder<O> {
     fn hidden(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.hidden)
     }
-
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {
-        self.ops.copy_block(from, to).map_err(|error| RunnerError(error.to_string()))
-    }
 }
 
 /// One layer at work.

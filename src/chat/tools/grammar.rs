@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::ToolFormat;
+use super::call::Callable;
 use crate::chat::Tokenizer;
 use crate::chat::gate::Wait;
-use crate::chat::generation::Callable;
-use crate::chat::grammar::{Grammar, configured, quote};
+use crate::chat::gbnf::quote;
+use crate::chat::grammar::{Grammar, configured};
 
 /// Calls in one answer at most, where several are allowed.
 const CALLS_MAX: usize = 32;

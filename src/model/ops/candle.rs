@@ -484,14 +484,6 @@ impl Ops for CandleOps {
     fn host(&mut self, x: Tensor) -> Result<Floats, ModelError> {
         Ok(x.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?.into())
     }
-
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
-        for pool in self.kv.iter().flat_map(|kv| [&kv.k, &kv.v]) {
-            let block = pool.narrow(0, from as usize * BLOCK, BLOCK)?.force_contiguous()?;
-            pool.slice_set(&block, 0, to as usize * BLOCK)?;
-        }
-        Ok(())
-    }
 }
 
 /// The candle type of the same layout.

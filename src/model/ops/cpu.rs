@@ -550,9 +550,4 @@ impl Ops for CpuOps {
     fn recycle(&mut self, values: Floats) {
         self.buffers.give_back(values);
     }
-
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
-        self.kv.blocks.copy_block(from, to);
-        Ok(())
-    }
 }

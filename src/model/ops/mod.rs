@@ -216,6 +216,4 @@ pub trait Ops: Load + Send {
     fn host(&mut self, x: Self::Tensor) -> Result<Floats, ModelError>;
     /// Takes back what [`Ops::host`] gave, for its memory to be used again.
     fn recycle(&mut self, _values: Floats) {}
-    /// Copies one KV block over all layers.
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError>;
 }
