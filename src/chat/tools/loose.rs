@@ -4,7 +4,7 @@
 use serde_json::{Map, Number, Value};
 
 use super::call::{Definitions, Malformed};
-use super::format::Loose;
+use super::marks::Loose;
 use super::objects::check_name;
 use super::sink::Sink;
 use crate::chat::json_pieces::escaped;

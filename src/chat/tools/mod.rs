@@ -7,6 +7,8 @@ mod call;
 mod format;
 pub(super) mod grammar;
 mod loose;
+mod marks;
+mod notation;
 mod objects;
 mod pairs;
 mod sink;
@@ -18,8 +20,9 @@ pub use format::ToolFormat;
 
 use super::scanner::{Piece, Scanner};
 use call::{Definitions, Malformed};
-use format::{Body, Marks, QWEN_XML};
 use loose::LooseReader;
+use marks::{Body, Marks};
+use notation::QWEN_XML;
 use objects::{Headed, Objects};
 use pairs::PairReader;
 use sink::Sink;
@@ -48,7 +51,7 @@ struct Open {
 
 /// Reads an answer for calls.
 pub struct ToolParser {
-    marks: Marks,
+    marks: &'static Marks,
     tools: Definitions,
     scanner: Scanner,
     open: Option<Open>,
@@ -170,7 +173,7 @@ impl ToolParser {
         if !has_begun(&self.sink) {
             open.raw.push_str(text);
         }
-        let result = open.reader.push(text, &self.marks, &self.tools, open.is_bare, &mut self.sink);
+        let result = open.reader.push(text, self.marks, &self.tools, open.is_bare, &mut self.sink);
         if result.is_ok() {
             return;
         }

@@ -1,7 +1,7 @@
 //! Calls whose arguments come one by one, with marks around keys and values.
 
 use super::call::{Definitions, Malformed};
-use super::format::Pairs;
+use super::marks::Pairs;
 use super::objects::check_name;
 use super::sink::Sink;
 use crate::chat::json_pieces::escaped;
