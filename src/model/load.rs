@@ -159,7 +159,7 @@ fn widest_row(layer: &super::spec::LayerSpec) -> usize {
         FfnSpec::Gated { width, .. } | FfnSpec::Plain { width, .. } => *width,
         FfnSpec::Moe(moe) => moe.width,
     };
-    ffn.max(layer.attn.heads * layer.attn.head_dim)
+    ffn.max(layer.attn().map_or(0, |attn| attn.heads * attn.head_dim))
 }
 
 fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {

@@ -3,13 +3,18 @@
 
 mod altup;
 pub mod arch;
+mod attention;
 pub mod batch;
 pub mod decoder;
 pub mod error;
 pub mod fake;
+mod ffn;
+mod gated;
 pub mod gguf;
 mod latent;
+mod layer;
 pub mod load;
+mod loader;
 pub mod memory;
 mod moe;
 pub mod ops;
