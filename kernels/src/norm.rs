@@ -15,12 +15,6 @@ pub fn rms_norm(x: Rows<'_>, weight: &[f32], eps: f32, out: RowsMut<'_>, pool: &
     copy_and_norm(x, &Norm { kind, weight, bias: None, eps, width: weight.len() }, out, pool);
 }
 
-/// [`rms_norm`] where the rows are.
-pub fn rms_norm_in_place(x: RowsMut<'_>, weight: &[f32], eps: f32, pool: &Pool) {
-    assert_eq!(x.cols, weight.len(), "one weight for each column");
-    rms_norm_heads(x, weight, eps, pool);
-}
-
 /// RMS norm of each head by itself, in place: `x` (T, heads * head_dim), `weight` (head_dim).
 pub fn rms_norm_heads(mut x: RowsMut<'_>, weight: &[f32], eps: f32, pool: &Pool) {
     let norm = Norm { kind: Kind::Rms, weight, bias: None, eps, width: weight.len() };
@@ -259,8 +253,9 @@ mod tests {
         let mut got = x.clone();
         let pool = Pool::new(2);
         rms_norm_heads(RowsMut::new(&mut got, rows, heads * dim), &weight, 1e-5, &pool);
-        let mut expected = x.clone();
-        rms_norm_in_place(RowsMut::new(&mut expected, rows * heads, dim), &weight, 1e-5, &pool);
+        let mut expected = vec![0.0; x.len()];
+        let parts = Rows::new(&x, rows * heads, dim);
+        rms_norm(parts, &weight, 1e-5, RowsMut::new(&mut expected, rows * heads, dim), &pool);
         assert_eq!(got, expected);
         let exact = oracle(&x[dim..2 * dim], &weight, None, Kind::Rms);
         for (got, exact) in got[dim..].iter().zip(exact) {

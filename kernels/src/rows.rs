@@ -73,16 +73,6 @@ impl<'a> RowsMut<'a> {
         &mut self.data[i * self.stride..][..self.cols]
     }
 
-    /// The same rows, shared.
-    pub fn as_rows(&self) -> Rows<'_> {
-        Rows { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
-    }
-
-    /// A shorter borrow of the same rows.
-    pub fn reborrow(&mut self) -> RowsMut<'_> {
-        RowsMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
-    }
-
     /// Raw rows for a parallel region in which every thread writes different elements.
     /// Panics if the rows do not lie within the data.
     pub fn shared(&mut self) -> SharedRows<'_> {

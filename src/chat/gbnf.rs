@@ -214,7 +214,7 @@ impl<'a> Parser<'a> {
         loop {
             match self.take() {
                 None | Some('\n') => return self.error("literal without closing quote"),
-                Some('"') => return Ok(super::grammar::quote(&text)),
+                Some('"') => return Ok(quote(&text)),
                 Some('\\') => text.push(self.escape()?),
                 Some(c) => text.push(c),
             }
@@ -290,6 +290,11 @@ fn lark_name(name: &str) -> String {
         }
     }
     out
+}
+
+/// A Lark string literal.
+pub(super) fn quote(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory, TokenParser};
 use serde_json::Value;
 
-use super::gbnf;
-use super::grammar_cache::GrammarCache;
+use super::gbnf::{self, quote};
+use super::grammar_cache::{GrammarCache, Kept};
 use super::tokenizer::{Special, Tokenizer};
 use crate::engine::request::Constraint;
 
@@ -70,7 +70,7 @@ pub enum GrammarError {
 /// Compiles grammars for one vocabulary. Compiling may take long: keep it off async threads.
 pub struct GrammarCompiler {
     factory: ParserFactory,
-    cache: Mutex<GrammarCache>,
+    cache: Mutex<GrammarCache<CompiledGrammar>>,
 }
 
 impl fmt::Debug for GrammarCompiler {
@@ -102,13 +102,14 @@ impl CompiledGrammar {
         Box::new(GrammarConstraint { matcher: self.fresh(), words: self.words })
     }
 
-    /// What it holds in memory, by estimate.
-    pub fn num_bytes(&self) -> usize {
-        self.num_bytes
-    }
-
     fn fresh(&self) -> Matcher {
         self.matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone()
+    }
+}
+
+impl Kept for CompiledGrammar {
+    fn num_bytes(&self) -> usize {
+        self.num_bytes
     }
 }
 
@@ -152,12 +153,7 @@ impl GrammarCompiler {
         Ok(compiled)
     }
 
-    /// How many compiled grammars are kept, and their bytes by estimate.
-    pub fn cache_size(&self) -> (usize, usize) {
-        self.cache().size()
-    }
-
-    fn cache(&self) -> MutexGuard<'_, GrammarCache> {
+    fn cache(&self) -> MutexGuard<'_, GrammarCache<CompiledGrammar>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -304,11 +300,6 @@ fn lark_depth(source: &str) -> usize {
         deepest = deepest.max(depth);
     }
     deepest
-}
-
-/// A Lark string literal.
-pub(super) fn quote(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
 }
 
 fn unsupported(error: impl fmt::Display) -> GrammarError {

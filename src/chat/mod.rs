@@ -12,6 +12,7 @@ pub mod generation;
 pub mod grammar;
 mod grammar_cache;
 mod infill;
+mod json_pieces;
 pub(crate) mod partial;
 pub mod preparation;
 mod reasoning;
@@ -35,4 +36,6 @@ pub(crate) use template::strftime;
 pub use template::{ChatTemplate, Rendered, TemplateOrigin};
 pub use text_model::{ChatPrompt, TextModel, TextOptions, Unread};
 pub use tokenizer::{FillIn, Patience, Special, Stopped, Tokenizer, TokenizerError, Until};
-pub use tools::{AnswerPart, CallDelta, CallStart, Ending, ToolCall, ToolFormat, ToolParser};
+pub use tools::{
+    AnswerPart, CallDelta, CallStart, Callable, Ending, ToolCall, ToolFormat, ToolParser,
+};

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::tools::JsonValue;
+use super::json_pieces::JsonValue;
 
 /// The object that `text` is or begins: what is complete of it, and texts as far as they came. A
 /// number or word at the end is left out, as the rest might have changed it. Empty if it begins none.

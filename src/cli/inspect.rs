@@ -11,8 +11,8 @@ use super::failure::{Context, Outcome};
 use super::output::human_bytes;
 use crate::chat::Tokenizer;
 use crate::model::gguf::{Access, Array, Gguf, Value};
-use crate::model::load::{self, RunnerOptions};
 use crate::model::{self, BLOCK, arch};
+use crate::model::{RunnerOptions, load};
 
 /// Elements of a list that are printed without `--full`.
 const SHOWN_ELEMENTS: usize = 6;

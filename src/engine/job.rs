@@ -123,11 +123,6 @@ impl Job {
         self.shared.record().end.as_ref().and_then(|end| end.as_ref().err().cloned())
     }
 
-    #[must_use]
-    pub fn has_error(&self) -> bool {
-        matches!(self.shared.record().end, Some(Err(_)))
-    }
-
     /// Waits for the end.
     ///
     /// # Errors

@@ -314,7 +314,7 @@ impl Scheduler {
         if self.waiting.is_empty() || self.running.len() < self.config.max_running {
             return;
         }
-        let places = Places::of_running(&self.running);
+        let places = Places::of(self.running.iter().map(Sequence::owner));
         let first = self.next_waiting(&places, &[]).map(|at| self.waiting[at].owner());
         let Some(gives) = first.and_then(|owner| places.whose(owner)) else { return };
         if let Some(at) = self.running.iter().rposition(|sequence| sequence.owner() == gives) {
@@ -379,7 +379,7 @@ impl Scheduler {
         if self.waiting.is_empty() || self.running.len() >= self.config.max_running {
             return;
         }
-        let mut places = Places::of_running(&self.running);
+        let mut places = Places::of(self.running.iter().map(Sequence::owner));
         let mut passed = Vec::new();
         while *left > 0
             && self.running.len() < self.config.max_running

@@ -5,8 +5,6 @@ use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::sequence::Sequence;
-
 /// Somebody who has an engine compute. All are one where nobody is told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tenant {
@@ -81,9 +79,10 @@ pub struct Owner {
 pub(super) struct Places(Vec<(Owner, usize)>);
 
 impl Places {
-    pub(super) fn of_running(running: &[Sequence]) -> Self {
+    /// The places that these have.
+    pub(super) fn of(owners: impl IntoIterator<Item = Owner>) -> Self {
         let mut places = Self::default();
-        running.iter().for_each(|sequence| places.add(sequence.owner()));
+        owners.into_iter().for_each(|owner| places.add(owner));
         places
     }
 

@@ -10,6 +10,7 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode, Url};
 
+use super::checksum::is_sha256;
 use super::http::{Http, blocked_reason, describe};
 use super::part::{Journal, Part};
 use super::store::Lock;
@@ -155,7 +156,7 @@ impl Download<'_> {
             etag: text(&ETAG),
             last_modified: text(&LAST_MODIFIED),
             total: response.content_length(),
-            sha256: linked.filter(|sha256| super::is_sha256(sha256)),
+            sha256: linked.filter(|sha256| is_sha256(sha256)),
             ..Journal::default()
         };
         self.check_offer(headers, journal.total)?;

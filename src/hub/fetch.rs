@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use super::checksum::{hex, sha256};
 use super::download::{Download, Limits, Patience, status_error};
 use super::pip::Pip;
 use super::reference::url_file_name;
@@ -182,7 +183,7 @@ impl Hub {
         let host = url.host_str().unwrap_or_default();
         let name = url_file_name(url)
             .ok_or_else(|| HubError::invalid(url.as_str(), "no file name at its end"))?;
-        let id = super::hex(&super::sha256(url.as_str().as_bytes()));
+        let id = hex(&sha256(url.as_str().as_bytes()));
         let id = id.get(..16).unwrap_or_default();
         let path = self.store.folder(["url", host, id]).join(name);
         let (file, _lock) = self.fetch_file(url.clone(), &path, order.expect, None, &order).await?;

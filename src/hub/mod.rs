@@ -15,6 +15,7 @@
 //! ```
 
 mod catalog;
+mod checksum;
 mod config;
 mod directory;
 mod download;
@@ -36,8 +37,6 @@ mod tls;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 pub use catalog::{CatalogEntry, DEFAULT_MODEL, Expect, Source, builtin as builtin_catalog};
 pub use config::{HubConfig, Token};
 pub use error::HubError;
@@ -51,6 +50,7 @@ pub use tls::client_builder;
 pub(crate) use http::describe;
 
 use http::Http;
+use reference::is_gguf;
 use store::Store;
 
 /// Each pip is a Python of its own, of some 50 MB.
@@ -202,25 +202,4 @@ fn locate_path(path: &Path) -> Result<PathBuf, HubError> {
             Err(HubError::Ambiguous { reference: shown, choices })
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    Sha256::digest(bytes).to_vec()
-}
-
-/// Lower-case hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] =
-        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.filter_map(|digit| DIGITS.get(usize::from(digit))).collect()
-}
-
-/// Whether a file name ends in `.gguf`, in whatever case.
-fn is_gguf(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-}
-
-fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

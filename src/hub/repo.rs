@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
+use super::checksum::is_sha256;
 use super::reference::check_path;
 use super::{Expect, HubError, RepoReference, Select, directory, is_gguf};
 use crate::model::gguf::parse_split_name;
@@ -112,7 +113,7 @@ impl Listing {
         let files = chosen.into_iter().map(|name| {
             let sibling = self.siblings.iter().find(|s| s.rfilename == name);
             let lfs = sibling.and_then(|s| s.lfs.as_ref());
-            let sha256 = lfs.and_then(|l| l.sha256.clone()).filter(|s| super::is_sha256(s));
+            let sha256 = lfs.and_then(|l| l.sha256.clone()).filter(|s| is_sha256(s));
             let bytes = lfs.and_then(|l| l.size).or(sibling.and_then(|s| s.size));
             RemoteFile { path: name, expect: Expect { sha256, bytes } }
         });

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::checksum::{hex, sha256};
 use super::directory::is_safetensors;
 use super::{HubError, files, is_gguf};
 
@@ -151,7 +152,7 @@ impl Store {
     pub(super) fn try_lock(&self, path: &Path) -> Result<Option<Lock>, HubError> {
         let folder = self.root.join(".locks");
         create_dir(&folder)?;
-        let name = super::hex(&super::sha256(path.as_os_str().as_encoded_bytes()));
+        let name = hex(&sha256(path.as_os_str().as_encoded_bytes()));
         let lock_path = folder.join(name.get(..32).unwrap_or(&name));
         let file = files::open(&lock_path)?;
         match file.try_lock() {

@@ -4,11 +4,12 @@
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
-use super::decoder::LayerStep;
+use super::attention::Place;
 use super::error::ModelError;
+use super::layer::Layer;
+use super::loader::Loader;
 use super::ops::{Load, Norm, Ops};
-use super::spec::{ActSpec, AltUpSpec, ModelSpec, NormSpec};
-use super::weights::{Ffn, Loader};
+use super::spec::{ActSpec, AltUpSpec, LayerSpec, ModelSpec, NormSpec};
 
 /// Smallest mean square that a stream is divided by.
 const SQUARE_MIN: f64 = 1e-5;
@@ -44,25 +45,30 @@ struct AltUpLayer<O: Load> {
     laurel_norm: Norm<O::Vector>,
 }
 
-/// The stack of layers between the embedding `x` (T, hidden) and the last norm: (T, hidden).
-pub(super) fn run<'a, O: Ops + 'a>(
-    ops: &mut O,
-    altup: &AltUp<O>,
-    (tokens, x): (&[u32], O::Tensor),
-    steps: impl Iterator<Item = LayerStep<'a, O>>,
-) -> Result<O::Tensor, ModelError> {
-    let AltUpSpec { width, .. } = altup.spec;
-    let inputs = altup.layer_inputs(ops, tokens, &x)?;
-    let mut streams = altup.spread(ops, x)?;
-    for (index, (step, weights)) in steps.zip(&altup.layers).enumerate() {
-        let input = ops.part(&inputs, 1, index * width..(index + 1) * width)?;
-        let sparsity = altup.spec.sparsity.get(index).copied().flatten();
-        streams = layer(ops, &step, weights, (streams, &input, sparsity))?;
-    }
-    altup.gather(ops, streams)
-}
+/// A layer, its description, and where it is at work.
+type Step<'a, O> = (&'a Layer<O>, &'a LayerSpec, Place<'a, O>);
 
 impl<O: Ops> AltUp<O> {
+    /// The stack of layers between the embedding `x` (T, hidden) and the last norm: (T, hidden).
+    pub(super) fn run<'a>(
+        &self,
+        ops: &mut O,
+        (tokens, x): (&[u32], O::Tensor),
+        steps: impl Iterator<Item = Step<'a, O>>,
+    ) -> Result<O::Tensor, ModelError>
+    where
+        O: 'a,
+    {
+        let width = self.spec.width;
+        let inputs = self.layer_inputs(ops, tokens, &x)?;
+        let mut streams = self.spread(ops, x)?;
+        for (index, (step, weights)) in steps.zip(&self.layers).enumerate() {
+            let input = ops.part(&inputs, 1, index * width..(index + 1) * width)?;
+            streams = weights.run(ops, &step, streams, &input)?;
+        }
+        self.gather(ops, streams)
+    }
+
     /// (T, layers · width).
     fn layer_inputs(
         &self,
@@ -74,7 +80,7 @@ impl<O: Ops> AltUp<O> {
         let of_tokens = ops.embed(&self.inputs, tokens, scale)?;
         let act = ops.act(x)?;
         let [projected] = ops.linear(&act, [&self.project])?;
-        let scaled = scale_all(ops, &projected, (self.spec.hidden as f32).sqrt().recip())?;
+        let scaled = ops.scale(projected, (self.spec.hidden as f32).sqrt().recip())?;
         let normed = ops.head_norm(scaled, self.layers.len(), &self.project_norm)?;
         ops.add(of_tokens, &normed, FRAC_1_SQRT_2)
     }
@@ -86,7 +92,7 @@ impl<O: Ops> AltUp<O> {
         let mut streams = vec![x];
         for linear in &self.spread {
             let [stream] = ops.linear(&act, [linear])?;
-            streams.push(as_large(ops, &stream, &target, self.spec.hidden)?);
+            streams.push(as_large(ops, stream, &target, self.spec.hidden)?);
         }
         Ok(streams)
     }
@@ -95,11 +101,13 @@ impl<O: Ops> AltUp<O> {
     fn gather(&self, ops: &mut O, streams: Vec<O::Tensor>) -> Result<O::Tensor, ModelError> {
         let target = magnitudes(ops, &streams[0], self.spec.hidden)?;
         let share = 1.0 / streams.len() as f32;
-        let mut sum = scale_all(ops, &streams[0], share)?;
-        for (linear, stream) in self.gather.iter().zip(&streams[1..]) {
-            let act = ops.act(stream)?;
+        let mut streams = streams.into_iter();
+        let first = streams.next().ok_or_else(|| ModelError::Limit("no stream".to_owned()))?;
+        let mut sum = ops.scale(first, share)?;
+        for (linear, stream) in self.gather.iter().zip(streams) {
+            let act = ops.act(&stream)?;
             let [stream] = ops.linear(&act, [linear])?;
-            let stream = as_large(ops, &stream, &target, self.spec.hidden)?;
+            let stream = as_large(ops, stream, &target, self.spec.hidden)?;
             sum = ops.add(sum, &stream, share)?;
         }
         Ok(sum)
@@ -107,6 +115,82 @@ impl<O: Ops> AltUp<O> {
 }
 
 impl<O: Ops> AltUpLayer<O> {
+    /// One layer over all streams; `input` (T, width) is its own.
+    fn run(
+        &self,
+        ops: &mut O,
+        step: &Step<'_, O>,
+        streams: Vec<O::Tensor>,
+        input: &O::Tensor,
+    ) -> Result<Vec<O::Tensor>, ModelError> {
+        let count = streams.len();
+        let shares = self.weights(ops, &streams[0], &self.predict, count)?;
+        let all: Vec<u32> = (0..shares.len() as u32).collect();
+        let mut predicted = Vec::with_capacity(count);
+        for target in 0..count {
+            let mut sum = ops.copy(&streams[target])?;
+            for (source, stream) in streams.iter().enumerate() {
+                let column: Vec<f32> =
+                    shares.iter().map(|row| row[target * count + source]).collect();
+                sum = ops.add_rows(sum, &all, &column, stream)?;
+            }
+            predicted.push(sum);
+        }
+        let activated = self.active(ops, step, &predicted[0])?;
+        let shares = self.weights(ops, &activated, &self.correct, count)?;
+        let innovation = ops.add(activated, &predicted[0], -1.0)?;
+        let mut corrected = Vec::with_capacity(count);
+        for (target, stream) in predicted.into_iter().enumerate() {
+            let column: Vec<f32> = shares.iter().map(|row| row[target] + 1.0).collect();
+            corrected.push(ops.add_rows(stream, &all, &column, &innovation)?);
+        }
+        let first = ops.copy(&corrected[0])?;
+        let own = self.own_input(ops, first, input)?;
+        let mut streams = Vec::with_capacity(count);
+        for (index, stream) in corrected.into_iter().enumerate() {
+            streams.push(if index == 0 { stream } else { ops.add(stream, &own, 1.0)? });
+        }
+        Ok(streams)
+    }
+
+    /// What the layer's own input adds to the streams that are not computed, gated by the one that is.
+    fn own_input(
+        &self,
+        ops: &mut O,
+        first: O::Tensor,
+        input: &O::Tensor,
+    ) -> Result<O::Tensor, ModelError> {
+        let first = ops.scale_columns(first, &self.correct_scale)?;
+        let act = ops.act(&first)?;
+        let [gate] = ops.linear(&act, [&self.input_gate])?;
+        let act = ops.glu_act(&gate, input, ActSpec::Gelu)?;
+        let [own] = ops.linear(&act, [&self.input_project])?;
+        ops.norm(&own, &self.input_norm)
+    }
+
+    /// The layer with LAuReL beside its attention: what becomes of the stream that is computed.
+    fn active(
+        &self,
+        ops: &mut O,
+        (layer, spec, place): &Step<'_, O>,
+        x: &O::Tensor,
+    ) -> Result<O::Tensor, ModelError> {
+        let missing = || ModelError::Limit("alternating updates need a norm first".to_owned());
+        let normed = ops.norm(x, layer.norm.as_ref().ok_or_else(missing)?)?;
+        let act = ops.act(&normed)?;
+        let [low] = ops.linear(&act, [&self.laurel[0]])?;
+        let low = ops.act(&low)?;
+        let [laurel] = ops.linear(&low, [&self.laurel[1]])?;
+        let laurel = ops.norm(&laurel, &self.laurel_norm)?;
+        let mixed = layer.mix(ops, (place, spec), &act)?;
+        let mut sum = ops.add(mixed, x, 1.0)?;
+        sum = ops.add(sum, &normed, 1.0)?;
+        sum = ops.add(sum, &laurel, 1.0)?;
+        let x = ops.scale(sum, FRAC_1_SQRT_2)?;
+        let fed = layer.feed(ops, &layer.input(&x), spec)?;
+        ops.add(x, &fed, 1.0)
+    }
+
     /// For each row `rows` numbers: a matrix (rows, streams) applied to how the row is routed.
     fn weights(
         &self,
@@ -127,93 +211,9 @@ impl<O: Ops> AltUpLayer<O> {
     }
 }
 
-/// One layer over all streams.
-fn layer<O: Ops>(
-    ops: &mut O,
-    step: &LayerStep<'_, O>,
-    weights: &AltUpLayer<O>,
-    (streams, input, sparsity): (Vec<O::Tensor>, &O::Tensor, Option<f32>),
-) -> Result<Vec<O::Tensor>, ModelError> {
-    let count = streams.len();
-    let shares = weights.weights(ops, &streams[0], &weights.predict, count)?;
-    let all: Vec<u32> = (0..shares.len() as u32).collect();
-    let mut predicted = Vec::with_capacity(count);
-    for target in 0..count {
-        let mut sum = copy(ops, &streams[target])?;
-        for (source, stream) in streams.iter().enumerate() {
-            let column: Vec<f32> = shares.iter().map(|row| row[target * count + source]).collect();
-            sum = ops.add_rows(sum, &all, &column, stream)?;
-        }
-        predicted.push(sum);
-    }
-    let activated = active(ops, step, weights, (&predicted[0], sparsity))?;
-    let shares = weights.weights(ops, &activated, &weights.correct, count)?;
-    let innovation = ops.add(activated, &predicted[0], -1.0)?;
-    let mut corrected = Vec::with_capacity(count);
-    for (target, stream) in predicted.into_iter().enumerate() {
-        let column: Vec<f32> = shares.iter().map(|row| row[target] + 1.0).collect();
-        corrected.push(ops.add_rows(stream, &all, &column, &innovation)?);
-    }
-    let first = copy(ops, &corrected[0])?;
-    let first = ops.scale_columns(first, &weights.correct_scale)?;
-    let act = ops.act(&first)?;
-    let [gate] = ops.linear(&act, [&weights.input_gate])?;
-    let act = ops.glu_act(&gate, input, ActSpec::Gelu)?;
-    let [own] = ops.linear(&act, [&weights.input_project])?;
-    let own = ops.norm(&own, &weights.input_norm)?;
-    let mut streams = Vec::with_capacity(count);
-    for (index, stream) in corrected.into_iter().enumerate() {
-        streams.push(if index == 0 { stream } else { ops.add(stream, &own, 1.0)? });
-    }
-    Ok(streams)
-}
-
-/// Attention beside LAuReL, then the feed-forward part: what becomes of the stream that is computed.
-fn active<O: Ops>(
-    ops: &mut O,
-    step: &LayerStep<'_, O>,
-    weights: &AltUpLayer<O>,
-    (x, sparsity): (&O::Tensor, Option<f32>),
-) -> Result<O::Tensor, ModelError> {
-    let missing = || ModelError::Limit("a layer of alternating updates lacks a part".to_owned());
-    let (layer, spec) = (step.layer, step.spec);
-    let normed = ops.norm(x, layer.attn_norm.as_ref().ok_or_else(missing)?)?;
-    let act = ops.act(&normed)?;
-    let [low] = ops.linear(&act, [&weights.laurel[0]])?;
-    let low = ops.act(&low)?;
-    let [laurel] = ops.linear(&low, [&weights.laurel[1]])?;
-    let laurel = ops.norm(&laurel, &weights.laurel_norm)?;
-    let attn = step.attention(ops, &act)?;
-    let mut sum = ops.add(attn, x, 1.0)?;
-    sum = ops.add(sum, &normed, 1.0)?;
-    sum = ops.add(sum, &laurel, 1.0)?;
-    let x = scale_all(ops, &sum, FRAC_1_SQRT_2)?;
-    let (Ffn::Gated(ffn), super::spec::FfnSpec::Gated { act, .. }) = (&layer.ffn, &spec.ffn) else {
-        return Err(missing());
-    };
-    let input = ops.norm_act(&x, layer.ffn_norm.as_ref().ok_or_else(missing)?)?;
-    let [mut gate, up] = ops.linear(&input, [&ffn.gate, &ffn.up])?;
-    if let Some(deviations) = sparsity {
-        gate = ops.sparsify(gate, deviations)?;
-    }
-    let hidden = ops.glu_act(&gate, &up, *act)?;
-    let [out] = ops.linear(&hidden, [&ffn.down])?;
-    let out = ops.norm(&out, layer.ffn_post.as_ref().ok_or_else(missing)?)?;
-    ops.add(x, &out, 1.0)
-}
-
-fn copy<O: Ops>(ops: &mut O, x: &O::Tensor) -> Result<O::Tensor, ModelError> {
-    scale_all(ops, x, 1.0)
-}
-
-fn scale_all<O: Ops>(ops: &mut O, x: &O::Tensor, scale: f32) -> Result<O::Tensor, ModelError> {
-    let zeros = ops.zeros_like(x)?;
-    ops.add(zeros, x, scale)
-}
-
 /// Root mean squares of the rows.
 fn magnitudes<O: Ops>(ops: &mut O, x: &O::Tensor, hidden: usize) -> Result<Vec<f64>, ModelError> {
-    let values = copy(ops, x)?;
+    let values = ops.copy(x)?;
     let values = ops.host(values)?;
     let square = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
     let all = values.chunks_exact(hidden).map(|row| (square(row) / hidden as f64).sqrt());
@@ -225,16 +225,14 @@ fn magnitudes<O: Ops>(ops: &mut O, x: &O::Tensor, hidden: usize) -> Result<Vec<f
 /// `x` with the magnitudes `target`.
 fn as_large<O: Ops>(
     ops: &mut O,
-    x: &O::Tensor,
+    x: O::Tensor,
     target: &[f64],
     hidden: usize,
 ) -> Result<O::Tensor, ModelError> {
-    let own = magnitudes(ops, x, hidden)?;
+    let own = magnitudes(ops, &x, hidden)?;
     let factor = |(target, own): (&f64, f64)| (target / own.max(SQUARE_MIN.sqrt())) as f32;
     let factors: Vec<f32> = target.iter().zip(own).map(factor).collect();
-    let all: Vec<u32> = (0..factors.len() as u32).collect();
-    let zeros = ops.zeros_like(x)?;
-    ops.add_rows(zeros, &all, &factors, x)
+    ops.scale_rows(x, &factors)
 }
 
 impl<O: Load> Loader<'_, O> {

@@ -2,15 +2,13 @@
 
 use kolosal_kernels::memory::Floats;
 
-use super::altup;
+use super::attention::Place;
 use super::batch::Batch;
 use super::error::ModelError;
-use super::latent;
-use super::moe;
-use super::ops::{KvBlocks, Norm, Ops};
+use super::ops::{KvBlocks, Ops};
 use super::runner::{Logits, Runner, RunnerError, RunnerSpec};
-use super::spec::{ActSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, QkNorm};
-use super::weights::{self, Ffn, Files, Gated, Head, Layer, Qkv, Weights};
+use super::spec::{ActSpec, HeadSpec, LayerSpec, ModelSpec};
+use super::weights::{self, Files, Head, Weights};
 
 /// Limits of a runner, resolved from options and model.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +40,7 @@ impl<O: Ops> Decoder<O> {
         capacity: Capacity,
     ) -> Result<Self, ModelError> {
         let weights = weights::load(&mut ops, &model, files, capacity.context_len)?;
-        let attns: Vec<_> = model.layers.iter().map(|layer| &layer.attn).collect();
+        let attns: Vec<_> = model.layers.iter().map(LayerSpec::attn).collect();
         let kv_growth = ops.reserve_kv(&attns, capacity.blocks)?;
         let spec = RunnerSpec {
             vocab_size: model.vocab_size,
@@ -87,13 +85,13 @@ impl<O: Ops> Decoder<O> {
         }
         let (ropes, positions) = (&weights.ropes, &batch.positions);
         let layers = weights.layers.iter().zip(&model.layers).enumerate();
-        let steps =
-            layers.map(|(index, (layer, spec))| LayerStep { index, layer, spec, ropes, positions });
+        let layers =
+            layers.map(|(index, (layer, spec))| (layer, spec, Place { index, ropes, positions }));
         match &weights.altup {
-            Some(altup) => x = altup::run(ops, altup, (&batch.tokens, x), steps)?,
+            Some(altup) => x = altup.run(ops, (&batch.tokens, x), layers)?,
             None => {
-                for step in steps {
-                    x = step.run(ops, x, model.residual_scale)?;
+                for (layer, spec, place) in layers {
+                    x = layer.run(ops, (&place, spec), x, model.residual_scale)?;
                 }
             }
         }
@@ -173,236 +171,4 @@ impl<O: Ops> Runner for Decoder<O> {
     fn hidden(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.hidden)
     }
-
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {
-        self.ops.copy_block(from, to).map_err(|error| RunnerError(error.to_string()))
-    }
-}
-
-/// One layer at work.
-pub(super) struct LayerStep<'a, O: Ops> {
-    index: usize,
-    pub(super) layer: &'a Layer<O>,
-    pub(super) spec: &'a LayerSpec,
-    ropes: &'a [O::Rope],
-    positions: &'a [u32],
-}
-
-impl<O: Ops> LayerStep<'_, O> {
-    /// The residual stream (T, hidden) through attention and feed-forward.
-    fn run(&self, ops: &mut O, x: O::Tensor, scale: f32) -> Result<O::Tensor, ModelError> {
-        let input = prepare(ops, &x, self.layer.attn_norm.as_ref())?;
-        let attn = self.attention(ops, &input)?;
-        if self.spec.norms.parallel {
-            let shared = self.layer.ffn_norm.is_none().then_some(&input);
-            let ffn = self.ffn(ops, &x, shared)?;
-            let x = ops.add(x, &attn, scale)?;
-            return ops.add(x, &ffn, scale);
-        }
-        let mut x = ops.add(x, &attn, scale)?;
-        if let Some(norm) = &self.layer.attn_sum {
-            x = ops.norm(&x, norm)?;
-        }
-        let ffn = self.ffn(ops, &x, None)?;
-        let x = ops.add(x, &ffn, scale)?;
-        match &self.layer.ffn_sum {
-            Some(norm) => ops.norm(&x, norm),
-            None => Ok(x),
-        }
-    }
-
-    /// (T, hidden), its post-norm applied.
-    pub(super) fn attention(&self, ops: &mut O, input: &O::Act) -> Result<O::Tensor, ModelError> {
-        let (layer, spec) = (self.layer, &self.spec.attn);
-        let (q, kv) = match &layer.qkv {
-            Qkv::Heads(weights) => {
-                let [q, k, v] = self.heads(ops, input, weights)?;
-                (q, Some([k, v]))
-            }
-            Qkv::Queries(weight) => (self.queries(ops, input, weight)?, None),
-            Qkv::Latent(weights) => {
-                let rope = spec.rope.map(|rope| &self.ropes[rope]);
-                let [q, k, v] = latent::project(ops, input, weights, rope)?;
-                (q, Some([k, v]))
-            }
-        };
-        let q = self.tempered(ops, q)?;
-        let source = spec.shares_kv.unwrap_or(self.index);
-        let qkv = (&q, kv.as_ref().map(|[k, v]| [k, v]));
-        let mut mixed = ops.attention(source, qkv, spec, layer.sinks.as_ref())?;
-        if let Qkv::Latent(weights) = &layer.qkv {
-            mixed = latent::values(ops, &mixed, weights)?;
-        }
-        let mixed = ops.act(&mixed)?;
-        let [out] = ops.linear(&mixed, [&layer.o])?;
-        match &layer.attn_post {
-            Some(norm) => ops.norm(&out, norm),
-            None => Ok(out),
-        }
-    }
-
-    /// Queries, keys and values of all heads.
-    fn heads(
-        &self,
-        ops: &mut O,
-        input: &O::Act,
-        [q, k, v]: &[O::Linear; 3],
-    ) -> Result<[O::Tensor; 3], ModelError> {
-        let spec = &self.spec.attn;
-        let [mut q, mut k, mut v] = ops.linear(input, [q, k, v])?;
-        if let Some(limit) = spec.clamp {
-            q = ops.clamp(q, limit)?;
-            k = ops.clamp(k, limit)?;
-            v = ops.clamp(v, limit)?;
-        }
-        if !spec.qk_norm_late {
-            (q, k) = self.normed(ops, q, k)?;
-        }
-        if let Some(rope) = spec.rope {
-            q = ops.rope(q, spec.heads, &self.ropes[rope])?;
-            k = ops.rope(k, spec.kv_heads, &self.ropes[rope])?;
-        }
-        if spec.qk_norm_late {
-            (q, k) = self.normed(ops, q, k)?;
-        }
-        if let Some(norm) = &self.layer.v_norm {
-            v = ops.head_norm(v, spec.kv_heads, norm)?;
-        }
-        Ok([q, k, v])
-    }
-
-    /// Queries alone.
-    fn queries(
-        &self,
-        ops: &mut O,
-        input: &O::Act,
-        weight: &O::Linear,
-    ) -> Result<O::Tensor, ModelError> {
-        let spec = &self.spec.attn;
-        let [mut q] = ops.linear(input, [weight])?;
-        if let Some(norm) = &self.layer.q_norm {
-            q = ops.head_norm(q, spec.heads, norm)?;
-        }
-        match spec.rope {
-            Some(rope) => ops.rope(q, spec.heads, &self.ropes[rope]),
-            None => Ok(q),
-        }
-    }
-
-    fn normed(
-        &self,
-        ops: &mut O,
-        q: O::Tensor,
-        k: O::Tensor,
-    ) -> Result<(O::Tensor, O::Tensor), ModelError> {
-        let spec = &self.spec.attn;
-        match (&self.layer.q_norm, &self.layer.k_norm) {
-            (Some(q_norm), Some(k_norm)) if spec.qk_norm == QkNorm::Full => {
-                Ok((ops.norm(&q, q_norm)?, ops.norm(&k, k_norm)?))
-            }
-            (Some(q_norm), Some(k_norm)) => {
-                let q = ops.head_norm(q, spec.heads, q_norm)?;
-                let k = ops.head_norm(k, spec.kv_heads, k_norm)?;
-                match &self.layer.qk_columns {
-                    Some([of_q, of_k]) => {
-                        Ok((ops.scale_columns(q, of_q)?, ops.scale_columns(k, of_k)?))
-                    }
-                    None => Ok((q, k)),
-                }
-            }
-            _ => Ok((q, k)),
-        }
-    }
-
-    /// Queries times what their positions ask for.
-    fn tempered(&self, ops: &mut O, q: O::Tensor) -> Result<O::Tensor, ModelError> {
-        let Some(temperature) = self.spec.attn.temperature else { return Ok(q) };
-        let scales: Vec<f32> =
-            self.positions.iter().map(|&position| temperature.at(position)).collect();
-        let rows: Vec<u32> = (0..scales.len() as u32).collect();
-        let zeros = ops.zeros_like(&q)?;
-        ops.add_rows(zeros, &rows, &scales, &q)
-    }
-
-    /// (T, hidden), its post-norm applied, from the residual stream `x`; `shared` is its input where
-    /// attention prepared the same.
-    fn ffn(
-        &self,
-        ops: &mut O,
-        x: &O::Tensor,
-        shared: Option<&O::Act>,
-    ) -> Result<O::Tensor, ModelError> {
-        let norm = match shared {
-            Some(_) => self.layer.attn_norm.as_ref(),
-            None => self.layer.ffn_norm.as_ref(),
-        };
-        let out = match (&self.layer.ffn, &self.spec.ffn) {
-            // Experts gather rows before they are quantised.
-            (Ffn::Moe(weights), FfnSpec::Moe(spec)) => match norm {
-                Some(norm) => {
-                    let x = ops.norm(x, norm)?;
-                    moe::mixture(ops, &x, weights, spec)?
-                }
-                None => moe::mixture(ops, x, weights, spec)?,
-            },
-            (dense, spec) => {
-                let own;
-                let input = match shared {
-                    Some(shared) => shared,
-                    None => {
-                        own = prepare(ops, x, norm)?;
-                        &own
-                    }
-                };
-                feed_forward(ops, input, dense, spec)?
-            }
-        };
-        match &self.layer.ffn_post {
-            Some(norm) => ops.norm(&out, norm),
-            None => Ok(out),
-        }
-    }
-}
-
-/// `x`, normed where the layer asks for it, as input of linear layers.
-fn prepare<O: Ops>(
-    ops: &mut O,
-    x: &O::Tensor,
-    norm: Option<&Norm<O::Vector>>,
-) -> Result<O::Act, ModelError> {
-    match norm {
-        Some(norm) => ops.norm_act(x, norm),
-        None => ops.act(x),
-    }
-}
-
-/// A feed-forward part that every row takes.
-fn feed_forward<O: Ops>(
-    ops: &mut O,
-    input: &O::Act,
-    weights: &Ffn<O>,
-    spec: &FfnSpec,
-) -> Result<O::Tensor, ModelError> {
-    match (weights, spec) {
-        (Ffn::Gated(weights), FfnSpec::Gated { act, .. }) => gated(ops, input, weights, *act),
-        (Ffn::Plain { up, down }, FfnSpec::Plain { act, .. }) => {
-            let [up] = ops.linear(input, [up])?;
-            let hidden = ops.unary_act(&up, *act)?;
-            let [out] = ops.linear(&hidden, [down])?;
-            Ok(out)
-        }
-        _ => unreachable!("weights are loaded by the same spec"),
-    }
-}
-
-/// `down(act(gate(x)) · up(x))`.
-pub(super) fn gated<O: Ops>(
-    ops: &mut O,
-    input: &O::Act,
-    weights: &Gated<O>,
-    act: ActSpec,
-) -> Result<O::Tensor, ModelError> {
-    let hidden = ops.gated(input, [&weights.gate, &weights.up], act)?;
-    let [out] = ops.linear(&hidden, [&weights.down])?;
-    Ok(out)
 }

@@ -242,15 +242,6 @@ impl Runner for FakeRunner {
     fn hidden(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.hidden)
     }
-
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {
-        let (from, to) = (from as usize * BLOCK, to as usize * BLOCK);
-        if from.max(to) + BLOCK > self.slots.len() {
-            return Err(RunnerError("a block to copy is not in the pool".to_owned()));
-        }
-        self.slots.copy_within(from..from + BLOCK, to);
-        Ok(())
-    }
 }
 
 /// The logits after `tokens`, computed without batches and KV: what [`FakeRunner`] must give.

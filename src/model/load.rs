@@ -13,49 +13,13 @@ use super::gguf::{Access, Gguf, GgufError};
 use super::ops::KvBlocks;
 use super::ops::candle::CandleOps;
 use super::ops::cpu::CpuOps;
-use super::quantize::Quantize;
+use super::options::{DeviceChoice, RunnerOptions};
 use super::runner::Runner;
 use super::safetensors;
 use super::spec::{HeadSpec, ModelSpec};
 use super::threads;
 use super::transformers::{self, TransformersRunner};
 use super::weights::{self, Files};
-
-/// How a model is to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunnerOptions {
-    /// Compute threads on the CPU; 0 = one for each core, or for each of `cpus`.
-    pub threads: usize,
-    /// Processors that the threads are bound to, one after the other; empty = to none.
-    pub cpus: Vec<usize>,
-    /// Positions that a sequence may have; capped by what the model was trained for.
-    pub n_ctx: usize,
-    /// Sequences that may run at once; sizes the KV pool.
-    pub n_parallel: usize,
-    /// Rows in one batch.
-    pub max_rows: usize,
-    /// Upper bound of the KV pool in bytes; the pool holds at least one full context regardless.
-    pub max_kv_bytes: usize,
-    pub device: DeviceChoice,
-    /// Matrices in floats are brought to this type on the way into memory.
-    pub quantize: Option<Quantize>,
-    /// On the CPU, matrices are locked in memory as far as the system lets it.
-    pub lock_weights: bool,
-}
-
-/// Where a model runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// A GPU if this build has support for one and one is there, else the CPU.
-    #[default]
-    Auto,
-    /// Our kernels.
-    Cpu,
-    /// candle's portable CPU path: the oracle, for comparison.
-    CandleCpu,
-    /// The numbered GPU.
-    Gpu(usize),
-}
 
 /// A kind of device, for people.
 pub struct DeviceKind {
@@ -72,22 +36,6 @@ pub const DEVICES: [DeviceKind; 3] = [
     DeviceKind { name: "cuda:N", feature: "`cuda`", computes: "candle" },
     DeviceKind { name: "metal:N", feature: "`metal`", computes: "candle" },
 ];
-
-impl Default for RunnerOptions {
-    fn default() -> Self {
-        Self {
-            threads: 0,
-            cpus: Vec::new(),
-            n_ctx: 4096,
-            n_parallel: 16,
-            max_rows: 512,
-            max_kv_bytes: 1 << 30,
-            device: DeviceChoice::Auto,
-            quantize: None,
-            lock_weights: false,
-        }
-    }
-}
 
 /// Opens a model: a GGUF file, a directory with safetensors files, or one of these.
 ///
@@ -211,7 +159,7 @@ fn widest_row(layer: &super::spec::LayerSpec) -> usize {
         FfnSpec::Gated { width, .. } | FfnSpec::Plain { width, .. } => *width,
         FfnSpec::Moe(moe) => moe.width,
     };
-    ffn.max(layer.attn.heads * layer.attn.head_dim)
+    ffn.max(layer.attn().map_or(0, |attn| attn.heads * attn.head_dim))
 }
 
 fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::error::ModelError;
+use kolosal_kernels::memory::OutOfMemory;
 
 /// Bytes that are free for this process: on the machine, and on Linux in the control groups and within
 /// the resource limits (`ulimit -v`, `ulimit -d`) that it runs under. `None` where none of them can be
@@ -17,10 +17,10 @@ pub fn available() -> Option<u64> {
 ///
 /// # Errors
 /// There is no memory for it.
-pub(super) fn copied(bytes: &[u8]) -> Result<Vec<u8>, ModelError> {
+pub(super) fn copied(bytes: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
     let mut copy = Vec::new();
-    let wanted = bytes.len() as u64;
-    copy.try_reserve_exact(bytes.len()).map_err(|_| ModelError::Memory { wanted })?;
+    let wanted = bytes.len();
+    copy.try_reserve_exact(wanted).map_err(|_| OutOfMemory { wanted })?;
     copy.extend_from_slice(bytes);
     Ok(copy)
 }

@@ -3,16 +3,22 @@
 
 mod altup;
 pub mod arch;
+mod attention;
 pub mod batch;
 pub mod decoder;
 pub mod error;
 pub mod fake;
+mod ffn;
+mod gated;
 pub mod gguf;
 mod latent;
+mod layer;
 pub mod load;
+mod loader;
 pub mod memory;
 mod moe;
 pub mod ops;
+pub mod options;
 mod quantize;
 mod rope;
 pub mod runner;
@@ -24,6 +30,7 @@ pub mod weights;
 
 pub use batch::{BLOCK, Batch, Span};
 pub use error::ModelError;
-pub use load::{DeviceChoice, RunnerOptions, check, estimate_bytes, load_runner, open};
+pub use load::{check, estimate_bytes, load_runner, open};
+pub use options::{DeviceChoice, RunnerOptions};
 pub use quantize::Quantize;
 pub use runner::{KvGrowth, Logits, Pooling, Purpose, Runner, RunnerError, RunnerSpec};

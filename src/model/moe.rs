@@ -1,62 +1,128 @@
 //! Mixture of experts: rows are grouped by expert, so that each expert sees one dense batch.
 
-use super::decoder::gated;
 use super::error::ModelError;
-use super::ops::Ops;
+use super::gated::Gated;
+use super::loader::Loader;
+use super::ops::{Load, Ops};
 use super::spec::{Groups, MoeScore, MoeSpec};
-use super::weights::Moe;
 
-/// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden).
-pub(super) fn mixture<O: Ops>(
-    ops: &mut O,
-    x: &O::Tensor,
-    weights: &Moe<O>,
-    spec: &MoeSpec,
-) -> Result<O::Tensor, ModelError> {
-    let input = &ops.act(x)?;
-    let [router] = ops.linear(input, [&weights.router])?;
-    let router = ops.host(router)?;
-    // (expert) → rows that take it and their weights.
-    let mut takers: Vec<(Vec<u32>, Vec<f32>)> = vec![Default::default(); spec.experts];
-    for (row, logits) in router.chunks_exact(spec.experts).enumerate() {
-        for (expert, weight) in route(logits, weights.selection_bias.as_deref(), spec) {
-            takers[expert].0.push(row as u32);
-            takers[expert].1.push(weight);
+/// Weights of one layer.
+pub(super) struct Moe<O: Load> {
+    router: O::Linear,
+    /// Added to the scores when experts are chosen, not to their weights (deepseek).
+    selection_bias: Option<Vec<f32>>,
+    experts: Vec<Gated<O>>,
+    shared: Option<Gated<O>>,
+    shared_gate: Option<O::Linear>,
+}
+
+impl<O: Ops> Moe<O> {
+    /// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden).
+    pub(super) fn run(
+        &self,
+        ops: &mut O,
+        x: &O::Tensor,
+        spec: &MoeSpec,
+    ) -> Result<O::Tensor, ModelError> {
+        let input = &ops.act(x)?;
+        let [router] = ops.linear(input, [&self.router])?;
+        let router = ops.host(router)?;
+        // (expert) → rows that take it and their weights.
+        let mut takers: Vec<(Vec<u32>, Vec<f32>)> = vec![Default::default(); spec.experts];
+        for (row, logits) in router.chunks_exact(spec.experts).enumerate() {
+            for (expert, weight) in route(logits, self.selection_bias.as_deref(), spec) {
+                takers[expert].0.push(row as u32);
+                takers[expert].1.push(weight);
+            }
         }
-    }
-    let mut out = match (&weights.shared, &weights.shared_gate) {
-        (Some(shared), None) => gated(ops, input, shared, spec.act)?,
-        (Some(shared), Some(gate)) => {
-            let y = gated(ops, input, shared, spec.act)?;
-            let [gate] = ops.linear(input, [gate])?;
-            let gate: Vec<f32> = ops.host(gate)?.iter().copied().map(sigmoid).collect();
-            let rows: Vec<u32> = (0..gate.len() as u32).collect();
-            let zeros = ops.zeros_like(x)?;
-            ops.add_rows(zeros, &rows, &gate, &y)?
-        }
-        _ => ops.zeros_like(x)?,
-    };
-    // Ascending experts: a row's sum has the same order in every batch.
-    for (expert, (rows, shares)) in weights.experts.iter().zip(&takers) {
-        if rows.is_empty() {
-            continue;
-        }
-        let mut picked = ops.rows(x, rows)?;
-        let all: Vec<u32> = (0..rows.len() as u32).collect();
-        let ones = vec![1.0; rows.len()];
-        let (before, after) = match spec.weigh_input {
-            true => (shares, &ones),
-            false => (&ones, shares),
+        let mut out = match (&self.shared, &self.shared_gate) {
+            (Some(shared), None) => shared.run(ops, input, spec.act)?,
+            (Some(shared), Some(gate)) => {
+                let y = shared.run(ops, input, spec.act)?;
+                let [gate] = ops.linear(input, [gate])?;
+                let gate: Vec<f32> = ops.host(gate)?.iter().copied().map(sigmoid).collect();
+                ops.scale_rows(y, &gate)?
+            }
+            _ => ops.zeros_like(x)?,
         };
-        if spec.weigh_input {
-            let zeros = ops.zeros_like(&picked)?;
-            picked = ops.add_rows(zeros, &all, before, &picked)?;
+        // Ascending experts: a row's sum has the same order in every batch.
+        for (expert, (rows, shares)) in self.experts.iter().zip(&takers) {
+            if rows.is_empty() {
+                continue;
+            }
+            let mut picked = ops.rows(x, rows)?;
+            let ones = vec![1.0; rows.len()];
+            let mut after = shares;
+            if spec.weigh_input {
+                picked = ops.scale_rows(picked, shares)?;
+                after = &ones;
+            }
+            let picked = ops.act(&picked)?;
+            let y = expert.run(ops, &picked, spec.act)?;
+            out = ops.add_rows(out, rows, after, &y)?;
         }
-        let picked = ops.act(&picked)?;
-        let y = gated(ops, &picked, expert, spec.act)?;
-        out = ops.add_rows(out, rows, after, &y)?;
+        Ok(out)
     }
-    Ok(out)
+}
+
+impl<O: Load> Loader<'_, O> {
+    /// The experts of layer `index`.
+    pub(super) fn moe(
+        &mut self,
+        index: usize,
+        hidden: usize,
+        spec: &MoeSpec,
+    ) -> Result<Moe<O>, ModelError> {
+        let name = |part: &str| format!("blk.{index}.{part}");
+        let experts = spec.experts;
+        let [gates, ups] = self.gates_and_ups(index, hidden, spec)?;
+        let downs = self.experts(&name("ffn_down_exps"), experts, hidden, spec.width)?;
+        let experts = gates
+            .into_iter()
+            .zip(ups)
+            .zip(downs)
+            .map(|((gate, up), down)| Gated { gate, up, down })
+            .collect();
+        let bias = name("exp_probs_b.bias");
+        Ok(Moe {
+            router: self.linear(&name("ffn_gate_inp"), spec.experts, hidden)?,
+            selection_bias: match self.gguf.tensor(&bias).is_some() {
+                true => Some(self.floats(&bias, spec.experts)?),
+                false => None,
+            },
+            experts,
+            shared: match spec.shared_width {
+                Some(width) => Some(self.gated(index, "_shexp", hidden, width)?),
+                None => None,
+            },
+            shared_gate: match spec.shared_gate {
+                true => Some(self.linear(&name("ffn_gate_inp_shexp"), 1, hidden)?),
+                false => None,
+            },
+        })
+    }
+
+    /// Of all experts, from two tensors, or from one that holds each expert's gate above its up projection.
+    fn gates_and_ups(
+        &mut self,
+        index: usize,
+        hidden: usize,
+        spec: &MoeSpec,
+    ) -> Result<[Vec<O::Linear>; 2], ModelError> {
+        let name = |part: &str| format!("blk.{index}.ffn_{part}_exps");
+        let (experts, width, fused) = (spec.experts, spec.width, name("gate_up"));
+        if self.gguf.tensor(&format!("{fused}.weight")).is_none() {
+            let gates = self.experts(&name("gate"), experts, width, hidden)?;
+            return Ok([gates, self.experts(&name("up"), experts, width, hidden)?]);
+        }
+        let mut halves = self.halves_of_experts(&fused, experts, width, hidden)?.into_iter();
+        let (mut gates, mut ups) = (Vec::with_capacity(experts), Vec::with_capacity(experts));
+        while let (Some(gate), Some(up)) = (halves.next(), halves.next()) {
+            gates.push(gate);
+            ups.push(up);
+        }
+        Ok([gates, ups])
+    }
 }
 
 /// The experts that a token takes and their weights.

@@ -139,10 +139,4 @@ pub trait Runner: Send {
     fn num_regions(&self) -> u64 {
         0
     }
-
-    /// Copies the KV of block `from` to block `to` in all layers (copy on write of a shared block).
-    ///
-    /// # Errors
-    /// A failed device operation.
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError>;
 }

@@ -3,6 +3,7 @@
 //! Nothing here mentions tensors' storage or candle; names such as `blk.0.attn_q.weight` are those of
 //! the GGUF convention.
 
+use super::batch::BLOCK;
 use super::runner::{Pooling, Purpose};
 
 /// A transformer, described: a decoder, or an encoder, whose tokens see those after them too.
@@ -54,8 +55,6 @@ pub struct AltUpSpec {
     pub width: usize,
     /// Of the way past attention.
     pub rank: usize,
-    /// For each layer, how many deviations above its mean a row's gate must be to count.
-    pub sparsity: Vec<Option<f32>>,
 }
 
 /// What stands on the last layer of a model.
@@ -86,16 +85,56 @@ impl ModelSpec {
     #[must_use]
     pub fn kv_bytes_per_block(&self) -> usize {
         let per_position = |attn: &AttnSpec| attn.kv_heads * (attn.head_dim + attn.value_dim) * 2;
-        let own = self.layers.iter().filter(|layer| layer.attn.shares_kv.is_none());
-        own.map(|layer| per_position(&layer.attn)).sum::<usize>() * super::BLOCK
+        let attns = self.layers.iter().filter_map(LayerSpec::attn);
+        let own = attns.filter(|attn| attn.shares_kv.is_none());
+        own.map(per_position).sum::<usize>() * BLOCK
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
-    pub attn: AttnSpec,
+    pub mixer: MixerSpec,
     pub ffn: FfnSpec,
     pub norms: Norms,
+}
+
+/// What brings the rows of a sequence together in a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MixerSpec {
+    Attention(AttnSpec),
+    /// Keys and values of all heads come from one latent vector. Attention sees it as one key and value:
+    /// in `attn`, `kv_heads` is 1, `head_dim` the latent's width and the rotated part's, `value_dim` the
+    /// latent's width.
+    Latent {
+        attn: AttnSpec,
+        latent: LatentSpec,
+    },
+}
+
+impl LayerSpec {
+    /// How rows attend to each other, in layers that keep keys and values.
+    #[must_use]
+    pub fn attn(&self) -> Option<&AttnSpec> {
+        match &self.mixer {
+            MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => Some(attn),
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn attn_mut(&mut self) -> &mut AttnSpec {
+        match &mut self.mixer {
+            MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => attn,
+        }
+    }
+
+    /// What stands beside attention where keys and values come from a latent vector.
+    #[must_use]
+    pub fn latent(&self) -> Option<&LatentSpec> {
+        match &self.mixer {
+            MixerSpec::Latent { latent, .. } => Some(latent),
+            MixerSpec::Attention(_) => None,
+        }
+    }
 }
 
 /// Which norms a layer has and how attention and feed-forward hang together.
@@ -148,9 +187,6 @@ pub struct AttnSpec {
     pub qk_norm: QkNorm,
     /// Queries and keys are normed after the rotary embedding, not before.
     pub qk_norm_late: bool,
-    /// Keys and values of all heads come from one latent vector; `kv_heads` is 1 then, `head_dim` is
-    /// the latent's width and the rotated part's, `value_dim` the latent's width.
-    pub latent: Option<LatentSpec>,
     /// Queries grow with their position.
     pub temperature: Option<Temperature>,
     /// Factor on the scores.
@@ -336,6 +372,8 @@ pub enum FfnSpec {
     Gated {
         width: usize,
         act: ActSpec,
+        /// A gate counts as far as it lies this many deviations above the mean of its row (Gemma 3n).
+        sparsity: Option<f32>,
     },
     /// `down(act(up(x)))`.
     Plain {

@@ -19,7 +19,7 @@ use super::arch;
 use super::batch::{BLOCK, Batch, Span};
 use super::error::ModelError;
 use super::gguf::Gguf;
-use super::load::RunnerOptions;
+use super::options::RunnerOptions;
 use super::runner::{KvGrowth, Logits, Pooling, Purpose, Runner, RunnerError, RunnerSpec};
 
 /// Tokens of a beginning that are read in one piece. The model keeps a mask for each size that it
@@ -176,12 +176,6 @@ impl Runner for TransformersRunner {
     fn forward(&mut self, batch: &Batch) -> Result<Logits, RunnerError> {
         let data = self.run(batch).map_err(|error| RunnerError(error.to_string()))?;
         Ok(Logits { data, vocab_size: self.spec.vocab_size })
-    }
-
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), RunnerError> {
-        let from = from as usize * BLOCK;
-        self.tokens.copy_within(from..from + BLOCK, to as usize * BLOCK);
-        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::engine::stats::Meters;
 use crate::error::{Error, Kind, Result};
 
 use super::config::{KeepAlive, RegistryConfig, Wait};
-use super::lease::Lease;
+use super::lease::{Grant, Lease};
 use super::load::{Loaded, ModelInfo};
 use super::spec::EngineSpec;
 use super::status::Totals;
@@ -111,13 +111,6 @@ pub(super) enum Action {
 
 /// An engine on its way out.
 pub(super) struct Victim {
-    pub(super) id: String,
-    pub(super) load_id: u64,
-    pub(super) loaded: Arc<Loaded>,
-}
-
-/// An engine that may be used; it is counted as a lease.
-pub(super) struct Grant {
     pub(super) id: String,
     pub(super) load_id: u64,
     pub(super) loaded: Arc<Loaded>,

@@ -5,10 +5,23 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::config::KeepAlive;
-use super::entry::Grant;
 use super::load::Loaded;
-use super::shared::Shared;
 use crate::engine::{Engine, Tenant};
+
+/// An engine that may be used; it is counted as a lease.
+pub(super) struct Grant {
+    pub(super) id: String,
+    pub(super) load_id: u64,
+    pub(super) loaded: Arc<Loaded>,
+}
+
+/// Where leases come from and go back to.
+pub(super) trait Lender: Send + Sync {
+    /// Takes back what was granted.
+    fn release(&self, grant: &Grant);
+    /// See [`Lease::set_idle_timeout`].
+    fn set_keep_alive(&self, grant: &Grant, keep_alive: KeepAlive);
+}
 
 /// A loaded engine in use: it is neither unloaded nor evicted while the lease lives, and its idle
 /// time counts from the drop of the last one.
@@ -18,13 +31,13 @@ use crate::engine::{Engine, Tenant};
 pub struct Lease {
     /// The engine, for requests of this lease's tenant.
     pub engine: Engine,
-    shared: Arc<Shared>,
+    lender: Arc<dyn Lender>,
     grant: Grant,
 }
 
 impl Lease {
-    pub(super) fn new(shared: Arc<Shared>, grant: Grant) -> Self {
-        Self { engine: grant.loaded.engine.clone(), shared, grant }
+    pub(super) fn new(lender: Arc<dyn Lender>, grant: Grant) -> Self {
+        Self { engine: grant.loaded.engine.clone(), lender, grant }
     }
 
     /// Id of the engine.
@@ -50,7 +63,7 @@ impl Lease {
     /// or `keep_alive` of a request. Holds until another request says otherwise or the engine is
     /// unloaded. A pinned engine stays anyway.
     pub fn set_idle_timeout(&self, keep_alive: KeepAlive) {
-        self.shared.set_keep_alive(&self.grant, keep_alive);
+        self.lender.set_keep_alive(&self.grant, keep_alive);
     }
 }
 
@@ -64,7 +77,7 @@ impl Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.release(&self.grant);
+        self.lender.release(&self.grant);
     }
 }
 

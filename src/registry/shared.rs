@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::hub::Slots;
 
 use super::config::{KeepAlive, Wait};
-use super::entry::{Action, Grant, Queued, Victim};
-use super::lease::Lease;
+use super::entry::{Action, Queued, Victim};
+use super::lease::{Grant, Lease, Lender};
 use super::load::{Loaded, Loader, abandoned};
 use super::room::Admission;
 use super::table::{Effects, Leaving, Reply, Table};
@@ -69,7 +69,7 @@ impl Shared {
 
     pub(super) async fn answer(self: &Arc<Self>, id: &str, reply: Reply) -> Result<Lease> {
         match reply {
-            Reply::Granted(grant) => Ok(Lease::new(Arc::clone(self), grant)),
+            Reply::Granted(grant) => Ok(Lease::new(Arc::<Self>::clone(self), grant)),
             Reply::Queued(queued, action) => {
                 self.perform(action);
                 match queued {
@@ -80,23 +80,6 @@ impl Shared {
                     }
                 }
             }
-        }
-    }
-
-    pub(super) fn release(&self, grant: &Grant) {
-        let mut table = self.lock();
-        let now = table.config.clock.now();
-        let unload_now = table.release(&grant.id, grant.load_id, now);
-        drop(table);
-        self.changed.notify_waiters();
-        if unload_now {
-            self.sweep_now.notify_one();
-        }
-    }
-
-    pub(super) fn set_keep_alive(&self, grant: &Grant, keep_alive: KeepAlive) {
-        if let Some(entry) = self.lock().entry_of(&grant.id, grant.load_id) {
-            entry.keep_alive = Some(keep_alive);
         }
     }
 
@@ -125,7 +108,7 @@ impl Shared {
     fn deliver(self: &Arc<Self>, effects: Effects) {
         for (waiter, grant) in effects.grants {
             // A waiter that has left gives its lease back here.
-            let _ = waiter.send(Ok(Lease::new(Arc::clone(self), grant)));
+            let _ = waiter.send(Ok(Lease::new(Arc::<Self>::clone(self), grant)));
         }
         for (waiter, error) in effects.refusals {
             let _ = waiter.send(Err(error));
@@ -278,6 +261,25 @@ impl Shared {
             let timeout = shared.lock().shortest_timeout();
             let pause = timeout.map_or(longest, |timeout| (timeout / 4).clamp(shortest, longest));
             let _ = tokio::time::timeout(pause, shared.sweep_now.notified()).await;
+        }
+    }
+}
+
+impl Lender for Shared {
+    fn release(&self, grant: &Grant) {
+        let mut table = self.lock();
+        let now = table.config.clock.now();
+        let unload_now = table.release(&grant.id, grant.load_id, now);
+        drop(table);
+        self.changed.notify_waiters();
+        if unload_now {
+            self.sweep_now.notify_one();
+        }
+    }
+
+    fn set_keep_alive(&self, grant: &Grant, keep_alive: KeepAlive) {
+        if let Some(entry) = self.lock().entry_of(&grant.id, grant.load_id) {
+            entry.keep_alive = Some(keep_alive);
         }
     }
 }

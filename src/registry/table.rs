@@ -23,7 +23,8 @@ use crate::error::{Error, Kind, Result};
 
 use super::admit::Budget;
 use super::config::{KeepAlive, RegistryConfig, Wait};
-use super::entry::{Action, Entry, Grant, Leave, Phase, Queued, Room, Waiter};
+use super::entry::{Action, Entry, Leave, Phase, Queued, Room, Waiter};
+use super::lease::Grant;
 use super::load::{Loaded, abandoned};
 use super::spec::EngineSpec;
 

@@ -76,10 +76,6 @@ impl Runner for Recital {
         }
         Ok(Logits { data: data.into(), vocab_size: VOCAB })
     }
-
-    fn copy_block(&mut self, _from: u32, _to: u32) -> Result<(), RunnerError> {
-        Ok(())
-    }
 }
 
 fn start(document: Vec<u32>, fails_at: Option<u32>) -> Engine {

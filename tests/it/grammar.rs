@@ -160,26 +160,6 @@ fn what_cannot_be_compiled_is_refused_with_a_reason() {
 }
 
 #[test]
-fn grammars_are_kept_within_a_number_of_bytes() {
-    let number = |i: usize| Grammar::JsonSchema(json!({"const": i}));
-    let size = |cache_bytes: usize, num: usize| {
-        let compiler = GrammarCompiler::new(tokenizer(), cache_bytes).unwrap();
-        for i in 0..num {
-            compiler.compile(&number(i)).unwrap();
-            // Used again and again, it stays.
-            compiler.compile(&number(0)).unwrap();
-        }
-        compiler.cache_size()
-    };
-    let (num, one) = size(1 << 20, 1);
-    assert!(num == 1 && one > 10_000, "{one} bytes");
-    assert_eq!(size(one - 1, 3), (0, 0), "none fits");
-    let limit = 4 * one;
-    let (num, bytes) = size(limit, 20);
-    assert!((3..=4).contains(&num) && bytes <= limit, "{num} grammars, {bytes} of {limit} bytes");
-}
-
-#[test]
 fn what_is_too_large_behind_its_beginning_is_refused() {
     let many: Vec<String> = (0..3000).map(|i| format!("a{i}")).collect();
     let rules: Vec<String> = (0..3000).map(|i| format!("a{i}: \"x{i}\" a{i} | \"y{i}\"")).collect();

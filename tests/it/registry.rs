@@ -48,10 +48,6 @@ impl Runner for CountedRunner {
         data.iter_mut().skip(7).step_by(VOCAB).for_each(|logit| *logit = 10.0);
         Ok(Logits { data: data.into(), vocab_size: VOCAB })
     }
-
-    fn copy_block(&mut self, _from: u32, _to: u32) -> Result<(), RunnerError> {
-        Ok(())
-    }
 }
 
 impl Drop for CountedRunner {

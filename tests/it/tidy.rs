@@ -2,6 +2,8 @@
 //!
 //! A rule that hurts is argued about here, in one place, instead of being bent somewhere in the tree.
 
+mod circles;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 

@@ -171,7 +171,7 @@ impl Maker {
             if layer.norms.ffn_post {
                 self.norm(&name("post_ffw_norm"), hidden, with_bias);
             }
-            self.attention(index, hidden, &layer.attn);
+            self.attention(index, hidden, layer.attn().unwrap());
             self.ffn(index, hidden, &layer.ffn);
         }
     }

@@ -66,15 +66,6 @@ impl KvPool {
         Ok(())
     }
 
-    /// Copies block `from` to block `to`.
-    ///
-    /// Panics if it does not have them.
-    pub fn copy_block(&mut self, from: u32, to: u32) {
-        let source = self.block(from).to_vec();
-        let (piece, range) = self.place(to, 0..self.block_len);
-        self.pieces[piece].as_halves_mut()[range].copy_from_slice(&source);
-    }
-
     /// Sets every half float that is there: for tests of what is read before it is written.
     pub fn fill(&mut self, half: u16) {
         self.pieces.iter_mut().for_each(|piece| piece.as_halves_mut().fill(half));
@@ -145,8 +136,6 @@ mod tests {
             block.fill(got as u16);
         }
         assert!([15, 31, 39].iter().all(|&block| pool.block(block) == vec![block as u16 + 1; len]));
-        pool.copy_block(15, 39);
-        assert_eq!((pool.block(39)[len - 1], pool.block(31)[0]), (16, 32));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{AttnInput, LANES, Line, SEGMENT, SpanRef};
+use super::input::{AttnInput, Line, SEGMENT, SpanRef};
+use crate::simd::LANES;
 
 /// Rows (tokens times heads of a group) of a tile: enough that a key, once converted, meets many
 /// queries; few enough that queries and results stay in the innermost caches.

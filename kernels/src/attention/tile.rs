@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
+use super::input::{AttnInput, BLOCK, Kv, Line, SEGMENT, SpanRef};
 use super::plan::{Job, Tile, row_lines, visible};
-use super::{AttnInput, BLOCK, Kv, Line, SEGMENT, SpanRef};
 use crate::math;
 use crate::memory::prefetch;
 use crate::rows::SharedRows;

@@ -13,6 +13,7 @@
 //!
 //! Floats lie as `[cols][W]` in each tile.
 
+use super::layout::{BLOCK_BYTES, TILE};
 use super::packed::{Packed, SharedBytes};
 use super::quantise;
 use super::tiers::dispatch;
@@ -25,10 +26,6 @@ use crate::pool::Pool;
 use crate::rows::Rows;
 use crate::simd::Level;
 
-/// Bytes of a block of 32 values of one column.
-pub(super) const BLOCK_BYTES: usize = 48;
-/// Columns of a full tile.
-pub(super) const TILE: usize = 8;
 /// Fewer values than this are quantised by the caller alone: a parallel region would cost more.
 const MIN_PARALLEL: usize = 6144;
 

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use super::dot::Dot;
 use super::format::F;
 use super::kernel::{Tile, store};
-use super::packed::PANEL;
+use super::layout::PANEL;
 use super::tiers::{Work, dispatch};
 use crate::detect::Tier;
 use crate::simd::Simd;

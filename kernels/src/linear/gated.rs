@@ -6,11 +6,12 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use super::acts::{Acts, BLOCK_BYTES, TILE};
-use super::packed::{PANEL, Packed, SharedBytes};
+use super::acts::Acts;
+use super::layout::{BLOCK_BYTES, PANEL, TILE};
+use super::packed::{Packed, SharedBytes};
+use super::product::{Grid, Item, Task, panels_at_once};
 use super::quantise::GatedBlock;
 use super::tiers::dispatch;
-use super::{Grid, Item, Task, panels_at_once};
 use crate::activation::Activation;
 use crate::detect::{self, Tier};
 use crate::memory::Floats;

@@ -10,9 +10,9 @@
 
 use std::marker::PhantomData;
 
-use super::acts::{BLOCK_BYTES, TILE};
 use super::dot::Dot;
 use super::format::{F, Format};
+use super::layout::{BLOCK_BYTES, TILE};
 use super::tiers::{Work, dispatch};
 use crate::detect::Tier;
 use crate::memory::prefetch;

@@ -2,7 +2,8 @@
 
 use half::bf16;
 
-use super::packed::{PANEL, Packing};
+use super::layout::{self, Codes, Layout};
+use super::packing::Packing;
 use crate::quant::{
     E2M1_DOUBLED, GgmlType, IQ2_LEVELS, IQ3S_LEVELS, IQ3XXS_LEVELS, IQ4_VALUES, IntegerBlock,
     dequantize, e8m0_half, integer_block, iq4xs_scale, k4_scale_min, q3k_scale,
@@ -83,10 +84,10 @@ struct Lane<'a> {
 impl Lane<'_> {
     fn put(&mut self, ty: GgmlType, packing: Packing, codebook: &Codebook, block: &[u8]) {
         match packing {
-            Packing::Q4_0 | Packing::Iq4Nl => self.legacy4(block, 2, 1),
-            Packing::Q4_1 => self.legacy4(block, 4, 2),
-            Packing::Q5_0 => self.legacy5(block, 1),
-            Packing::Q5_1 => self.legacy5(block, 2),
+            Packing::Q4_0 | Packing::Iq4Nl => self.legacy4(&layout::Q4_0, block, 2),
+            Packing::Q4_1 => self.legacy4(&layout::Q4_1, block, 4),
+            Packing::Q5_0 => self.legacy5(&layout::Q5_0, block, 2),
+            Packing::Q5_1 => self.legacy5(&layout::Q5_1, block, 4),
             // Q8_1 has a sum, which we do not need, before the codes.
             Packing::Q8_0 => self.q8_0(block, block.len() - 32),
             Packing::Mxfp4 => self.mxfp4(block),
@@ -105,129 +106,111 @@ impl Lane<'_> {
         }
     }
 
-    fn legacy4(&mut self, block: &[u8], codes_at: usize, num_halves: usize) {
-        self.put_nibbles(0, &legacy_nibbles(&block[codes_at..]));
-        for i in 0..num_halves {
-            self.put_scale(256 + 32 * i, &block[2 * i..2 * i + 2]);
-        }
+    /// `factors` bytes of halves (d, and m if there is one), then nibbles.
+    fn legacy4(&mut self, layout: &Layout, block: &[u8], factors: usize) {
+        self.put_codes(layout, 0, &legacy_nibbles(&block[factors..]));
+        self.put_factors(layout, &block[..factors]);
     }
 
-    fn legacy5(&mut self, block: &[u8], num_halves: usize) {
-        let high = &block[2 * num_halves..];
+    /// The same with four bytes of fifth bits before the nibbles.
+    fn legacy5(&mut self, layout: &Layout, block: &[u8], factors: usize) {
+        let high = &block[factors..];
         let mut codes = legacy_nibbles(&high[4..]);
         for (i, code) in codes.iter_mut().enumerate() {
             *code |= (high[i / 8] >> (i % 8) & 1) << 4;
         }
-        self.put_nibbles(0, &codes);
-        self.put_bits(256, &codes, 4);
-        for i in 0..num_halves {
-            self.put_scale(320 + 32 * i, &block[2 * i..2 * i + 2]);
-        }
+        self.put_codes(layout, 0, &codes);
+        self.put_factors(layout, &block[..factors]);
     }
 
     fn q8_0(&mut self, block: &[u8], codes_at: usize) {
-        for i in 0..8 {
-            let codes: [u8; 4] = std::array::from_fn(|t| block[codes_at + 4 * i + t] ^ 0x80);
-            self.put_quad(64 * i, codes);
-        }
-        self.put_scale(512, &block[..2]);
+        let codes = std::array::from_fn(|i| block[codes_at + i] ^ 0x80);
+        self.put_codes(&layout::Q8_0, 0, &codes);
+        self.put_factors(&layout::Q8_0, &block[..2]);
     }
 
     fn mxfp4(&mut self, block: &[u8]) {
-        self.put_nibbles(0, &legacy_nibbles(&block[1..]));
-        self.put_scale(256, &bf16::from_f32(e8m0_half(block[0])).to_le_bytes());
+        self.put_codes(&layout::MXFP4, 0, &legacy_nibbles(&block[1..]));
+        let scale = bf16::from_f32(e8m0_half(block[0])).to_le_bytes();
+        self.put_factors(&layout::MXFP4, &scale);
     }
 
     fn q2k(&mut self, block: &[u8]) {
-        self.put_scale(0, &block[80..82]);
-        self.put_scale(32, &block[82..84]);
+        let layout = &layout::Q2_K;
+        self.put_factors(layout, &block[80..84]);
         for j in 0..8 {
-            let at = 64 + 160 * j;
-            self.put_byte(at, block[2 * j]);
-            self.put_byte(at + 16, block[2 * j + 1]);
-            self.put_pairs(at + 32, &k_pairs(&block[16..80], j), 0);
+            self.put_scales(layout, j, [block[2 * j], block[2 * j + 1]]);
+            self.put_codes(layout, j, &k_pairs(&block[16..80], j));
         }
     }
 
     fn q3k(&mut self, block: &[u8]) {
-        self.put_scale(0, &block[108..110]);
+        let layout = &layout::Q3_K;
+        self.put_factors(layout, &block[108..110]);
         for j in 0..8 {
-            let at = 32 + 224 * j;
-            self.put_byte(at, q3k_scale(&block[96..108], 2 * j) as u8);
-            self.put_byte(at + 16, q3k_scale(&block[96..108], 2 * j + 1) as u8);
+            let scale = |which: usize| q3k_scale(&block[96..108], 2 * j + which) as u8;
+            self.put_scales(layout, j, [scale(0), scale(1)]);
             let mut codes = k_pairs(&block[32..96], j);
             for (code, high) in codes.iter_mut().zip(block) {
                 *code |= (high >> j & 1) << 2;
             }
-            self.put_pairs(at + 32, &codes, 0);
-            self.put_bits(at + 160, &codes, 2);
+            self.put_codes(layout, j, &codes);
         }
     }
 
     fn q4k(&mut self, block: &[u8]) {
+        let layout = &layout::Q4_K;
+        self.put_factors(layout, &block[..4]);
         for j in 0..8 {
-            let at = 64 + 288 * j;
-            self.put_k4_scales(at, block, j);
-            self.put_nibbles(at + 32, &k4_nibbles(&block[16..144], j));
+            self.put_scales(layout, j, k4_scale_min(&block[4..16], j).into());
+            self.put_codes(layout, j, &k4_nibbles(&block[16..144], j));
         }
     }
 
     fn q5k(&mut self, block: &[u8]) {
+        let layout = &layout::Q5_K;
+        self.put_factors(layout, &block[..4]);
         for j in 0..8 {
-            let at = 64 + 352 * j;
-            self.put_k4_scales(at, block, j);
+            self.put_scales(layout, j, k4_scale_min(&block[4..16], j).into());
             let mut codes = k4_nibbles(&block[48..176], j);
             for (code, high) in codes.iter_mut().zip(&block[16..48]) {
                 *code |= (high >> j & 1) << 4;
             }
-            self.put_nibbles(at + 32, &codes);
-            self.put_bits(at + 288, &codes, 4);
+            self.put_codes(layout, j, &codes);
         }
     }
 
-    /// Scale and minimum of sub-block `j`, and the factors of all.
-    fn put_k4_scales(&mut self, at: usize, block: &[u8], j: usize) {
-        let (scale, min) = k4_scale_min(&block[4..16], j);
-        self.put_byte(at, scale);
-        self.put_byte(at + 16, min);
-        self.put_scale(0, &block[..2]);
-        self.put_scale(32, &block[2..4]);
-    }
-
     fn q6k(&mut self, block: &[u8]) {
-        self.put_scale(0, &block[208..210]);
+        let layout = &layout::Q6_K;
+        self.put_factors(layout, &block[208..210]);
         for j in 0..8 {
-            let at = 32 + 416 * j;
-            self.put_byte(at, block[192 + 2 * j]);
-            self.put_byte(at + 16, block[192 + 2 * j + 1]);
+            self.put_scales(layout, j, [block[192 + 2 * j], block[192 + 2 * j + 1]]);
             let (half, quarter) = (j / 4, j % 4);
             let low = &block[64 * half + 32 * (quarter % 2)..][..32];
             let high = &block[128 + 32 * half..][..32];
             let codes = std::array::from_fn(|i| {
                 (low[i] >> (4 * (quarter / 2)) & 15) | (high[i] >> (2 * quarter) & 3) << 4
             });
-            self.put_nibbles(at + 32, &codes);
-            self.put_pairs(at + 288, &codes, 4);
+            self.put_codes(layout, j, &codes);
         }
     }
 
     fn iq4xs(&mut self, block: &[u8]) {
-        self.put_scale(0, &block[..2]);
+        let layout = &layout::IQ4_XS;
+        self.put_factors(layout, &block[..2]);
         for j in 0..8 {
-            let at = 32 + 272 * j;
-            self.put_byte(at, iq4xs_scale(block, j) as u8);
-            self.put_nibbles(at + 16, &legacy_nibbles(&block[8 + 16 * j..]));
+            self.put_scales(layout, j, [iq4xs_scale(block, j) as u8]);
+            self.put_codes(layout, j, &legacy_nibbles(&block[8 + 16 * j..]));
         }
     }
 
     fn book(&mut self, block: &IntegerBlock, codebook: &Codebook) {
-        self.put_quad(0, block.d.to_le_bytes());
+        let layout = &layout::BOOK;
+        self.put_quad(layout.d, block.d.to_le_bytes());
         for (j, values) in block.codes.chunks_exact(32).enumerate() {
-            let at = 64 + 288 * j;
-            self.put_byte(at, block.scales[2 * j] as u8);
-            self.put_byte(at + 16, block.scales[2 * j + 1] as u8);
+            self.put_scales(layout, j, [block.scales[2 * j] as u8, block.scales[2 * j + 1] as u8]);
             let codes = std::array::from_fn(|i| codebook.nibbles[usize::from(values[i] as u8)]);
-            self.put_nibbles(at + 32, &codes);
+            self.put_codes(layout, j, &codes);
         }
     }
 
@@ -237,14 +220,45 @@ impl Lane<'_> {
         self.put_quad(0, value[0].to_le_bytes());
     }
 
+    /// The codes of sub-block `j`.
+    fn put_codes(&mut self, layout: &Layout, j: usize, codes: &[u8; 32]) {
+        let (low, high) = (layout.codes_of(j), layout.high_of(j));
+        match layout.codes {
+            Codes::Nibbles | Codes::NibblesBits | Codes::NibblesPairs => {
+                self.put_nibbles(low, codes);
+            }
+            Codes::Pairs | Codes::PairsBits => self.put_pairs(low, codes, 0),
+            Codes::Bytes => {
+                for (i, quad) in codes.as_chunks::<4>().0.iter().enumerate() {
+                    self.put_quad(low + 64 * i, *quad);
+                }
+            }
+        }
+        match layout.codes {
+            Codes::NibblesBits => self.put_bits(high, codes, 4),
+            Codes::NibblesPairs => self.put_pairs(high, codes, 4),
+            Codes::PairsBits => self.put_bits(high, codes, 2),
+            Codes::Nibbles | Codes::Pairs | Codes::Bytes => {}
+        }
+    }
+
+    /// Scales of sub-block `j`, a byte each.
+    fn put_scales<const N: usize>(&mut self, layout: &Layout, j: usize, scales: [u8; N]) {
+        for (which, scale) in scales.into_iter().enumerate() {
+            self.out[layout.scales_of(j, which) + self.r] = scale;
+        }
+    }
+
+    /// The halves of a step: d, and that of the minima if there are two.
+    fn put_factors(&mut self, layout: &Layout, halves: &[u8]) {
+        for (half, at) in halves.as_chunks::<2>().0.iter().zip([layout.d, layout.dmin]) {
+            self.put_scale(at, half);
+        }
+    }
+
     /// This row's four bytes of the vector at `at`.
     fn put_quad(&mut self, at: usize, bytes: [u8; 4]) {
         self.out[at + 4 * self.r..][..4].copy_from_slice(&bytes);
-    }
-
-    /// This row's byte of the 16 at `at`.
-    fn put_byte(&mut self, at: usize, byte: u8) {
-        self.out[at + self.r] = byte;
     }
 
     /// This row's half of the 16 at `at`.
@@ -296,5 +310,3 @@ fn k_pairs(bytes: &[u8], j: usize) -> [u8; 32] {
     let bytes = &bytes[32 * (j / 4)..][..32];
     std::array::from_fn(|i| bytes[i] >> (2 * (j % 4)) & 3)
 }
-
-const _: () = assert!(PANEL == 16, "the layouts are made for 16 rows");

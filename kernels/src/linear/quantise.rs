@@ -1,9 +1,9 @@
 //! From floats to the blocks of [`super::acts`]: 32 values as int8, their scale and their sums.
 #![allow(clippy::inline_always)]
 
-use super::acts::BLOCK_BYTES;
 use super::dot::Dot;
 use super::format::F;
+use super::layout::BLOCK_BYTES;
 use super::tiers::Work;
 use crate::activation::Activation;
 use crate::rows::Rows;

@@ -7,8 +7,9 @@ use crate::activation::Activation;
 use crate::detect::{available, with_tier};
 use crate::elementwise;
 use crate::norm;
+use crate::pool::Pool;
 use crate::quant::{GgmlType, dequantize, quantize};
-use crate::rows::Rows;
+use crate::rows::{Rows, RowsMut};
 
 /// Types that can be multiplied, with the bytes of a block (and a mask for them) that must be
 /// tamed so that random blocks hold no infinities; no bytes for types that have a quantiser.

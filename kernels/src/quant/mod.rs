@@ -1,6 +1,7 @@
 //! The tensor formats of GGUF files: block sizes, exact dequantisation, quantisation.
 
 mod dequant;
+mod error;
 mod grids;
 mod iq;
 mod quantize;
@@ -9,40 +10,13 @@ mod types;
 pub(crate) use dequant::{
     E2M1_DOUBLED, IQ4_VALUES, e8m0_half, iq4xs_scale, k4_scale_min, q3k_scale,
 };
+pub use error::QuantError;
 pub(crate) use grids::{IQ2_LEVELS, IQ3S_LEVELS, IQ3XXS_LEVELS};
 pub(crate) use iq::IntegerBlock;
 pub use quantize::quantize;
 pub use types::GgmlType;
 
 use crate::memory::OutOfMemory;
-
-/// Why bytes could not be converted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QuantError {
-    /// The values or the bytes are not a whole number of blocks.
-    Length { ty: GgmlType, values: usize, bytes: usize },
-    /// There is no quantiser for this type.
-    Unsupported(GgmlType),
-    /// There is no room for the result.
-    Memory(OutOfMemory),
-}
-
-impl std::fmt::Display for QuantError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            QuantError::Length { ty, values, bytes } => write!(
-                f,
-                "{values} values in {bytes} bytes do not fit {ty}, which has {} values in {} bytes",
-                ty.block_len(),
-                ty.block_bytes()
-            ),
-            QuantError::Unsupported(ty) => write!(f, "cannot quantise to {ty}"),
-            QuantError::Memory(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for QuantError {}
 
 /// Converts any whole number of blocks to f32, exactly as ggml's reference does.
 pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {

@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use futures_util::future::{FutureExt, select_all};
 
+pub use crate::chat::Callable;
 pub use beat::{Beat, Block, BlockKind, End, FinishReason, Piece, Step, Teller};
 pub use choice::{TextLogprobs, TokenText};
 pub use collect::{Collected, CollectedBlock, CollectedChoice, Fold};
@@ -30,7 +31,7 @@ pub use request::{
     GenerationRequest, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS, MAX_BREAKER_BYTES, MAX_BREAKERS,
     MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS, PromptInput,
 };
-pub use rules::{Callable, OutputRules, Shape, ToolUse};
+pub use rules::{OutputRules, Shape, ToolUse};
 
 use crate::chat::TextModel;
 use crate::engine::{Engine, Event, Job, Timings, Usage};

@@ -13,6 +13,7 @@ use crate::chat::{TextModel, ToolFormat};
 use crate::engine::Constraint;
 use crate::error::{Error, Result};
 
+use super::Callable;
 use super::GenerationRequest;
 
 /// How long a request waits for its grammar.
@@ -47,21 +48,6 @@ pub struct ToolUse {
     pub must_call: bool,
     /// One answer may hold several calls.
     pub parallel: bool,
-}
-
-/// A function that may be called.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Callable {
-    /// Letters, digits, `_`, `-` and `.`.
-    pub name: String,
-    /// JSON schema of an object.
-    pub parameters: Value,
-    /// Arguments follow the schema even where the model is free to call or not.
-    pub strict: bool,
-    /// Path of the schema in the request, for errors.
-    pub field: String,
-    /// What of the schema the compiler does not know is skipped; only where that is told.
-    pub loose: bool,
 }
 
 /// The rules of a request, compiled for one model.

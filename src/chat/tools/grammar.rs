@@ -5,161 +5,15 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::ToolFormat;
+use super::call::Callable;
+use super::marks::{Between, Form};
 use crate::chat::Tokenizer;
 use crate::chat::gate::Wait;
-use crate::chat::generation::Callable;
-use crate::chat::grammar::{Grammar, configured, quote};
+use crate::chat::gbnf::quote;
+use crate::chat::grammar::{Grammar, configured};
 
 /// Calls in one answer at most, where several are allowed.
 const CALLS_MAX: usize = 32;
-
-/// The pieces around names and arguments; texts that are control tokens stand alone.
-struct Form {
-    /// Before all calls and after them.
-    outer: (&'static [&'static str], &'static [&'static str]),
-    /// `outer` is announced once, whatever the number of calls.
-    is_list: bool,
-    /// What announces a call.
-    marker: &'static [&'static str],
-    before_name: &'static [&'static str],
-    before_arguments: &'static [&'static str],
-    after_arguments: &'static [&'static str],
-    between_calls: Between,
-}
-
-/// What stands between calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Between {
-    Text(&'static str),
-    /// One call is all that an answer can hold.
-    Never,
-}
-
-/// Each call between marks of its own.
-const fn marked(
-    marker: &'static [&'static str],
-    after_arguments: &'static [&'static str],
-    between: &'static str,
-) -> Form {
-    Form {
-        outer: (&[], &[]),
-        is_list: false,
-        marker,
-        before_name: &["\n{\"name\": \""],
-        before_arguments: &["\", \"arguments\": "],
-        after_arguments,
-        between_calls: Between::Text(between),
-    }
-}
-
-/// All calls in one list.
-const fn list(before: &'static [&'static str], after: &'static [&'static str]) -> Form {
-    Form {
-        outer: (before, after),
-        is_list: true,
-        marker: &[],
-        before_name: &["{\"name\": \""],
-        before_arguments: &["\", \"arguments\": "],
-        after_arguments: &["}"],
-        between_calls: Between::Text(", "),
-    }
-}
-
-/// A name and the arguments, each behind a mark.
-const fn headed(
-    marker: &'static [&'static str],
-    before_arguments: &'static [&'static str],
-    after_arguments: &'static [&'static str],
-) -> Form {
-    Form { before_name: &[], before_arguments, ..marked(marker, after_arguments, "") }
-}
-
-/// The formats whose arguments are not JSON are asked for the JSON form, which their parser reads too.
-fn form(format: ToolFormat) -> Form {
-    match format {
-        ToolFormat::Hermes | ToolFormat::QwenXml | ToolFormat::Glm => {
-            marked(&["<tool_call>"], &["}\n", "</tool_call>"], "\n")
-        }
-        ToolFormat::Seed => marked(&["<seed:tool_call>"], &["}\n", "</seed:tool_call>"], "\n"),
-        ToolFormat::MiniMax => {
-            marked(&["<minimax:tool_call>"], &["}\n", "</minimax:tool_call>"], "\n")
-        }
-        ToolFormat::Dsml => marked(
-            &["<", "｜DSML｜", "tool_calls>"],
-            &["}\n", "</", "｜DSML｜", "tool_calls>"],
-            "\n",
-        ),
-        ToolFormat::KimiK3 => marked(
-            &["<|open|>", "tools", "<|sep|>"],
-            &["}\n", "<|close|>", "tools", "<|sep|>"],
-            "\n",
-        ),
-        ToolFormat::InternLm => Form {
-            before_arguments: &["\", \"parameters\": "],
-            ..marked(&["<|action_start|>", "<|plugin|>"], &["}\n", "<|action_end|>"], "\n")
-        },
-        ToolFormat::Gemma => Form {
-            before_name: &["{\"name\": \""],
-            ..marked(&["<|tool_call>"], &["}", "<tool_call|>"], "")
-        },
-        ToolFormat::GigaChat => Form {
-            before_name: &["{\"name\": \""],
-            between_calls: Between::Never,
-            ..marked(&["<|function_call|>"], &["}"], "")
-        },
-        ToolFormat::Functionary => headed(&["<function="], &[">"], &["</function>"]),
-        ToolFormat::DeepSeek => Form {
-            outer: (&["<｜tool▁calls▁begin｜>"], &["<｜tool▁calls▁end｜>"]),
-            ..headed(&["<｜tool▁call▁begin｜>"], &["<｜tool▁sep｜>"], &["<｜tool▁call▁end｜>"])
-        },
-        ToolFormat::Kimi => Form {
-            outer: (&["<|tool_calls_section_begin|>"], &["<|tool_calls_section_end|>"]),
-            before_name: &["functions."],
-            ..headed(
-                &["<|tool_call_begin|>"],
-                &[":0", "<|tool_call_argument_begin|>"],
-                &["<|tool_call_end|>"],
-            )
-        },
-        ToolFormat::Solar => Form {
-            outer: (&["<|tool_calls|>"], &[]),
-            before_name: &["call000000", "<|tool_call:name|>"],
-            ..headed(&["<|tool_call:begin|>"], &["<|tool_call:args|>"], &["<|tool_call:end|>"])
-        },
-        ToolFormat::Harmony => Form {
-            // What ends the call ends the answer.
-            between_calls: Between::Never,
-            ..headed(
-                &["<|channel|>", "commentary to=functions."],
-                &[" ", "<|constrain|>", "json", "<|message|>"],
-                &[],
-            )
-        },
-        ToolFormat::Mistral => list(&["[TOOL_CALLS]", "["], &["]"]),
-        ToolFormat::Nemotron => list(&["<TOOLCALL>", "["], &["]", "</TOOLCALL>"]),
-        ToolFormat::ToolCalls => list(&["<tool_calls>", "["], &["]", "</tool_calls>"]),
-        ToolFormat::Granite => list(&["<|tool_call|>", "["], &["]"]),
-        ToolFormat::Firefunction => list(&["functools", "["], &["]"]),
-        ToolFormat::Pythonic => list(&["["], &["]"]),
-        ToolFormat::Lfm => list(&["<|tool_call_start|>", "["], &["]", "<|tool_call_end|>"]),
-        ToolFormat::Olmo => list(&["<function_calls>", "["], &["]", "</function_calls>"]),
-        ToolFormat::Cohere => Form {
-            before_name: &["{\"tool_name\": \""],
-            before_arguments: &["\", \"parameters\": "],
-            ..list(&["<|START_ACTION|>", "["], &["]", "<|END_ACTION|>"])
-        },
-        ToolFormat::Apertus => Form {
-            before_name: &["{\""],
-            before_arguments: &["\": "],
-            ..list(&["<|tools_prefix|>", "["], &["]", "<|tools_suffix|>"])
-        },
-        ToolFormat::Llama => Form {
-            before_arguments: &["\", \"parameters\": "],
-            between_calls: Between::Text("; "),
-            ..list(&[], &[])
-        },
-    }
-}
 
 /// Calls as a model may write them.
 pub(in crate::chat) struct Calls<'a> {
@@ -174,33 +28,33 @@ pub(in crate::chat) struct Calls<'a> {
 impl Calls<'_> {
     /// A grammar of answers that are calls, or else `content`, a Lark expression.
     pub(in crate::chat) fn answer(&self, content: Option<&str>) -> String {
-        let form = form(self.format);
-        let calls = self.sequence(&form, form.outer.0, form.outer.1);
+        let form = self.format.form();
+        let calls = self.sequence(form, form.outer.0, form.outer.1);
         let head = match self.format {
             ToolFormat::Harmony => self.literals(&["<|channel|>", "final", "<|message|>"]),
             _ => String::new(),
         };
         let content = content.map(|c| format!("start: calls | {head} content\ncontent: {c}\n"));
         let start = content.unwrap_or_else(|| "start: calls\n".to_owned());
-        format!("{start}calls: {calls}\n{}", self.rules(&form, form.marker))
+        format!("{start}calls: {calls}\n{}", self.rules(form, form.marker))
     }
 
     /// A grammar of what follows the marker of a call, up to its end.
     pub(in crate::chat) fn after_marker(&self) -> String {
-        let form = form(self.format);
+        let form = self.format.form();
         if form.is_list {
             let before = form.outer.0.get(1..).unwrap_or_default();
             // Without a marker, the first letter is part of it.
-            let before = if self.is_bare(&form) { form.outer.0 } else { before };
-            let calls = self.sequence(&form, before, form.outer.1);
-            return format!("start: {calls}\n{}", self.rules(&form, &[]));
+            let before = if self.is_bare(form) { form.outer.0 } else { before };
+            let calls = self.sequence(form, before, form.outer.1);
+            return format!("start: {calls}\n{}", self.rules(form, &[]));
         }
-        format!("start: call\n{}", self.rules(&form, &[]))
+        format!("start: call\n{}", self.rules(form, &[]))
     }
 
     /// What comes before a call in an answer that is free otherwise.
     pub(in crate::chat) fn wait(&self) -> Wait {
-        let form = form(self.format);
+        let form = self.format.form();
         match (self.format.marks().bare, form.is_list) {
             (Some(first), _) => Wait::Start(first),
             (None, true) => Wait::Marker(form.outer.0.first().copied().unwrap_or_default().into()),

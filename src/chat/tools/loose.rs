@@ -3,11 +3,11 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::format::Loose;
-use super::json::escaped;
+use super::call::{Definitions, Malformed};
+use super::marks::Loose;
 use super::objects::check_name;
 use super::sink::Sink;
-use super::{Definitions, Malformed};
+use crate::chat::json_pieces::escaped;
 
 /// Longest name or key.
 const HEAD_MAX: usize = 4096;

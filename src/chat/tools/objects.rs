@@ -1,9 +1,9 @@
 //! Calls that are JSON: objects with a name and arguments, alone, in a list, or one after another; or
 //! a head with the name before the arguments.
 
-use super::json::{JsonValue, as_object};
+use super::call::{Definitions, Malformed};
 use super::sink::Sink;
-use super::{Definitions, Malformed};
+use crate::chat::json_pieces::{JsonValue, as_object};
 
 /// Longest name, head or key.
 const HEAD_MAX: usize = 4096;

@@ -1,10 +1,10 @@
 //! Calls whose arguments come one by one, with marks around keys and values.
 
-use super::format::Pairs;
-use super::json::escaped;
+use super::call::{Definitions, Malformed};
+use super::marks::Pairs;
 use super::objects::check_name;
 use super::sink::Sink;
-use super::{Definitions, Malformed};
+use crate::chat::json_pieces::escaped;
 
 /// Longest name, key or blank between marks.
 const HEAD_MAX: usize = 4096;

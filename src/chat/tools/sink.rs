@@ -2,7 +2,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::{AnswerPart, CallDelta, CallStart, ToolFormat};
+use super::ToolFormat;
+use super::call::{AnswerPart, CallDelta, CallStart};
 
 /// Parts of an answer, in order, and the numbers of its calls.
 pub(super) struct Sink {

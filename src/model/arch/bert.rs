@@ -2,10 +2,38 @@
 //! gated feed-forward part; Jina BERT 2 with linear biases; ModernBERT with norms before its parts and
 //! windows in most layers.
 
-use super::Keys;
 use super::alibi::{MAX_ALIBI_BIAS, set_alibi};
+use super::family::{Architecture, Proof};
+use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ActSpec, FfnSpec, HeadSpec, ModelSpec, Norms, QkNorm, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture {
+        name: "bert",
+        models: "BERT, MiniLM, BGE, E5, GTE, XLM-RoBERTa and relatives",
+        proof: Proof::Own,
+        describe: bert,
+    },
+    Architecture {
+        name: "nomic-bert",
+        models: "Nomic Embed 1",
+        proof: Proof::Own,
+        describe: nomic_bert,
+    },
+    Architecture {
+        name: "jina-bert-v2",
+        models: "Jina Embeddings 2",
+        proof: Proof::Ours,
+        describe: jina_bert_v2,
+    },
+    Architecture {
+        name: "modern-bert",
+        models: "ModernBERT and relatives",
+        proof: Proof::Own,
+        describe: modern_bert,
+    },
+];
 
 /// More than any published model has.
 const MAX_TOKEN_TYPES: usize = 64;
@@ -17,7 +45,7 @@ pub(super) fn bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     spec.ropes.clear();
     spec.learned_positions = true;
     for layer in &mut spec.layers {
-        layer.attn.rope = None;
+        layer.attn_mut().rope = None;
         layer.ffn = layer.ffn.plain(ActSpec::GeluErf);
     }
     Ok(spec)
@@ -34,9 +62,9 @@ pub(super) fn jina_bert_v2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let has_norms = keys.has("blk.0.attn_q_norm.weight");
     for (index, layer) in spec.layers.iter_mut().enumerate() {
         if has_norms {
-            layer.attn.qk_norm = QkNorm::Full;
+            layer.attn_mut().qk_norm = QkNorm::Full;
         }
-        let FfnSpec::Gated { width, act } = &mut layer.ffn else { continue };
+        let FfnSpec::Gated { width, act, .. } = &mut layer.ffn else { continue };
         *act = ActSpec::GeluErf;
         let up = keys.gguf.tensor(&format!("blk.{index}.ffn_up.weight"));
         let is_plain = up.is_some_and(|up| up.shape.first() == Some(width));
@@ -70,7 +98,7 @@ pub(super) fn modern_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let window = keys.opt_usize("attention.sliding_window")?.filter(|window| *window > 0);
     let is_local = local_layers(keys, spec.layers.len())?;
     for (index, layer) in spec.layers.iter_mut().enumerate() {
-        layer.attn.causal = false;
+        layer.attn_mut().causal = false;
         if !keys.has(&format!("blk.{index}.attn_norm.weight")) {
             layer.norms.attn = None;
         }
@@ -79,8 +107,8 @@ pub(super) fn modern_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         }
         if let (Some(window), true) = (window, is_local[index]) {
             // Half of the window lies on each side.
-            layer.attn.window = Some(window / 2 + 1);
-            layer.attn.rope = Some(1);
+            layer.attn_mut().window = Some(window / 2 + 1);
+            layer.attn_mut().rope = Some(1);
         }
     }
     Ok(spec)
@@ -103,7 +131,7 @@ fn encoder(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     spec.token_types = token_types(keys)?;
     spec.head = head(keys)?;
     for layer in &mut spec.layers {
-        layer.attn.causal = false;
+        layer.attn_mut().causal = false;
         layer.norms = Norms::RESIDUAL;
     }
     Ok(spec)

@@ -2,9 +2,20 @@
 //! query and key heads; from R7B on positions in
 //! windows alone.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ModelSpec, Norms, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture { name: "command-r", models: "Command R", proof: Proof::Own, describe: command_r },
+    Architecture {
+        name: "cohere2",
+        models: "Command R7B, Command A",
+        proof: Proof::Own,
+        describe: cohere2,
+    },
+];
 
 pub(super) fn command_r(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
@@ -13,7 +24,7 @@ pub(super) fn command_r(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let qk_norm = keys.norms_of_each_head();
     for layer in &mut spec.layers {
         layer.norms = Norms::PARALLEL;
-        layer.attn.qk_norm = qk_norm;
+        layer.attn_mut().qk_norm = qk_norm;
     }
     Ok(spec)
 }

@@ -1,11 +1,27 @@
 //! DeepSeek and what follows it: a few shared experts beside many small ones; from V2 on latent
 //! attention, from V3 on sigmoid scores with a bias that chooses.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{
-    LatentSpec, ModelSpec, MoeScore, QkNorm, RopeScaling, RopeStyle, Temperature,
+    AttnSpec, LatentSpec, MixerSpec, ModelSpec, MoeScore, RopeScaling, RopeStyle, Temperature,
 };
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture {
+        name: "deepseek",
+        models: "DeepSeek MoE 16B",
+        proof: Proof::Relative,
+        describe: deepseek,
+    },
+    Architecture {
+        name: "deepseek2",
+        models: "DeepSeek V2, V3 and R1, Kimi K2, GLM-4.7-Flash, GigaChat 3",
+        proof: Proof::Own,
+        describe: deepseek2,
+    },
+];
 
 pub(super) fn deepseek(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
@@ -31,7 +47,7 @@ pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     if let Some(scale) = keys.f32("attention.temperature_scale")?.filter(|scale| *scale != 0.0) {
         let floor = keys.usize("attention.temperature_length")?;
         for layer in &mut spec.layers {
-            layer.attn.temperature = Some(Temperature { scale, floor, offset: 0 });
+            layer.attn_mut().temperature = Some(Temperature { scale, floor, offset: 0 });
         }
     }
     if keys.opt_usize("expert_count")?.is_some_and(|experts| experts > 0) {
@@ -69,30 +85,9 @@ pub(super) fn latent(keys: &Keys<'_>, turned: usize) -> Result<LatentSpec, Model
 /// One key and value for all heads: the latent vector.
 pub(super) fn attend_to_latent(spec: &mut ModelSpec, latent: LatentSpec, scale: f32) {
     for layer in &mut spec.layers {
-        layer.attn.kv_heads = 1;
-        layer.attn.head_dim = latent.rank.saturating_add(latent.turned);
-        layer.attn.value_dim = latent.rank;
-        layer.attn.latent = Some(latent);
-        layer.attn.scale = scale;
+        let head_dim = latent.rank.saturating_add(latent.turned);
+        let own = layer.attn_mut().clone();
+        let attn = AttnSpec { kv_heads: 1, head_dim, value_dim: latent.rank, scale, ..own };
+        layer.mixer = MixerSpec::Latent { attn, latent };
     }
-}
-
-pub(super) fn dots1(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
-    let mut spec = keys.dense(keys.rms()?, rope)?;
-    for layer in &mut spec.layers {
-        layer.attn.qk_norm = QkNorm::PerHead;
-    }
-    keys.mixtures(&mut spec, |_| {})?;
-    Ok(spec)
-}
-
-pub(super) fn minimax_m2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
-    let mut spec = keys.dense(keys.rms()?, rope)?;
-    for layer in &mut spec.layers {
-        layer.attn.qk_norm = QkNorm::Full;
-    }
-    keys.mixtures(&mut spec, |moe| moe.normalise = true)?;
-    Ok(spec)
 }

@@ -1,8 +1,19 @@
 //! ERNIE 4.5: llama's graph; as mixtures with shared experts in some layers.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture { name: "ernie4_5", models: "ERNIE 4.5", proof: Proof::Own, describe: ernie4_5 },
+    Architecture {
+        name: "ernie4_5-moe",
+        models: "ERNIE 4.5 MoE",
+        proof: Proof::Own,
+        describe: ernie4_5_moe,
+    },
+];
 
 pub(super) fn ernie4_5(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;

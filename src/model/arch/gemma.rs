@@ -2,11 +2,24 @@
 //! local layers beside global ones; in 3 norms on query and key heads and a rope of its own for
 //! the local layers; 3n with several residual streams.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{
     ActSpec, AltUpSpec, FfnSpec, ModelSpec, Norms, QkNorm, RopeScaling, RopeSpec, RopeStyle,
 };
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture { name: "gemma", models: "Gemma 1", proof: Proof::Own, describe: gemma },
+    Architecture { name: "gemma2", models: "Gemma 2", proof: Proof::Own, describe: gemma2 },
+    Architecture { name: "gemma3", models: "Gemma 3 (text)", proof: Proof::Own, describe: gemma3 },
+    Architecture {
+        name: "gemma3n",
+        models: "Gemma 3n (text)",
+        proof: Proof::Own,
+        describe: gemma3n,
+    },
+];
 
 /// Layers a global layer is one of, when the file does not say.
 const GEMMA2_PATTERN: usize = 2;
@@ -42,10 +55,10 @@ pub(super) fn gemma2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let is_27b = spec.layers.len() == GEMMA2_27B_LAYERS;
     for (layer, is_local) in spec.layers.iter_mut().zip(is_local) {
         layer.norms = Norms::PRE_POST;
-        layer.attn.softcap = softcap;
-        layer.attn.window = (is_local && window > 0).then_some(window);
+        layer.attn_mut().softcap = softcap;
+        layer.attn_mut().window = (is_local && window > 0).then_some(window);
         if is_27b {
-            layer.attn.scale = 1.0 / ((spec.hidden / layer.attn.heads) as f32).sqrt();
+            layer.attn_mut().scale = 1.0 / ((spec.hidden / layer.attn_mut().heads) as f32).sqrt();
         }
     }
     Ok(spec)
@@ -65,13 +78,13 @@ pub(super) fn gemma3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let is_27b = spec.layers.len() == GEMMA3_27B_LAYERS;
     for (layer, is_local) in spec.layers.iter_mut().zip(is_local) {
         layer.norms = Norms::PRE_POST;
-        layer.attn.qk_norm = QkNorm::PerHead;
+        layer.attn_mut().qk_norm = QkNorm::PerHead;
         if is_27b {
-            layer.attn.scale = 1.0 / ((spec.hidden / layer.attn.heads) as f32).sqrt();
+            layer.attn_mut().scale = 1.0 / ((spec.hidden / layer.attn_mut().heads) as f32).sqrt();
         }
         if let (Some(window), true) = (window, is_local) {
-            layer.attn.window = Some(window);
-            layer.attn.rope = Some(1);
+            layer.attn_mut().window = Some(window);
+            layer.attn_mut().rope = Some(1);
         }
     }
     Ok(spec)
@@ -94,15 +107,20 @@ pub(super) fn gemma3n(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         None => GEMMA3N_OWN_KV.min(layers),
     };
     for (index, layer) in spec.layers.iter_mut().enumerate() {
-        layer.attn.scale = 1.0;
-        layer.attn.value_norm = true;
-        layer.attn.window = is_local[index].then_some(window);
-        layer.attn.rope = Some(usize::from(is_local[index]));
+        layer.attn_mut().scale = 1.0;
+        layer.attn_mut().value_norm = true;
+        layer.attn_mut().window = is_local[index].then_some(window);
+        layer.attn_mut().rope = Some(usize::from(is_local[index]));
         if index >= num_own {
             let alike = |other: &usize| is_local[*other] == is_local[index];
             let source = (0..num_own).rev().find(alike);
             let problem = || ModelError::Limit(format!("no layer has keys for layer {index}"));
-            layer.attn.shares_kv = Some(source.ok_or_else(problem)?);
+            layer.attn_mut().shares_kv = Some(source.ok_or_else(problem)?);
+        }
+    }
+    for (layer, deviations) in spec.layers.iter_mut().zip(sparsity(keys, layers)?) {
+        if let FfnSpec::Gated { sparsity, .. } = &mut layer.ffn {
+            *sparsity = deviations;
         }
     }
     let key = "altup.active_idx";
@@ -116,7 +134,6 @@ pub(super) fn gemma3n(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         streams: keys.opt_usize("altup.num_inputs")?.unwrap_or(4),
         width: keys.usize("embedding_length_per_layer_input")?,
         rank: rank.ok_or_else(|| ModelError::MissingTensor("blk.0.laurel_l.weight".to_owned()))?,
-        sparsity: sparsity(keys, layers)?,
     });
     Ok(spec)
 }

@@ -1,9 +1,26 @@
 //! GLM: partial rope, gate and up in one tensor; in GLM-4 of April 2025 norms before and after each
 //! part; from 4.5 on mixtures with shared experts.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ModelSpec, MoeScore, Norms, QkNorm, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture {
+        name: "chatglm",
+        models: "ChatGLM 3, GLM-4, GLM-Edge",
+        proof: Proof::Relative,
+        describe: chatglm,
+    },
+    Architecture { name: "glm4", models: "GLM-4 (0414)", proof: Proof::Own, describe: glm4 },
+    Architecture {
+        name: "glm4moe",
+        models: "GLM-4.5, 4.6 and 4.7",
+        proof: Proof::Own,
+        describe: glm4moe,
+    },
+];
 
 /// The text part of models that see (4.1V, 4.6V) has sections in its rotary embedding, and with them the
 /// pairs of GPT-NeoX.
@@ -33,7 +50,7 @@ pub(super) fn glm4moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         // Named for where it stands, this norm is the feed-forward part's own.
         layer.norms = Norms { ffn: Some("post_attention_norm"), ..Norms::PRE };
         if has_norms {
-            layer.attn.qk_norm = QkNorm::PerHead;
+            layer.attn_mut().qk_norm = QkNorm::PerHead;
         }
     }
     let silent = keys.opt_usize("expert_gating_func")?.unwrap_or(0) == 0;

@@ -1,8 +1,19 @@
 //! Granite 3 and the dense 4: llama with four scales, some without positions; as a mixture of experts too.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture { name: "granite", models: "Granite 3", proof: Proof::Own, describe: granite },
+    Architecture {
+        name: "granitemoe",
+        models: "Granite 3 MoE",
+        proof: Proof::Own,
+        describe: granitemoe,
+    },
+];
 
 pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;
@@ -16,7 +27,7 @@ pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let key = keys.key("rope.scaling.finetuned");
     if keys.metadata.bool(&key)? == Some(false) {
         spec.ropes.clear();
-        spec.layers.iter_mut().for_each(|layer| layer.attn.rope = None);
+        spec.layers.iter_mut().for_each(|layer| layer.attn_mut().rope = None);
     }
     Ok(spec)
 }

@@ -1,16 +1,22 @@
 //! Hunyuan: norms on query and key heads after the rotary embedding; as a mixture beside a shared
 //! expert too.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, QkNorm, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture { name: "hunyuan-dense", models: "Hunyuan", proof: Proof::Own, describe: dense },
+    Architecture { name: "hunyuan-moe", models: "Hunyuan A13B", proof: Proof::Own, describe: moe },
+];
 
 pub(super) fn dense(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.rms()?, rope)?;
     for layer in &mut spec.layers {
-        layer.attn.qk_norm = QkNorm::PerHead;
-        layer.attn.qk_norm_late = true;
+        layer.attn_mut().qk_norm = QkNorm::PerHead;
+        layer.attn_mut().qk_norm_late = true;
     }
     Ok(spec)
 }

@@ -7,8 +7,9 @@ use crate::model::error::ModelError;
 use crate::model::gguf::{Gguf, Metadata, Value};
 use crate::model::runner::Pooling;
 use crate::model::spec::{
-    ActSpec, AttnSpec, FfnSpec, Groups, HeadSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec,
-    NormKind, NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle, YarnSpec,
+    ActSpec, AttnSpec, FfnSpec, Groups, HeadSpec, LayerSpec, MixerSpec, ModelSpec, MoeScore,
+    MoeSpec, NormKind, NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle,
+    YarnSpec,
 };
 
 /// Metadata under the architecture's prefix.
@@ -266,7 +267,7 @@ impl Keys<'_> {
         };
         let value_dim = self.opt_usize("attention.value_length")?.unwrap_or(head_dim);
         let layer = |index: usize| LayerSpec {
-            attn: AttnSpec {
+            mixer: MixerSpec::Attention(AttnSpec {
                 heads: heads[index],
                 kv_heads: kv_heads[index],
                 head_dim,
@@ -274,7 +275,6 @@ impl Keys<'_> {
                 rope: Some(0),
                 qk_norm: QkNorm::None,
                 qk_norm_late: false,
-                latent: None,
                 temperature: None,
                 scale: 1.0 / (head_dim as f32).sqrt(),
                 softcap: None,
@@ -286,8 +286,8 @@ impl Keys<'_> {
                 clamp: None,
                 sinks: false,
                 causal: true,
-            },
-            ffn: FfnSpec::Gated { width: widths[index], act: ActSpec::Silu },
+            }),
+            ffn: FfnSpec::Gated { width: widths[index], act: ActSpec::Silu, sparsity: None },
             norms: Norms::PRE,
         };
         Ok(ModelSpec {
@@ -316,7 +316,7 @@ impl Keys<'_> {
     /// Queries, keys and values are clamped if the file says so.
     pub(super) fn clamp(&self, spec: &mut ModelSpec) -> Result<(), ModelError> {
         let limit = self.f32("attention.clamp_kqv")?.filter(|limit| *limit > 0.0);
-        spec.layers.iter_mut().for_each(|layer| layer.attn.clamp = limit);
+        spec.layers.iter_mut().for_each(|layer| layer.attn_mut().clamp = limit);
         Ok(())
     }
 
@@ -392,8 +392,8 @@ impl Keys<'_> {
         let Some(window) = window else { return Ok(()) };
         let is_local = self.windows(spec.layers.len(), period)?;
         for (layer, is_local) in spec.layers.iter_mut().zip(is_local) {
-            layer.attn.window = is_local.then_some(window);
-            layer.attn.rope = is_local.then_some(0);
+            layer.attn_mut().window = is_local.then_some(window);
+            layer.attn_mut().rope = is_local.then_some(0);
         }
         Ok(())
     }

@@ -1,9 +1,17 @@
 //! Llama 4: three of four layers with positions and norms on query and key heads after them, the
 //! fourth with a temperature instead; one expert beside a shared one in some layers.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, MoeScore, QkNorm, RopeStyle, Temperature};
+
+pub(super) const FAMILY: &[Architecture] = &[Architecture {
+    name: "llama4",
+    models: "Llama 4 (text)",
+    proof: Proof::Own,
+    describe: llama4,
+}];
 
 /// Layers a layer without positions is one of, when the file does not say.
 const NOPE_STEP: usize = 4;
@@ -23,13 +31,13 @@ pub(super) fn llama4(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let is_local = keys.windows(spec.layers.len(), NOPE_STEP)?;
     for (index, layer) in spec.layers.iter_mut().enumerate() {
         if has_chunks && !is_local[index] {
-            layer.attn.rope = None;
-            layer.attn.temperature = Some(TEMPERATURE);
+            layer.attn_mut().rope = None;
+            layer.attn_mut().temperature = Some(TEMPERATURE);
         } else {
-            layer.attn.chunk = has_chunks.then_some(chunk);
+            layer.attn_mut().chunk = has_chunks.then_some(chunk);
             if !is_maverick {
-                layer.attn.qk_norm = QkNorm::Plain;
-                layer.attn.qk_norm_late = true;
+                layer.attn_mut().qk_norm = QkNorm::Plain;
+                layer.attn_mut().qk_norm_late = true;
             }
         }
         let FfnSpec::Gated { width, .. } = layer.ffn else { continue };

@@ -1,9 +1,20 @@
 //! MiniCPM: llama with scaled embeddings, residuals and logits; in version 3 with latent attention.
 
 use super::deepseek::attend_to_latent;
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{LatentSpec, ModelSpec, RopeStyle};
+use crate::model::spec::{LatentSpec, LayerSpec, ModelSpec, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture {
+        name: "minicpm",
+        models: "MiniCPM 1 and 2",
+        proof: Proof::Relative,
+        describe: minicpm,
+    },
+    Architecture { name: "minicpm3", models: "MiniCPM 3", proof: Proof::Own, describe: minicpm3 },
+];
 
 /// What files leave out, as the models were published.
 const EMBED_SCALE: f32 = 12.0;
@@ -31,7 +42,7 @@ pub(super) fn minicpm3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let turned = keys.usize("rope.dimension_count")?;
     let rope = keys.rope(RopeStyle::Neox, turned)?;
     let mut spec = keys.dense(keys.rms()?, rope)?;
-    let heads = spec.layers.first().map_or(1, |layer| layer.attn.heads).max(1);
+    let heads = spec.layers.first().and_then(LayerSpec::attn).map_or(1, |attn| attn.heads).max(1);
     let key = keys.usize("attention.key_length")?;
     let still = key.checked_sub(turned).ok_or_else(|| {
         ModelError::Limit(format!("rope dimension {turned} exceeds key length {key}"))

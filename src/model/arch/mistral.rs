@@ -1,8 +1,16 @@
 //! Ministral 3: llama whose queries grow beyond the original context.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{ModelSpec, RopeScaling, Temperature};
+
+pub(super) const FAMILY: &[Architecture] = &[Architecture {
+    name: "mistral3",
+    models: "Ministral 3",
+    proof: Proof::Own,
+    describe: mistral3,
+}];
 
 pub(super) fn mistral3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = super::llama::llama(keys)?;
@@ -20,7 +28,7 @@ pub(super) fn mistral3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         let key = "rope.scaling.original_context_length";
         let floor = original.map_or_else(|| keys.usize(key), Ok)?;
         for layer in &mut spec.layers {
-            layer.attn.temperature = Some(Temperature { scale, floor, offset: 0 });
+            layer.attn_mut().temperature = Some(Temperature { scale, floor, offset: 0 });
         }
     }
     Ok(spec)

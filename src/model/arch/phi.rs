@@ -1,11 +1,18 @@
 //! Phi 2 (attention and feed-forward side by side, layer norm) and Phi 3 and 4 (llama with fused
 //! projections and LongRoPE); Phi 3.5 MoE.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{
     ActSpec, FfnSpec, ModelSpec, MoeScore, MoeSpec, NormKind, NormSpec, Norms, RopeStyle,
 };
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture { name: "phi2", models: "Phi 1, 1.5 and 2", proof: Proof::Own, describe: phi2 },
+    Architecture { name: "phi3", models: "Phi 3, 3.5 and 4", proof: Proof::Own, describe: phi3 },
+    Architecture { name: "phimoe", models: "Phi 3.5 MoE", proof: Proof::Own, describe: phimoe },
+];
 
 pub(super) fn phi2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;

@@ -1,9 +1,46 @@
 //! Qwen 1; Qwen 2 (biases on q, k, v, read from the file) and Qwen 3 (norms on query and key heads), dense
 //! and as mixtures of experts.
 
+use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{FfnSpec, ModelSpec, MoeSpec, QkNorm, RopeStyle};
+
+pub(super) const FAMILY: &[Architecture] = &[
+    Architecture { name: "qwen", models: "Qwen 1", proof: Proof::Relative, describe: qwen },
+    Architecture {
+        name: "qwen2",
+        models: "Qwen 1.5, 2 and 2.5",
+        proof: Proof::Own,
+        describe: qwen2,
+    },
+    Architecture {
+        name: "qwen2moe",
+        models: "Qwen 1.5 MoE, Qwen 2 MoE",
+        proof: Proof::Own,
+        describe: qwen2moe,
+    },
+    Architecture {
+        name: "qwen2vl",
+        models: "Qwen 2 and 2.5 VL (text)",
+        proof: Proof::Own,
+        describe: qwen2,
+    },
+    Architecture { name: "qwen3", models: "Qwen 3", proof: Proof::Own, describe: qwen3 },
+    Architecture { name: "qwen3moe", models: "Qwen 3 MoE", proof: Proof::Own, describe: qwen3moe },
+    Architecture {
+        name: "qwen3vl",
+        models: "Qwen 3 VL (text)",
+        proof: Proof::Own,
+        describe: qwen3,
+    },
+    Architecture {
+        name: "qwen3vlmoe",
+        models: "Qwen 3 VL MoE (text)",
+        proof: Proof::Own,
+        describe: qwen3moe,
+    },
+];
 
 pub(super) fn qwen2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
@@ -13,7 +50,7 @@ pub(super) fn qwen2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 pub(super) fn qwen3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = qwen2(keys)?;
     for layer in &mut spec.layers {
-        layer.attn.qk_norm = QkNorm::PerHead;
+        layer.attn_mut().qk_norm = QkNorm::PerHead;
     }
     Ok(spec)
 }

@@ -5,7 +5,8 @@ use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::gguf::{Array, Metadata, Value};
 use crate::model::spec::{
-    ActSpec, AttnSpec, FfnSpec, HeadSpec, ModelSpec, MoeScore, MoeSpec, RopeScaling, RopeStyle,
+    ActSpec, AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, RopeScaling,
+    RopeStyle,
 };
 
 /// Keys without effect on what is computed here: counts and widths that the shapes of tensors prove,
@@ -115,7 +116,7 @@ fn agrees(key: &str, value: &Value, spec: &ModelSpec) -> Option<bool> {
         _ => None,
     };
     let count = || value.as_integer().and_then(|count| usize::try_from(count).ok());
-    let attns = || spec.layers.iter().map(|layer| &layer.attn);
+    let attns = || spec.layers.iter().filter_map(LayerSpec::attn);
     let all_moes = |holds: &dyn Fn(&MoeSpec) -> bool| moes(spec).all(holds);
     if key.starts_with("rope.") && spec.ropes.is_empty() {
         return Some(true);

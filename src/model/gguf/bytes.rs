@@ -8,7 +8,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Access, GgufError};
+use super::GgufError;
+
+/// How the bytes of a file are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// A tensor is read when it is asked for. The file must not be written to meanwhile, which is
+    /// noticed.
+    #[default]
+    OnDemand,
+    /// Read into memory as a whole: takes the file's size in memory, survives changes to the file.
+    AtOnce,
+}
 
 /// A whole file.
 #[derive(Debug)]

@@ -6,20 +6,9 @@ use std::path::{Path, PathBuf};
 
 use kolosal_kernels::quant::GgmlType;
 
-use super::bytes::Bytes;
+use super::bytes::{Access, Bytes};
 use super::parse::{self, Header};
 use super::{GgufError, Metadata, TensorInfo, split};
-
-/// How the bytes of a file are reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Access {
-    /// A tensor is read when it is asked for. The file must not be written to meanwhile, which is
-    /// noticed.
-    #[default]
-    OnDemand,
-    /// Read into memory as a whole: takes the file's size in memory, survives changes to the file.
-    AtOnce,
-}
 
 /// An open GGUF model. See the module documentation for what has been checked.
 #[derive(Debug)]

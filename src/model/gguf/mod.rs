@@ -28,9 +28,10 @@ mod tensor;
 mod value;
 mod writer;
 
+pub use bytes::Access;
 pub(in crate::model) use bytes::Bytes;
 pub use error::GgufError;
-pub use file::{Access, Gguf};
+pub use file::Gguf;
 pub(in crate::model) use file::{Composed, Place};
 pub use metadata::Metadata;
 pub use parse::limits;

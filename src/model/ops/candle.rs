@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Module, Tensor};
 use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::{self, GgmlType};
 
-use super::{KvBlocks, Load, Norm, Ops, WeightSource};
+use super::{Attend, KvBlocks, Load, Norm, Ops, Products, Tensors, WeightSource};
 use crate::model::batch::{BLOCK, Batch, Span};
 use crate::model::error::ModelError;
 use crate::model::runner::KvGrowth;
@@ -272,97 +272,25 @@ impl Load for CandleOps {
     }
 }
 
-impl Ops for CandleOps {
+impl Tensors for CandleOps {
     type Tensor = Tensor;
-    type Act = Tensor;
-
-    fn reserve_kv(
-        &mut self,
-        layers: &[&AttnSpec],
-        blocks: KvBlocks,
-    ) -> Result<KvGrowth, ModelError> {
-        let slots = blocks.most * BLOCK;
-        self.num_blocks = blocks.most;
-        for attn in layers {
-            // What is another layer's takes no room.
-            let slots = if attn.shares_kv.is_some() { 1 } else { slots };
-            let pool =
-                |dim: usize| Tensor::zeros((slots, attn.kv_heads * dim), DType::F16, &self.device);
-            let (k, v) = (pool(attn.head_dim)?, pool(attn.value_dim)?);
-            let shape = (attn.kv_heads, attn.heads / attn.kv_heads, 1, 1);
-            let slopes = attn.slopes().map(|all| Tensor::from_vec(all, shape, &self.device));
-            self.kv.push(LayerKv { k, v, slopes: slopes.transpose()? });
-        }
-        Ok(KvGrowth::default())
-    }
-
-    fn grow_kv(&mut self, _: usize) -> usize {
-        self.num_blocks
-    }
-
-    fn weight_bytes(&self) -> usize {
-        self.weight_bytes
-    }
-
-    fn device(&self) -> String {
-        match self.device.location() {
-            candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-        }
-    }
-
-    fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
-        self.positions = Some(self.indices(&batch.positions)?);
-        self.slots.clone_from(&batch.slots);
-        self.spans.clone_from(&batch.spans);
-        Ok(())
-    }
-
-    fn embed(
-        &mut self,
-        table: &Arc<QTensor>,
-        ids: &[u32],
-        scale: f32,
-    ) -> Result<Tensor, ModelError> {
-        let rows = table.embedding(&self.indices(ids)?)?.to_dtype(DType::F32)?;
-        Ok((rows * f64::from(scale))?)
-    }
-
-    fn norm(&mut self, x: &Tensor, by: &Norm<Tensor>) -> Result<Tensor, ModelError> {
-        norm(x, by)
-    }
-
-    fn norm_act(&mut self, x: &Tensor, by: &Norm<Tensor>) -> Result<Tensor, ModelError> {
-        norm(x, by)
-    }
-
-    fn act(&mut self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(x.clone())
-    }
-
-    fn linear<const N: usize>(
-        &mut self,
-        x: &Tensor,
-        weights: [&CandleLinear; N],
-    ) -> Result<[Tensor; N], ModelError> {
-        let x = x.contiguous()?;
-        let mut out = Vec::with_capacity(N);
-        for linear in weights {
-            let mut y = linear.weight.forward(&x)?;
-            if linear.scale != 1.0 {
-                y = (y * f64::from(linear.scale))?;
-            }
-            out.push(match &linear.bias {
-                Some(bias) => y.broadcast_add(bias)?,
-                None => y,
-            });
-        }
-        Ok(out.try_into().expect("one output a weight: this is a bug"))
-    }
 
     fn clamp(&mut self, x: Tensor, limit: f32) -> Result<Tensor, ModelError> {
         Ok(x.clamp(-limit, limit)?)
+    }
+
+    fn scale(&mut self, x: Tensor, factor: f32) -> Result<Tensor, ModelError> {
+        Ok((x * f64::from(factor))?)
+    }
+
+    fn scale_rows(&mut self, x: Tensor, factors: &[f32]) -> Result<Tensor, ModelError> {
+        let factors = Tensor::from_slice(factors, (factors.len(), 1), &self.device)?;
+        Ok(x.broadcast_mul(&factors)?)
+    }
+
+    fn copy(&mut self, x: &Tensor) -> Result<Tensor, ModelError> {
+        // Nothing writes to a tensor's values.
+        Ok(x.clone())
     }
 
     fn scale_columns(&mut self, x: Tensor, factors: &Tensor) -> Result<Tensor, ModelError> {
@@ -374,68 +302,6 @@ impl Ops for CandleOps {
         let centred = x.broadcast_sub(&mean)?;
         let deviation = centred.sqr()?.mean_keepdim(D::Minus1)?.sqrt()?;
         Ok(centred.broadcast_sub(&(deviation * f64::from(deviations))?)?.relu()?)
-    }
-
-    fn glu_act(&mut self, gate: &Tensor, up: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
-        if act == ActSpec::OaiSwiglu {
-            let gate = gate.minimum(7.0)?;
-            let up = (up.clamp(-7f32, 7f32)? + 1.0)?;
-            return Ok((activate(&gate, act)? * up)?);
-        }
-        Ok((activate(gate, act)? * up)?)
-    }
-
-    fn unary_act(&mut self, x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
-        activate(x, act)
-    }
-
-    fn head_norm(
-        &mut self,
-        x: Tensor,
-        heads: usize,
-        by: &Norm<Tensor>,
-    ) -> Result<Tensor, ModelError> {
-        Ok(norm(&Self::head_parts(&x, heads)?, by)?.reshape(x.shape())?)
-    }
-
-    fn rope(&mut self, x: Tensor, heads: usize, rope: &CandleRope) -> Result<Tensor, ModelError> {
-        let positions = self.positions.as_ref().expect("begin comes first: this is a bug");
-        let cos = rope.cos.index_select(positions, 0)?;
-        let sin = rope.sin.index_select(positions, 0)?;
-        let parts = Self::head_parts(&x, heads)?;
-        let head_dim = parts.dim(2)?;
-        // (1, heads, T, dim), as candle's rope wants it.
-        let turned = parts.narrow(2, 0, rope.dim)?.transpose(0, 1)?.unsqueeze(0)?.contiguous()?;
-        let turned = match rope.style {
-            RopeStyle::Norm => candle_nn::rotary_emb::rope_i(&turned, &cos, &sin)?,
-            RopeStyle::Neox => candle_nn::rotary_emb::rope(&turned, &cos, &sin)?,
-        };
-        let turned = turned.squeeze(0)?.transpose(0, 1)?.contiguous()?;
-        if rope.dim == head_dim {
-            return Ok(turned.reshape(x.shape())?);
-        }
-        let rest = parts.narrow(2, rope.dim, head_dim - rope.dim)?.contiguous()?;
-        Ok(Tensor::cat(&[&turned, &rest], 2)?.reshape(x.shape())?)
-    }
-
-    fn attention(
-        &mut self,
-        layer: usize,
-        (q, own): (&Tensor, Option<[&Tensor; 2]>),
-        spec: &AttnSpec,
-        sinks: Option<&Tensor>,
-    ) -> Result<Tensor, ModelError> {
-        let kv = &self.kv[layer];
-        if let Some([k, v]) = own {
-            self.write(&kv.k, k)?;
-            self.write(&kv.v, v)?;
-        }
-        let parts = self
-            .spans
-            .iter()
-            .map(|span| self.attend(kv, q, span, (spec, sinks)))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Tensor::cat(&parts, 0)?)
     }
 
     fn add(&mut self, x: Tensor, y: &Tensor, scale: f32) -> Result<Tensor, ModelError> {
@@ -484,13 +350,165 @@ impl Ops for CandleOps {
     fn host(&mut self, x: Tensor) -> Result<Floats, ModelError> {
         Ok(x.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?.into())
     }
+}
 
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError> {
-        for pool in self.kv.iter().flat_map(|kv| [&kv.k, &kv.v]) {
-            let block = pool.narrow(0, from as usize * BLOCK, BLOCK)?.force_contiguous()?;
-            pool.slice_set(&block, 0, to as usize * BLOCK)?;
+impl Products for CandleOps {
+    type Act = Tensor;
+
+    fn embed(
+        &mut self,
+        table: &Arc<QTensor>,
+        ids: &[u32],
+        scale: f32,
+    ) -> Result<Tensor, ModelError> {
+        let rows = table.embedding(&self.indices(ids)?)?.to_dtype(DType::F32)?;
+        Ok((rows * f64::from(scale))?)
+    }
+
+    fn norm(&mut self, x: &Tensor, by: &Norm<Tensor>) -> Result<Tensor, ModelError> {
+        norm(x, by)
+    }
+
+    fn norm_act(&mut self, x: &Tensor, by: &Norm<Tensor>) -> Result<Tensor, ModelError> {
+        norm(x, by)
+    }
+
+    fn act(&mut self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(x.clone())
+    }
+
+    fn linear<const N: usize>(
+        &mut self,
+        x: &Tensor,
+        weights: [&CandleLinear; N],
+    ) -> Result<[Tensor; N], ModelError> {
+        let x = x.contiguous()?;
+        let mut out = Vec::with_capacity(N);
+        for linear in weights {
+            let mut y = linear.weight.forward(&x)?;
+            if linear.scale != 1.0 {
+                y = (y * f64::from(linear.scale))?;
+            }
+            out.push(match &linear.bias {
+                Some(bias) => y.broadcast_add(bias)?,
+                None => y,
+            });
         }
+        Ok(out.try_into().expect("one output a weight: this is a bug"))
+    }
+
+    fn glu_act(&mut self, gate: &Tensor, up: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
+        if act == ActSpec::OaiSwiglu {
+            let gate = gate.minimum(7.0)?;
+            let up = (up.clamp(-7f32, 7f32)? + 1.0)?;
+            return Ok((activate(&gate, act)? * up)?);
+        }
+        Ok((activate(gate, act)? * up)?)
+    }
+
+    fn unary_act(&mut self, x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
+        activate(x, act)
+    }
+
+    fn head_norm(
+        &mut self,
+        x: Tensor,
+        heads: usize,
+        by: &Norm<Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        Ok(norm(&Self::head_parts(&x, heads)?, by)?.reshape(x.shape())?)
+    }
+}
+
+impl Attend for CandleOps {
+    fn reserve_kv(
+        &mut self,
+        layers: &[Option<&AttnSpec>],
+        blocks: KvBlocks,
+    ) -> Result<KvGrowth, ModelError> {
+        let slots = blocks.most * BLOCK;
+        self.num_blocks = blocks.most;
+        for attn in layers {
+            let Some(attn) = attn else {
+                let none = Tensor::zeros((1, 1), DType::F16, &self.device)?;
+                self.kv.push(LayerKv { k: none.clone(), v: none, slopes: None });
+                continue;
+            };
+            // What is another layer's takes no room.
+            let slots = if attn.shares_kv.is_some() { 1 } else { slots };
+            let pool =
+                |dim: usize| Tensor::zeros((slots, attn.kv_heads * dim), DType::F16, &self.device);
+            let (k, v) = (pool(attn.head_dim)?, pool(attn.value_dim)?);
+            let shape = (attn.kv_heads, attn.heads / attn.kv_heads, 1, 1);
+            let slopes = attn.slopes().map(|all| Tensor::from_vec(all, shape, &self.device));
+            self.kv.push(LayerKv { k, v, slopes: slopes.transpose()? });
+        }
+        Ok(KvGrowth::default())
+    }
+
+    fn grow_kv(&mut self, _: usize) -> usize {
+        self.num_blocks
+    }
+
+    fn begin(&mut self, batch: &Batch) -> Result<(), ModelError> {
+        self.positions = Some(self.indices(&batch.positions)?);
+        self.slots.clone_from(&batch.slots);
+        self.spans.clone_from(&batch.spans);
         Ok(())
+    }
+
+    fn rope(&mut self, x: Tensor, heads: usize, rope: &CandleRope) -> Result<Tensor, ModelError> {
+        let positions = self.positions.as_ref().expect("begin comes first: this is a bug");
+        let cos = rope.cos.index_select(positions, 0)?;
+        let sin = rope.sin.index_select(positions, 0)?;
+        let parts = Self::head_parts(&x, heads)?;
+        let head_dim = parts.dim(2)?;
+        // (1, heads, T, dim), as candle's rope wants it.
+        let turned = parts.narrow(2, 0, rope.dim)?.transpose(0, 1)?.unsqueeze(0)?.contiguous()?;
+        let turned = match rope.style {
+            RopeStyle::Norm => candle_nn::rotary_emb::rope_i(&turned, &cos, &sin)?,
+            RopeStyle::Neox => candle_nn::rotary_emb::rope(&turned, &cos, &sin)?,
+        };
+        let turned = turned.squeeze(0)?.transpose(0, 1)?.contiguous()?;
+        if rope.dim == head_dim {
+            return Ok(turned.reshape(x.shape())?);
+        }
+        let rest = parts.narrow(2, rope.dim, head_dim - rope.dim)?.contiguous()?;
+        Ok(Tensor::cat(&[&turned, &rest], 2)?.reshape(x.shape())?)
+    }
+
+    fn attention(
+        &mut self,
+        layer: usize,
+        (q, own): (&Tensor, Option<[&Tensor; 2]>),
+        spec: &AttnSpec,
+        sinks: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        let kv = &self.kv[layer];
+        if let Some([k, v]) = own {
+            self.write(&kv.k, k)?;
+            self.write(&kv.v, v)?;
+        }
+        let parts = self
+            .spans
+            .iter()
+            .map(|span| self.attend(kv, q, span, (spec, sinks)))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+}
+
+impl Ops for CandleOps {
+    fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    fn device(&self) -> String {
+        match self.device.location() {
+            candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! The decoder's operations. Each back end implements all of them: [`cpu`] with our kernels,
 //! [`candle`] with portable candle tensors (CUDA, Metal, and the oracle of the CPU back end).
+//!
+//! They are traits by subject, each on those before: weights ([`Load`]), values ([`Tensors`]), linear
+//! layers ([`Products`]), keys and values ([`Attend`]), and all of it ([`Ops`]).
 
-mod activation;
-mod buffers;
 pub mod candle;
 pub mod cpu;
-mod locking;
-mod rows;
 
 use std::ops::Range;
 
@@ -78,35 +77,65 @@ pub trait Load: Sized {
     ) -> Result<Self::Rope, ModelError>;
 }
 
-/// What the decoder can do. Tensors are (rows, columns) of f32, one row per row of the batch.
-pub trait Ops: Load + Send {
+/// Values of rows. Tensors are (rows, columns) of f32, one row per row of the batch.
+pub trait Tensors: Load + Send {
     type Tensor: Send;
+
+    /// Values brought into `-limit..=limit`.
+    fn clamp(&mut self, x: Self::Tensor, limit: f32) -> Result<Self::Tensor, ModelError>;
+    /// All values times a factor.
+    fn scale(&mut self, x: Self::Tensor, factor: f32) -> Result<Self::Tensor, ModelError>;
+    /// Each row times its own factor.
+    fn scale_rows(&mut self, x: Self::Tensor, factors: &[f32]) -> Result<Self::Tensor, ModelError>;
+    /// Each column times its own factor.
+    fn scale_columns(
+        &mut self,
+        x: Self::Tensor,
+        factors: &Self::Vector,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// `max(0, x - mean - deviations · σ)`, mean and σ those of the row.
+    fn sparsify(&mut self, x: Self::Tensor, deviations: f32) -> Result<Self::Tensor, ModelError>;
+    /// `x + scale · y`.
+    fn add(
+        &mut self,
+        x: Self::Tensor,
+        y: &Self::Tensor,
+        scale: f32,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// The same values once more.
+    fn copy(&mut self, x: &Self::Tensor) -> Result<Self::Tensor, ModelError>;
+    /// The columns `range` of each of `heads` equal parts of a row, side by side.
+    fn part(
+        &mut self,
+        x: &Self::Tensor,
+        heads: usize,
+        range: Range<usize>,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// Of each of `heads` equal parts of a row: the first tensor's part, then the second's, …
+    fn join(&mut self, parts: &[&Self::Tensor], heads: usize) -> Result<Self::Tensor, ModelError>;
+    /// The named rows, in order.
+    fn rows(&mut self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, ModelError>;
+    /// `x[rows[i]] += weights[i] · y[i]`, `i` ascending; every row at most once.
+    fn add_rows(
+        &mut self,
+        x: Self::Tensor,
+        rows: &[u32],
+        weights: &[f32],
+        y: &Self::Tensor,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// A tensor of zeros, as large as `like`.
+    fn zeros_like(&mut self, like: &Self::Tensor) -> Result<Self::Tensor, ModelError>;
+    /// The values on the host, row-major.
+    fn host(&mut self, x: Self::Tensor) -> Result<Floats, ModelError>;
+    /// Takes back what [`Tensors::host`] gave, for its memory to be used again.
+    fn recycle(&mut self, _values: Floats) {}
+}
+
+/// Linear layers, and what makes their inputs.
+pub trait Products: Tensors {
     /// The prepared input of linear layers (quantised on the CPU).
     type Act: Send;
 
-    /// Reserves the KV pool for these layers: how the rest of it is had.
-    fn reserve_kv(
-        &mut self,
-        layers: &[&AttnSpec],
-        blocks: KvBlocks,
-    ) -> Result<KvGrowth, ModelError>;
-    /// See [`Runner::grow_kv`](crate::model::Runner::grow_kv).
-    fn grow_kv(&mut self, num_blocks: usize) -> usize;
-    /// Bytes of resident weights so far.
-    fn weight_bytes(&self) -> usize;
-    /// `cpu`, `cuda:0`, `metal:0`.
-    fn device(&self) -> String;
-    /// See [`Runner::num_regions`](crate::model::Runner::num_regions).
-    fn num_regions(&self) -> u64 {
-        0
-    }
-    /// What did not go as asked while loading, though all works.
-    fn warning(&self) -> Option<String> {
-        None
-    }
-
-    /// Takes positions, slots and spans of the batch that the following calls work on.
-    fn begin(&mut self, batch: &Batch) -> Result<(), ModelError>;
     /// Rows of the table times `scale`, (ids, hidden).
     fn embed(
         &mut self,
@@ -119,7 +148,7 @@ pub trait Ops: Load + Send {
         x: &Self::Tensor,
         norm: &Norm<Self::Vector>,
     ) -> Result<Self::Tensor, ModelError>;
-    /// [`Ops::norm`], then [`Ops::act`].
+    /// [`Products::norm`], then [`Products::act`].
     fn norm_act(
         &mut self,
         x: &Self::Tensor,
@@ -132,16 +161,6 @@ pub trait Ops: Load + Send {
         x: &Self::Act,
         weights: [&Self::Linear; N],
     ) -> Result<[Self::Tensor; N], ModelError>;
-    /// Values brought into `-limit..=limit`.
-    fn clamp(&mut self, x: Self::Tensor, limit: f32) -> Result<Self::Tensor, ModelError>;
-    /// Each column times its own factor.
-    fn scale_columns(
-        &mut self,
-        x: Self::Tensor,
-        factors: &Self::Vector,
-    ) -> Result<Self::Tensor, ModelError>;
-    /// `max(0, x - mean - deviations · σ)`, mean and σ those of the row.
-    fn sparsify(&mut self, x: Self::Tensor, deviations: f32) -> Result<Self::Tensor, ModelError>;
     /// `act(gate) · up`, prepared as an input.
     fn glu_act(
         &mut self,
@@ -168,6 +187,20 @@ pub trait Ops: Load + Send {
         heads: usize,
         norm: &Norm<Self::Vector>,
     ) -> Result<Self::Tensor, ModelError>;
+}
+
+/// Attention over a pool of keys and values.
+pub trait Attend: Tensors {
+    /// Reserves the KV pool for these layers, some of which keep none: how the rest of it is had.
+    fn reserve_kv(
+        &mut self,
+        layers: &[Option<&AttnSpec>],
+        blocks: KvBlocks,
+    ) -> Result<KvGrowth, ModelError>;
+    /// See [`Runner::grow_kv`](crate::model::Runner::grow_kv).
+    fn grow_kv(&mut self, num_blocks: usize) -> usize;
+    /// Takes positions, slots and spans of the batch that the following calls work on.
+    fn begin(&mut self, batch: &Batch) -> Result<(), ModelError>;
     /// Rotary embedding of each of `heads` equal parts of a row, at the row's position.
     fn rope(
         &mut self,
@@ -184,38 +217,20 @@ pub trait Ops: Load + Send {
         spec: &AttnSpec,
         sinks: Option<&Self::Vector>,
     ) -> Result<Self::Tensor, ModelError>;
-    /// `x + scale · y`.
-    fn add(
-        &mut self,
-        x: Self::Tensor,
-        y: &Self::Tensor,
-        scale: f32,
-    ) -> Result<Self::Tensor, ModelError>;
-    /// The columns `range` of each of `heads` equal parts of a row, side by side.
-    fn part(
-        &mut self,
-        x: &Self::Tensor,
-        heads: usize,
-        range: Range<usize>,
-    ) -> Result<Self::Tensor, ModelError>;
-    /// Of each of `heads` equal parts of a row: the first tensor's part, then the second's, …
-    fn join(&mut self, parts: &[&Self::Tensor], heads: usize) -> Result<Self::Tensor, ModelError>;
-    /// The named rows, in order.
-    fn rows(&mut self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, ModelError>;
-    /// `x[rows[i]] += weights[i] · y[i]`, `i` ascending; every row at most once.
-    fn add_rows(
-        &mut self,
-        x: Self::Tensor,
-        rows: &[u32],
-        weights: &[f32],
-        y: &Self::Tensor,
-    ) -> Result<Self::Tensor, ModelError>;
-    /// A tensor of zeros, as large as `like`.
-    fn zeros_like(&mut self, like: &Self::Tensor) -> Result<Self::Tensor, ModelError>;
-    /// The values on the host, row-major.
-    fn host(&mut self, x: Self::Tensor) -> Result<Floats, ModelError>;
-    /// Takes back what [`Ops::host`] gave, for its memory to be used again.
-    fn recycle(&mut self, _values: Floats) {}
-    /// Copies one KV block over all layers.
-    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), ModelError>;
+}
+
+/// What the decoder can do.
+pub trait Ops: Products + Attend {
+    /// Bytes of resident weights so far.
+    fn weight_bytes(&self) -> usize;
+    /// `cpu`, `cuda:0`, `metal:0`.
+    fn device(&self) -> String;
+    /// See [`Runner::num_regions`](crate::model::Runner::num_regions).
+    fn num_regions(&self) -> u64 {
+        0
+    }
+    /// What did not go as asked while loading, though all works.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 }

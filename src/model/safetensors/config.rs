@@ -1,71 +1,11 @@
 //! From `config.json` to metadata keys and the way tensors are renamed: decoders here, encoders in
 //! [`super::encoder`].
 
+use super::description::{Description, Keys, Naming};
 use super::encoder;
 use super::json::Json;
 use super::names::{self, Change};
-use crate::model::gguf::{Array, GgufError, Value};
-
-/// What a configuration says about a model.
-#[derive(Debug)]
-pub(super) struct Description {
-    pub(super) architecture: &'static str,
-    /// Metadata, with whole keys.
-    pub(super) keys: Vec<(String, Value)>,
-    /// Tensors that files of this kind do not have and GGUF does.
-    pub(super) extra: Vec<(&'static str, Vec<f32>)>,
-    pub(super) naming: Naming,
-}
-
-/// How tensors are renamed.
-#[derive(Debug)]
-pub(super) struct Naming {
-    /// Left out where they stand in front.
-    pub(super) prefixes: &'static [&'static str],
-    /// Before the number of a layer.
-    pub(super) layer: &'static str,
-    pub(super) parts: Vec<(&'static str, &'static str)>,
-    pub(super) top: Vec<(&'static str, &'static str)>,
-    /// Beginnings of names that are not needed.
-    pub(super) skipped: Vec<&'static str>,
-    /// Of a renamed tensor, by the end of its name before `.weight` or `.bias`.
-    pub(super) changes: Vec<(&'static str, Change)>,
-}
-
-impl Description {
-    /// The tensor's name and change; `None` for one that is not needed. A name that is not known
-    /// stays, to be reported by whoever reads the weights.
-    pub(super) fn rename(&self, name: &str) -> Option<(String, Change)> {
-        let naming = &self.naming;
-        let bare = naming.prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
-        let bare = bare.unwrap_or(name);
-        if naming.skipped.iter().any(|skipped| bare.starts_with(skipped))
-            || bare.ends_with("rotary_emb.inv_freq")
-        {
-            return None;
-        }
-        // The names of norms in old checkpoints.
-        let bare = match (bare.strip_suffix(".gamma"), bare.strip_suffix(".beta")) {
-            (Some(stem), _) => format!("{stem}.weight"),
-            (_, Some(stem)) => format!("{stem}.bias"),
-            _ => bare.to_owned(),
-        };
-        let find = |table: &[(&'static str, &'static str)], part: &str| {
-            table.iter().find(|(theirs, _)| *theirs == part).map(|(_, ours)| *ours)
-        };
-        let renamed = match names::layer_part(&bare, naming.layer) {
-            Some((index, part, kind)) => {
-                find(&naming.parts, part).map(|ours| (ours, format!("blk.{index}.{ours}.{kind}")))
-            }
-            None => bare.rsplit_once('.').and_then(|(part, kind)| {
-                find(&naming.top, part).map(|ours| (ours, format!("{ours}.{kind}")))
-            }),
-        };
-        let Some((ours, name)) = renamed else { return Some((name.to_owned(), Change::None)) };
-        let change = naming.changes.iter().find(|(end, _)| ours.ends_with(end));
-        Some((name, change.map_or(Change::None, |(_, change)| *change)))
-    }
-}
+use crate::model::gguf::{Array, GgufError};
 
 /// A family that can be read.
 struct Family {
@@ -107,22 +47,6 @@ pub(super) fn describe(config: &Json) -> Result<Description, GgufError> {
         );
     }
     (family.describe)(config)
-}
-
-/// Metadata under an architecture's prefix, in the making.
-pub(super) struct Keys {
-    architecture: &'static str,
-    pub(super) keys: Vec<(String, Value)>,
-}
-
-impl Keys {
-    pub(super) fn new(architecture: &'static str) -> Self {
-        Self { architecture, keys: Vec::new() }
-    }
-
-    pub(super) fn set(&mut self, key: &str, value: impl Into<Value>) {
-        self.keys.push((format!("{}.{key}", self.architecture), value.into()));
-    }
 }
 
 /// What the decoder families share.
@@ -188,11 +112,6 @@ fn expect_act(config: &Json, key: &str, allowed: &[&str]) -> Result<(), GgufErro
     }
 }
 
-fn finished(keys: Keys, mut description: Description) -> Description {
-    description.keys = keys.keys;
-    description
-}
-
 fn llama(config: &Json) -> Result<Description, GgufError> {
     expect_act(config, "hidden_act", &["silu"])?;
     let (mut keys, mut description) = decoder(config, "llama")?;
@@ -204,7 +123,7 @@ fn llama(config: &Json) -> Result<Description, GgufError> {
         ("attn_k", Change::Interleave(kv_heads as usize)),
     ];
     rope(config, &mut keys, &mut description)?;
-    Ok(finished(keys, description))
+    Ok(description.with(keys))
 }
 
 fn qwen(config: &Json, architecture: &'static str) -> Result<Description, GgufError> {
@@ -212,7 +131,7 @@ fn qwen(config: &Json, architecture: &'static str) -> Result<Description, GgufEr
     let (mut keys, mut description) = decoder(config, architecture)?;
     description.naming.parts.extend(names::TWO_NORMS);
     rope(config, &mut keys, &mut description)?;
-    Ok(finished(keys, description))
+    Ok(description.with(keys))
 }
 
 fn qwen2(config: &Json) -> Result<Description, GgufError> {
@@ -227,7 +146,7 @@ fn gemma(config: &Json) -> Result<Description, GgufError> {
     let (mut keys, mut description) = gemma_base(config, "gemma")?;
     description.naming.parts.extend(names::TWO_NORMS);
     rope(config, &mut keys, &mut description)?;
-    Ok(finished(keys, description))
+    Ok(description.with(keys))
 }
 
 /// Norms are stored as what they differ from one by. The embedding is the head in all of them.
@@ -250,7 +169,7 @@ fn gemma2(config: &Json) -> Result<Description, GgufError> {
     score_scale(config)?;
     softcaps(config, &mut keys)?;
     local_layers(config, &mut keys, 2)?;
-    Ok(finished(keys, description))
+    Ok(description.with(keys))
 }
 
 fn gemma3(config: &Json) -> Result<Description, GgufError> {
@@ -276,7 +195,7 @@ fn gemma3(config: &Json) -> Result<Description, GgufError> {
             }
         }
     }
-    Ok(finished(keys, description))
+    Ok(description.with(keys))
 }
 
 /// Caps on logits and scores; null means none, which 0 says in GGUF.

@@ -1,6 +1,6 @@
 //! BERT and RoBERTa configurations.
 
-use super::config::{Description, Keys, Naming};
+use super::description::{Description, Keys, Naming};
 use super::json::Json;
 use super::names::{self, Change};
 use crate::model::gguf::GgufError;

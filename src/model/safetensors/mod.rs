@@ -7,6 +7,7 @@
 //! The files are hostile until checked, as GGUF files are: see [`super::gguf`] for what that means.
 
 mod config;
+mod description;
 mod encoder;
 mod file;
 mod json;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use kolosal_kernels::quant::GgmlType;
 
-use self::config::Description;
+use self::description::Description;
 use self::file::{Entry, File};
 use self::json::Json;
 use self::names::Change;

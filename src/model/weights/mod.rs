@@ -3,15 +3,13 @@
 mod load;
 mod plan;
 mod progress;
-mod read;
 
 use super::altup::AltUp;
-use super::latent::Latent;
+use super::layer::Layer;
 use super::ops::{Load, Norm};
 
 pub use load::{Files, load};
 pub(super) use plan::check;
-pub(super) use read::Loader;
 
 /// All weights, in the form that the back end `O` computes with.
 pub struct Weights<O: Load> {
@@ -32,53 +30,4 @@ pub enum Head<O: Load> {
     None,
     Norm(Norm<O::Vector>),
     Classifier { inner: Option<O::Linear>, out: O::Linear },
-}
-
-pub struct Layer<O: Load> {
-    pub attn_norm: Option<Norm<O::Vector>>,
-    pub qkv: Qkv<O>,
-    pub o: O::Linear,
-    pub q_norm: Option<Norm<O::Vector>>,
-    pub k_norm: Option<Norm<O::Vector>>,
-    /// Factors of the columns of queries and keys after their norms, where each head has its own.
-    pub qk_columns: Option<[O::Vector; 2]>,
-    pub v_norm: Option<Norm<O::Vector>>,
-    pub sinks: Option<O::Vector>,
-    pub attn_post: Option<Norm<O::Vector>>,
-    /// On the residual stream after attention.
-    pub attn_sum: Option<Norm<O::Vector>>,
-    pub ffn_norm: Option<Norm<O::Vector>>,
-    pub ffn: Ffn<O>,
-    pub ffn_post: Option<Norm<O::Vector>>,
-    /// On the residual stream after the feed-forward part.
-    pub ffn_sum: Option<Norm<O::Vector>>,
-}
-
-/// What queries, keys and values are made of.
-pub enum Qkv<O: Load> {
-    Heads([O::Linear; 3]),
-    /// Keys and values are another layer's.
-    Queries(O::Linear),
-    Latent(Box<Latent<O>>),
-}
-
-pub enum Ffn<O: Load> {
-    Gated(Gated<O>),
-    Plain { up: O::Linear, down: O::Linear },
-    Moe(Moe<O>),
-}
-
-pub struct Gated<O: Load> {
-    pub gate: O::Linear,
-    pub up: O::Linear,
-    pub down: O::Linear,
-}
-
-pub struct Moe<O: Load> {
-    pub router: O::Linear,
-    /// Added to the scores when experts are chosen, not to their weights (deepseek).
-    pub selection_bias: Option<Vec<f32>>,
-    pub experts: Vec<Gated<O>>,
-    pub shared: Option<Gated<O>>,
-    pub shared_gate: Option<O::Linear>,
 }

@@ -123,10 +123,6 @@ impl Runner for Alphabet {
     fn hidden(&mut self) -> Vec<f32> {
         std::mem::take(&mut self.hidden)
     }
-
-    fn copy_block(&mut self, _: u32, _: u32) -> Result<(), RunnerError> {
-        Ok(())
-    }
 }
 
 fn text_model() -> Arc<TextModel> {

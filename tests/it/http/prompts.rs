@@ -54,10 +54,6 @@ impl Runner for Listener {
         }
         Ok(Logits { data: data.into(), vocab_size: VOCABULARY })
     }
-
-    fn copy_block(&mut self, _: u32, _: u32) -> Result<(), RunnerError> {
-        Ok(())
-    }
 }
 
 fn text(tokens: impl Iterator<Item = u32>) -> String {

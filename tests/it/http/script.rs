@@ -79,10 +79,6 @@ impl Runner for Recital {
         }
         Ok(Logits { data: data.into(), vocab_size: VOCABULARY })
     }
-
-    fn copy_block(&mut self, _: u32, _: u32) -> Result<(), RunnerError> {
-        Ok(())
-    }
 }
 
 /// Loads `TEMPLATE => ANSWER`, where the template writes the same whatever it is given, or `tiny`.

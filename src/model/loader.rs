@@ -5,26 +5,26 @@ use std::ops::Range;
 
 use kolosal_kernels::quant;
 
-use crate::model::error::ModelError;
-use crate::model::gguf::{Gguf, TensorInfo};
-use crate::model::ops::{Load, Norm, WeightSource};
-use crate::model::quantize::{Quantised, Quantize};
-use crate::model::spec::NormSpec;
+use super::error::ModelError;
+use super::gguf::{Gguf, TensorInfo};
+use super::ops::{Load, Norm, WeightSource};
+use super::quantize::{Quantised, Quantize};
+use super::spec::NormSpec;
 
-pub(in crate::model) struct Loader<'a, O> {
-    pub(in crate::model) ops: &'a mut O,
-    pub(in crate::model) gguf: &'a Gguf,
+pub(super) struct Loader<'a, O> {
+    pub(super) ops: &'a mut O,
+    pub(super) gguf: &'a Gguf,
     pub(super) quantize: Option<Quantize>,
     /// Norms have weights in the file.
     pub(super) learned: bool,
-    pub(in crate::model) used: HashSet<String>,
+    pub(super) used: HashSet<String>,
     /// Memory for what is read.
     pub(super) spare: Vec<u8>,
 }
 
 impl<O: Load> Loader<'_, O> {
     /// The matrices of a 3-D tensor (experts, n, k), with the rows of a bias (experts, n).
-    pub(in crate::model) fn experts(
+    pub(super) fn experts(
         &mut self,
         name: &str,
         experts: usize,
@@ -92,11 +92,7 @@ impl<O: Load> Loader<'_, O> {
     }
 
     /// A matrix whose rows are looked up.
-    pub(in crate::model) fn table(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<O::Table, ModelError> {
+    pub(super) fn table(&mut self, name: &str, shape: &[usize]) -> Result<O::Table, ModelError> {
         let found = self.source(name, shape)?;
         let bytes = self.bytes(&found, 0..found.n)?;
         let table = self.ops.load_table(&found.weight(found.n, &bytes))?;
@@ -142,7 +138,7 @@ impl<O: Load> Loader<'_, O> {
             .collect()
     }
 
-    pub(in crate::model) fn linear(
+    pub(super) fn linear(
         &mut self,
         name: &str,
         n: usize,
@@ -177,20 +173,7 @@ impl<O: Load> Loader<'_, O> {
         }
     }
 
-    pub(super) fn norm_if(
-        &mut self,
-        wanted: bool,
-        name: &str,
-        width: usize,
-        spec: NormSpec,
-    ) -> Result<Option<Norm<O::Vector>>, ModelError> {
-        match wanted {
-            true => Ok(Some(self.norm(name, width, spec)?)),
-            false => Ok(None),
-        }
-    }
-
-    pub(in crate::model) fn norm(
+    pub(super) fn norm(
         &mut self,
         name: &str,
         width: usize,
@@ -209,11 +192,7 @@ impl<O: Load> Loader<'_, O> {
     }
 
     /// A tensor of `len` numbers in any type, as f32.
-    pub(in crate::model) fn floats(
-        &mut self,
-        name: &str,
-        len: usize,
-    ) -> Result<Vec<f32>, ModelError> {
+    pub(super) fn floats(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let info = self.info(name)?;
         let found: usize = info.shape.iter().product();
         if found != len {
@@ -247,7 +226,7 @@ impl<'a, O> Loader<'a, O> {
     }
 
     /// A tensor of two or three dimensions whose shape must be `expected`.
-    pub(in crate::model) fn source<'n>(
+    pub(super) fn source<'n>(
         &mut self,
         name: &'n str,
         expected: &[usize],
@@ -272,7 +251,7 @@ impl<'a, O> Loader<'a, O> {
     }
 
     /// The bytes of rows; none where nothing is read.
-    pub(in crate::model) fn bytes(
+    pub(super) fn bytes(
         &mut self,
         found: &Found<'_>,
         rows: Range<usize>,
@@ -289,25 +268,25 @@ impl<'a, O> Loader<'a, O> {
     }
 
     /// Keeps memory for what is read next: fresh memory is slower than what was in use just now.
-    pub(in crate::model) fn give_back(&mut self, bytes: Vec<u8>) {
+    pub(super) fn give_back(&mut self, bytes: Vec<u8>) {
         self.spare = bytes;
     }
 }
 
 /// A matrix of the file, or several one above the other, whose shape is as expected.
 #[derive(Clone, Copy)]
-pub(in crate::model) struct Found<'a> {
+pub(super) struct Found<'a> {
     name: &'a str,
     info: &'a TensorInfo,
     /// Rows, of one matrix where there are several.
-    pub(in crate::model) n: usize,
+    pub(super) n: usize,
     k: usize,
     scale: f32,
 }
 
 impl Found<'_> {
     /// `n` rows that have these bytes.
-    pub(in crate::model) fn weight<'b>(&'b self, n: usize, bytes: &'b [u8]) -> WeightSource<'b> {
+    pub(super) fn weight<'b>(&'b self, n: usize, bytes: &'b [u8]) -> WeightSource<'b> {
         let Self { name, info, k, scale, .. } = *self;
         WeightSource { name, ty: info.ty, n, k, bytes, scale }
     }

@@ -35,7 +35,7 @@ enum Next {
 
 /// Follows one object or list, character by character.
 #[derive(Debug)]
-pub(in crate::chat) struct JsonValue {
+pub(super) struct JsonValue {
     /// True for an object.
     open: Vec<bool>,
     next: Next,
@@ -44,15 +44,15 @@ pub(in crate::chat) struct JsonValue {
 
 /// It is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::chat) struct NotJson;
+pub(super) struct NotJson;
 
 impl JsonValue {
-    pub(in crate::chat) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { open: Vec::new(), next: Next::Value, word: String::new() }
     }
 
     /// Takes a character; whether the value is complete with it.
-    pub(in crate::chat) fn push(&mut self, c: char) -> Result<bool, NotJson> {
+    pub(super) fn push(&mut self, c: char) -> Result<bool, NotJson> {
         self.next = match self.next {
             Next::Text { is_key } => match c {
                 '"' if is_key => Next::Colon,
@@ -91,12 +91,12 @@ impl JsonValue {
     }
 
     /// Whether all that has come is complete: the ends of what is open make it whole.
-    pub(in crate::chat) fn may_close(&self) -> bool {
+    pub(super) fn may_close(&self) -> bool {
         matches!(self.next, Next::ValueOrEnd | Next::KeyOrEnd | Next::CommaOrEnd | Next::Done)
     }
 
     /// The ends of what is open.
-    pub(in crate::chat) fn closers(&self) -> String {
+    pub(super) fn closers(&self) -> String {
         self.open.iter().rev().map(|is_object| if *is_object { '}' } else { ']' }).collect()
     }
 
@@ -143,7 +143,7 @@ impl JsonValue {
     }
 
     /// Whether what comes next is within a string.
-    pub(in crate::chat) fn in_text(&self) -> bool {
+    pub(super) fn in_text(&self) -> bool {
         matches!(self.next, Next::Text { .. } | Next::Escape { .. } | Next::Hex { .. })
     }
 }

@@ -1,4 +1,4 @@
-//! Buffers of the CPU back end between uses: a forward pass allocates nothing after the first of its size.
+//! Tensors of the CPU back end, and their buffers between uses: a forward pass allocates nothing after the first of its size.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,0 +1,139 @@
+//! One layer: what mixes rows (attention of some kind), a feed-forward part, and the norms around them.
+
+use super::attention::{Attention, Place};
+use super::error::ModelError;
+use super::ffn::{Ffn, Input, prepare};
+use super::latent::Latent;
+use super::loader::Loader;
+use super::ops::{Load, Norm, Ops};
+use super::spec::{LayerSpec, MixerSpec, ModelSpec};
+
+/// Weights of one layer.
+pub struct Layer<O: Load> {
+    pub(super) norm: Option<Norm<O::Vector>>,
+    mixer: Mixer<O>,
+    /// On what the mixer makes.
+    mixer_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after the mixer.
+    mixer_sum: Option<Norm<O::Vector>>,
+    ffn_norm: Option<Norm<O::Vector>>,
+    ffn: Ffn<O>,
+    ffn_post: Option<Norm<O::Vector>>,
+    /// On the residual stream after the feed-forward part.
+    ffn_sum: Option<Norm<O::Vector>>,
+}
+
+/// What brings rows of a sequence together; see [`MixerSpec`].
+enum Mixer<O: Load> {
+    Attention(Attention<O>),
+    Latent(Box<Latent<O>>),
+}
+
+impl<O: Ops> Layer<O> {
+    /// The residual stream (T, hidden) through both parts, each times `scale` as it is added.
+    pub(super) fn run(
+        &self,
+        ops: &mut O,
+        (place, spec): (&Place<'_, O>, &LayerSpec),
+        x: O::Tensor,
+        scale: f32,
+    ) -> Result<O::Tensor, ModelError> {
+        let input = prepare(ops, &x, self.norm.as_ref())?;
+        let mixed = self.mix(ops, (place, spec), &input)?;
+        if spec.norms.parallel {
+            let input = match &self.ffn_norm {
+                None => Input::Shared(&input, &x, self.norm.as_ref()),
+                norm => Input::Stream(&x, norm.as_ref()),
+            };
+            let fed = self.feed(ops, &input, spec)?;
+            let x = ops.add(x, &mixed, scale)?;
+            return ops.add(x, &fed, scale);
+        }
+        let mut x = ops.add(x, &mixed, scale)?;
+        if let Some(norm) = &self.mixer_sum {
+            x = ops.norm(&x, norm)?;
+        }
+        let fed = self.feed(ops, &self.input(&x), spec)?;
+        let x = ops.add(x, &fed, scale)?;
+        match &self.ffn_sum {
+            Some(norm) => ops.norm(&x, norm),
+            None => Ok(x),
+        }
+    }
+
+    /// What the mixer makes of its input, its post-norm applied: (T, hidden).
+    pub(super) fn mix(
+        &self,
+        ops: &mut O,
+        (place, spec): (&Place<'_, O>, &LayerSpec),
+        input: &O::Act,
+    ) -> Result<O::Tensor, ModelError> {
+        let out = match (&self.mixer, &spec.mixer) {
+            (Mixer::Attention(weights), MixerSpec::Attention(attn)) => {
+                weights.run(ops, place, input, attn)?
+            }
+            (Mixer::Latent(weights), MixerSpec::Latent { attn, .. }) => {
+                weights.run(ops, place, input, attn)?
+            }
+            _ => unreachable!("weights are loaded by the same spec: this is a bug"),
+        };
+        match &self.mixer_post {
+            Some(norm) => ops.norm(&out, norm),
+            None => Ok(out),
+        }
+    }
+
+    /// What the feed-forward part reads of the residual stream.
+    pub(super) fn input<'a>(&'a self, x: &'a O::Tensor) -> Input<'a, O> {
+        Input::Stream(x, self.ffn_norm.as_ref())
+    }
+
+    /// What the feed-forward part makes of its input, its post-norm applied: (T, hidden).
+    pub(super) fn feed(
+        &self,
+        ops: &mut O,
+        input: &Input<'_, O>,
+        spec: &LayerSpec,
+    ) -> Result<O::Tensor, ModelError> {
+        let out = self.ffn.run(ops, input, &spec.ffn)?;
+        match &self.ffn_post {
+            Some(norm) => ops.norm(&out, norm),
+            None => Ok(out),
+        }
+    }
+}
+
+impl<O: Load> Loader<'_, O> {
+    /// Layer `index` of the model.
+    pub(super) fn layer(
+        &mut self,
+        model: &ModelSpec,
+        index: usize,
+        spec: &LayerSpec,
+    ) -> Result<Layer<O>, ModelError> {
+        let (hidden, norm, norms) = (model.hidden, model.norm, spec.norms);
+        let mixer = match &spec.mixer {
+            MixerSpec::Attention(attn) => {
+                Mixer::Attention(self.attention(index, hidden, (attn, norm))?)
+            }
+            MixerSpec::Latent { attn, latent } => {
+                let latent = self.latent(index, hidden, attn.heads, (*latent, norm))?;
+                Mixer::Latent(Box::new(latent))
+            }
+        };
+        let mut norm = |part: Option<&str>| match part {
+            Some(part) => self.norm(&format!("blk.{index}.{part}"), hidden, norm).map(Some),
+            None => Ok(None),
+        };
+        Ok(Layer {
+            mixer,
+            norm: norm(norms.attn)?,
+            mixer_post: norm(norms.attn_post.then_some("post_attention_norm"))?,
+            mixer_sum: norm(norms.residual.then_some("attn_output_norm"))?,
+            ffn_norm: norm(norms.ffn)?,
+            ffn_post: norm(norms.ffn_post.then_some("post_ffw_norm"))?,
+            ffn_sum: norm(norms.residual.then_some("layer_output_norm"))?,
+            ffn: self.ffn(index, hidden, &spec.ffn)?,
+        })
+    }
+}
