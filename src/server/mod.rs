@@ -7,6 +7,7 @@ mod anthropic;
 mod auth;
 mod body;
 mod browser;
+mod common;
 mod connection;
 mod cors;
 mod desk;

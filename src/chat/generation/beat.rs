@@ -11,7 +11,7 @@ use crate::chat::{AnswerPart, CallDelta, CallStart};
 use crate::engine::{Timings, Usage};
 use crate::error::Error;
 
-use super::choice::TextLogprobs;
+use super::logprobs::TextLogprobs;
 
 /// What a part of an answer is, as told when it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::engine::{Timings, Usage};
 use crate::error::Result;
 
 use super::beat::{Beat, Block, BlockKind, FinishReason, Piece, Step};
-use super::choice::TextLogprobs;
+use super::logprobs::TextLogprobs;
 use super::running::Running;
 use super::{Generation, Group, Tally, longest};
 

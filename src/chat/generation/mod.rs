@@ -12,6 +12,7 @@
 mod beat;
 mod choice;
 mod collect;
+mod logprobs;
 mod reader;
 mod request;
 mod rules;
@@ -25,8 +26,8 @@ use futures_util::future::{FutureExt, select_all};
 
 pub use crate::chat::Callable;
 pub use beat::{Beat, Block, BlockKind, End, FinishReason, Piece, Step, Teller};
-pub use choice::{TextLogprobs, TokenText};
 pub use collect::{Collected, CollectedBlock, CollectedChoice, Fold};
+pub use logprobs::{TextLogprobs, TokenText};
 pub use request::{
     GenerationRequest, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS, MAX_BREAKER_BYTES, MAX_BREAKERS,
     MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS, PromptInput,

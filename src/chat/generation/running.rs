@@ -9,7 +9,8 @@ use crate::engine::{
 use crate::error::Error;
 
 use super::beat::{Beat, BlockKind, End, FinishReason, Step};
-use super::choice::{Choice, Progress, Stopped, TextLogprobs, TokenText};
+use super::choice::{Choice, Progress, Stopped};
+use super::logprobs::{TextLogprobs, TokenText};
 
 /// One candidate.
 pub(super) struct Running {

@@ -10,7 +10,7 @@ use crate::{
     chat::conversation::{Arguments, Call, Media, Message, Part, Role, Source},
     error::{Error, Result},
     server::{
-        openai::MAX_MESSAGES,
+        common::MAX_MESSAGES,
         schema::{FreeObject, TextOr},
     },
 };

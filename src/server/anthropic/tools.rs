@@ -9,8 +9,8 @@ use crate::{
     chat::generation::{Callable, ToolUse},
     error::{Error, Result},
     server::{
+        common::MAX_TOOLS,
         desk::check_name,
-        openai::MAX_TOOLS,
         schema::{FreeObject, wire_enum},
     },
 };

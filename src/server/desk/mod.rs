@@ -15,6 +15,7 @@ mod outcomes;
 pub(crate) mod params;
 mod prompt_logprobs;
 mod receipt;
+mod render;
 mod request;
 mod samplers;
 mod seat;
@@ -35,11 +36,12 @@ pub(crate) use outcomes::{Counts, Embeds, Generates, Lists, Looks};
 pub(crate) use prompt_logprobs::{PromptLogprobs, finite, prompt_logprobs};
 pub(crate) use receipt::Ledger;
 pub use receipt::{Identity, OnReceipt, Outcome, Receipt};
+pub(crate) use render::{Begun, Now, Render};
 #[cfg(test)]
 pub(crate) use request::read;
 pub(crate) use request::{Body, Request, WireParam};
 pub(crate) use seat::{Desk, Seat, lease_named_or_only};
-pub(crate) use serve::{Begun, Now, Render, Served};
+pub(crate) use serve::Served;
 pub(crate) use timings::{PromptProgress, Timings, progress};
 pub(crate) use wire::wire;
 

@@ -2,6 +2,17 @@
 
 use std::time::Instant;
 
+use super::{
+    Ask, Desk, Seat,
+    head::fingerprint,
+    render::{Begun, Render, Streamed},
+    tale::Tale,
+};
+use crate::{
+    chat::generation::generate_all,
+    error::Result,
+    server::{body::Json, drain::Drain, lines::Lines, sse::Events},
+};
 use futures_util::stream::BoxStream;
 use poem::{IntoResponse, Response};
 use poem_openapi::{
@@ -9,70 +20,6 @@ use poem_openapi::{
     payload::Payload,
     registry::{MetaMediaType, Registry},
 };
-use tokio_util::sync::CancellationToken;
-
-use super::{Ask, Desk, Seat, Wanted, head::fingerprint, tale::Tale};
-use crate::{
-    chat::generation::{Collected, Step, Tally, generate_all},
-    error::{Error, Result},
-    server::{body::Json, drain::Drain, lines::Lines, sse::Events},
-};
-
-/// What a renderer is told of an answer that begins.
-pub(crate) struct Begun {
-    /// The name that was asked for, or the engine's own.
-    pub model: String,
-    /// Changes when the program or the model's files change.
-    pub fingerprint: String,
-    /// Tokens that prompt and answer may have together.
-    pub context_len: usize,
-    /// Tokens of the prompt of each choice, if token ids are wanted; else empty.
-    pub prompts: Vec<Vec<u32>>,
-    /// When the engine was in memory.
-    pub seated: Instant,
-    /// When the prompts were given to the engine.
-    pub began: Instant,
-    pub wanted: Wanted,
-}
-
-/// Looks up what was taken so far.
-pub(crate) type Now<'a> = &'a dyn Fn() -> Tally;
-
-/// How a dialect writes an answer.
-pub(crate) trait Render: Send + 'static {
-    /// One piece of a stream.
-    type Event: Send + 'static;
-    /// The answer at once.
-    type Whole;
-
-    /// What a stream begins with.
-    fn begin(&mut self, _now: Now<'_>) -> Vec<Self::Event> {
-        Vec::new()
-    }
-
-    /// What a stream has for a step, which holds no failure.
-    fn step(&mut self, step: Step, now: Now<'_>) -> Vec<Self::Event>;
-
-    /// What a stream ends with when all choices are complete.
-    fn end(&mut self, _now: Now<'_>) -> Vec<Self::Event> {
-        Vec::new()
-    }
-
-    /// The last events of a stream that fails.
-    ///
-    /// # Errors
-    /// The failure, where it is no event of the dialect's own.
-    fn fail(&mut self, error: Error, _now: Now<'_>) -> Result<Vec<Self::Event>> {
-        Err(error)
-    }
-
-    /// Ends the answer early.
-    fn cancelled(&self) -> Option<CancellationToken> {
-        None
-    }
-
-    fn whole(self, collected: Collected) -> Self::Whole;
-}
 
 /// An answer in either form.
 pub(crate) enum Served<W, S> {
@@ -117,9 +64,6 @@ impl<W: Payload, S: Payload> ResponseContent for Served<W, S> {
         <S as Payload>::register(registry);
     }
 }
-
-/// The events of an answer.
-pub(crate) type Streamed<R> = BoxStream<'static, Result<<R as Render>::Event>>;
 
 impl Desk<'_> {
     /// Answers: with the whole when it is complete, or at once with a stream.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, Ledger, Render, serve::Streamed};
+use super::{Desk, Ledger, Render, render::Streamed};
 use crate::{
     chat::generation::{Beat, Fold, Generation, Step},
     error::{Error, Result},

@@ -43,7 +43,9 @@ fn property<T>(registry: &mut Registry, param: &Param<T, Wire>) -> MetaSchemaRef
             match (wire.schema)() {
                 MetaSchemaRef::Inline(schema) => *schema,
                 // Words beside a reference need a wrapping.
-                reference => MetaSchema { all_of: vec![reference], ..MetaSchema::ANY },
+                reference @ MetaSchemaRef::Reference(_) => {
+                    MetaSchema { all_of: vec![reference], ..MetaSchema::ANY }
+                }
             }
         }
         Kind::Table { title, params } => {

@@ -24,8 +24,8 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
+        common::{FunctionCall, ToolCall, ToolKind},
         desk::{Ask, Begun, Body, Desk, Generates, Now, Render, Served},
-        openai::{FunctionCall, ToolCall, ToolKind},
         reply::{Answer, Content, Reply},
         sse::{Event, Events},
     },
@@ -80,7 +80,7 @@ impl InferenceApi {
         caller: Data<&Caller>,
         request: Body<InferenceCompletionRequest>,
     ) -> Answer<Content<InferenceBody>, Generates> {
-        Ok(Reply::new(Content(self.infer(&caller, request.0.into_ask()?).await?)))
+        Ok(Reply::new(Content(self.infer(&caller, request.0.into_ask()).await?)))
     }
 
     /// Answer a conversation, as the original did

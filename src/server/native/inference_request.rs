@@ -13,12 +13,12 @@ use crate::{
     error::{Error, Result},
     param::{Given, Param, Scalar},
     server::{
+        common::{Message, Tool, ToolChoice, ToolFields, ToolMode, conversation},
         desk::{
             Ask, Draft, Request, WireParam,
             form::{schema_of, shape},
             params, wire,
         },
-        openai::{Message, Tool, ToolChoice, ToolFields, ToolMode, conversation},
         schema::{objects, wire_type},
     },
 };
@@ -153,9 +153,9 @@ impl Request for InferenceChatRequest {
 
 impl InferenceCompletionRequest {
     /// Checks everything that can be checked without the model.
-    pub(super) fn into_ask(self) -> Result<Ask> {
+    pub(super) fn into_ask(self) -> Ask {
         let Self { parts, draft } = self;
-        Ok(ask(draft, parts.model, PromptInput::Text(parts.prompt), None))
+        ask(draft, parts.model, PromptInput::Text(parts.prompt), None)
     }
 }
 

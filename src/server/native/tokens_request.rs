@@ -8,7 +8,7 @@ use crate::{
     chat::{ChatInput, Special, preparation::conversation_bytes},
     error::{Error, Result},
     server::{
-        openai::{Message, conversation},
+        common::{Message, conversation},
         schema::{FreeObject, TextOr, objects, optional_objects, wire_type},
     },
 };

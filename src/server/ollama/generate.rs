@@ -105,7 +105,7 @@ impl OllamaApi {
         caller: Data<&Caller>,
         request: Body<OllamaEmbedRequest>,
     ) -> Answer<Json<OllamaEmbeddings>, Generates> {
-        let (inputs, request) = (request.0.inputs()?, request.0);
+        let (inputs, request) = (request.0.inputs(), request.0);
         let options = request.options();
         let asked = Embedding {
             model: &request.model,

@@ -19,8 +19,8 @@ use crate::{
     param::{Given, Kind, Scalar},
     registry::KeepAlive,
     server::{
+        common::{MAX_MESSAGES, Tool, ToolFields},
         desk::{Ask, Draft, Request, WireParam, params},
-        openai::{MAX_MESSAGES, Tool, ToolFields},
         schema::{
             FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
         },
@@ -140,7 +140,7 @@ pub(crate) struct OllamaOptions {
 
 impl OllamaOptions {
     /// What the engine's context is too small for, if anything: a larger one is a hint.
-    pub(super) fn context_note(&self, context: usize) -> Option<String> {
+    pub(super) fn context_note(self, context: usize) -> Option<String> {
         let wanted = self.num_ctx.filter(|wanted| *wanted as usize > context)?;
         Some(format!("options.num_ctx ({wanted}; the engine has {context})"))
     }
@@ -570,11 +570,11 @@ pub(crate) struct EmbedOptions {
 }
 
 impl OllamaEmbedRequest {
-    pub(super) fn inputs(&self) -> Result<Vec<EmbedInput>> {
-        Ok(match &self.input {
+    pub(super) fn inputs(&self) -> Vec<EmbedInput> {
+        match &self.input {
             TextOr::Text(text) => vec![EmbedInput::Text(text.clone())],
             TextOr::Items(texts) => texts.iter().cloned().map(EmbedInput::Text).collect(),
-        })
+        }
     }
 
     pub(super) fn options(&self) -> OllamaOptions {

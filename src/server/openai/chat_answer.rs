@@ -5,16 +5,11 @@ use std::{collections::BTreeMap, time::Instant};
 use poem_openapi::Object;
 use serde::Serialize;
 
-use super::{
-    finish::FinishReason,
-    logprobs::ChatLogprobs,
-    message::{FunctionCall, Role, ToolCall, ToolKind},
-    options::ServiceTier,
-    usage::Usage,
-};
+use super::{finish::FinishReason, logprobs::ChatLogprobs, options::ServiceTier, usage::Usage};
 use crate::{
     chat::generation::{Beat, Block, BlockKind, Collected, CollectedChoice, End, Piece, Step},
     server::{
+        common::{FunctionCall, Role, ToolCall, ToolKind},
         desk::{
             Begun, Head, Now, PromptLogprobs, PromptProgress, Render, Timings, Wanted, progress,
             prompt_logprobs,

@@ -3,11 +3,7 @@
 use poem_openapi::Object;
 use serde::Deserialize;
 
-use super::{
-    message::{Message, conversation},
-    options::{Modality, Prediction},
-    tools::{Tool, ToolChoice, ToolFields},
-};
+use super::options::{Modality, Prediction};
 use crate::{
     chat::{
         ChatInput,
@@ -16,6 +12,7 @@ use crate::{
     error::Result,
     param::{Given, Kind},
     server::{
+        common::{Message, Tool, ToolChoice, ToolFields, conversation},
         desk::{
             Ask, Draft, Request, WireParam,
             params::{self, FORMS, LOCAL, LOCAL_SERVICE, SAMPLING, join},

@@ -12,11 +12,9 @@ mod completions;
 mod embeddings;
 mod finish;
 mod logprobs;
-mod message;
 mod models;
 mod options;
 mod responses;
-mod tools;
 mod usage;
 
 pub(crate) use chat::ChatApi;
@@ -27,10 +25,8 @@ pub(crate) use embeddings::{EmbeddingApi, EmbeddingRequest};
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
-pub(crate) use message::{FunctionCall, MAX_MESSAGES, Message, ToolCall, ToolKind, conversation};
 pub use responses::ResponseLimits;
 pub(crate) use responses::{CreateResponse, InputTokens, ResponseApi, ResponseStore};
-pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode};
 
 /// Headings of the document.
 #[derive(Tags)]

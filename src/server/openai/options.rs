@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use poem_openapi::Object;
 use serde::Deserialize;
 
-use super::message::Part;
 use crate::{
     error::{Error, Result},
+    server::common::Part,
     server::schema::{TextOr, text_or_objects, wire_enum},
 };
 

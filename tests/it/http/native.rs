@@ -89,7 +89,7 @@ async fn wrong_engines_are_refused() {
         ("model_path", json!([]), "model_path"),
         ("load_immediately", json!("yes"), "load_immediately"),
         ("main_gpu_id", json!(16), "main_gpu_id"),
-        ("n_ctx", json!(0), "loading_parameters.n_ctx"),
+        ("n_ctx", json!(0), "n_ctx"),
         ("n_ctx", json!(-1), "n_ctx"),
         ("loading_parameters", json!({"n_ctx": 1_000_001}), "loading_parameters.n_ctx"),
         ("loading_parameters", json!({"n_ctx": 10, "n_keep": 11}), "loading_parameters.n_keep"),

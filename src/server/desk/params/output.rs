@@ -56,7 +56,7 @@ pub(crate) const MIN_TOKENS: Row = Row::integer(
 .remarking("a grammar or a schema that has nothing more to say ends the answer before");
 pub(crate) const N: Row =
     Row::integer("n", "How many answers to generate.", (1, MAX_CHOICES as i64), |draft, x| {
-        draft.request.n = x as u32
+        draft.request.n = x as u32;
     })
     .remarking("up to 128");
 pub(crate) const STOP: Row = Row::new(
@@ -221,7 +221,7 @@ pub(crate) const GUIDED_CHOICE: Row = Row::new(
 );
 pub(crate) const GUIDED_GRAMMAR: Row =
     Row::text("guided_grammar", "GBNF, or Lark if it has no `::=`.", usize::MAX, |draft, text| {
-        draft.shapes.push(shape("guided_grammar", by_look(text)))
+        draft.shapes.push(shape("guided_grammar", by_look(text)));
     });
 pub(crate) const STRUCTURED_OUTPUTS: Row =
     Row::json("structured_outputs", "", wire::<StructuredOutputs>(), |draft, value, place| {

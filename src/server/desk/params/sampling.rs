@@ -203,7 +203,7 @@ pub(crate) const DYNATEMP_EXPONENT: Row = Row::number(
 );
 pub(crate) const MIN_KEEP: Row =
     Row::integer("min_keep", "Tokens that truncations leave at least.", U32, |draft, x| {
-        draft.request.sampling.min_keep = x as u32
+        draft.request.sampling.min_keep = x as u32;
     });
 pub(crate) const SAMPLERS: Row = Row::json(
     "samplers",

@@ -57,7 +57,7 @@ pub(crate) const CHAT_TEMPLATE_KWARGS: Row = Row::json(
 
 pub(crate) const STREAM: Row =
     Row::switch("stream", "Send the answer in pieces, as server-sent events.", |draft, is_on| {
-        draft.stream = Some(is_on)
+        draft.stream = Some(is_on);
     })
     .serves();
 pub(crate) const STREAM_OPTIONS: Row = Row::new(
@@ -135,7 +135,7 @@ pub(crate) const CACHE_SALT: Row = Row::text(
 
 pub(crate) const USER: Row =
     Row::text("user", "Who asks; opaque to this server.", usize::MAX, |draft, text| {
-        draft.labels.user = Some(text)
+        draft.labels.user = Some(text);
     })
     .idle("who asks is opaque to this server; the log at level debug shows it");
 pub(crate) const METADATA: Row = Row::json(

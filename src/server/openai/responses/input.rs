@@ -13,8 +13,8 @@ use super::items::{
 use crate::{
     error::{Error, Result},
     server::{
+        common::{ImageOrUrl, InputAudio},
         desk::random_id,
-        openai::message::{ImageOrUrl, InputAudio},
         schema::{TextOr, optional_object, optional_objects, text_or_objects, wire_enum},
     },
 };

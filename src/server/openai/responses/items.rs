@@ -5,10 +5,8 @@ use serde::Serialize;
 
 use crate::chat::conversation::{Media, Part, Source};
 use crate::server::{
-    openai::{
-        logprobs::TokenLogprob,
-        message::{ImageOrUrl, InputAudio},
-    },
+    common::{ImageOrUrl, InputAudio},
+    openai::logprobs::TokenLogprob,
     schema::{FreeObject, TextOr, wire_constants, wire_enum},
 };
 

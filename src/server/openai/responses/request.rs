@@ -25,12 +25,9 @@ use crate::{
     error::{Error, Result},
     param::{Given, Kind},
     server::{
+        common::{MAX_MESSAGES, ToolMode},
         desk::{Ask, Draft, Request, WireParam, params, random_id, unix_time_s},
-        openai::{
-            MAX_MESSAGES,
-            options::{ServiceTier, check_metadata},
-            tools::ToolMode,
-        },
+        openai::options::{ServiceTier, check_metadata},
         schema::{TextOr, optional_object, optional_objects, text_or_objects},
     },
 };

@@ -15,12 +15,8 @@ use crate::{
     },
     error::{Error, Result},
     server::{
+        common::{AllowedMode, ChoiceKind, MAX_TOOLS, ToolKind, ToolMode},
         desk::check_name,
-        openai::{
-            MAX_TOOLS,
-            message::ToolKind,
-            tools::{AllowedMode, ChoiceKind, ToolMode},
-        },
         schema::{FreeObject, optional_objects, wire_enum, wire_type},
     },
 };

@@ -4,7 +4,7 @@ use poem_openapi::{Object, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::message::ToolKind;
+use super::ToolKind;
 use crate::{
     chat::generation::{Callable, ToolUse},
     error::{Error, Result},
