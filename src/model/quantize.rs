@@ -25,7 +25,7 @@ pub enum Quantize {
 }
 
 /// Every one, by name.
-const NAMES: [(&str, Quantize); 8] = [
+const BY_NAME: [(&str, Quantize); 8] = [
     ("q4_0", Quantize::Q4_0),
     ("q4_1", Quantize::Q4_1),
     ("q5_0", Quantize::Q5_0),
@@ -49,20 +49,30 @@ impl FromStr for Quantize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        let found = BY_NAME.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
         found.map(|(_, target)| *target).ok_or_else(|| {
-            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
             let shown: String = text.chars().take(40).collect();
-            format!("quantize must be one of {}, is {shown:?}", names.join(", "))
+            format!("quantize must be one of {}, is {shown:?}", Self::NAMES.join(", "))
         })
     }
 }
 
 impl Quantize {
+    /// The names of all.
+    pub const NAMES: [&'static str; 8] = {
+        let mut names = [""; 8];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = BY_NAME[at].0;
+            at += 1;
+        }
+        names
+    };
+
     /// `q8_0` and so on.
     #[must_use]
     pub fn name(self) -> &'static str {
-        NAMES.iter().find(|(_, target)| *target == self).map_or("", |(name, _)| name)
+        BY_NAME.iter().find(|(_, target)| *target == self).map_or("", |(name, _)| name)
     }
 
     /// For rows of `k` values. Those that do not fall into the large blocks of the K types get the next
@@ -201,7 +211,7 @@ mod tests {
         for (n, k) in [(5, 256), (20, 64)] {
             let source =
                 WeightSource { name: "a", ty: GgmlType::F32, n, k, bytes: &bytes, scale: 1.0 };
-            for (name, target) in NAMES {
+            for (name, target) in BY_NAME {
                 assert_eq!(name.parse(), Ok(target));
                 let mut expected = Vec::new();
                 quant::quantize(target.ty(k), &values, &mut expected).unwrap();

@@ -9,19 +9,6 @@ use crate::{
 
 type Row = Param<LoadParams>;
 
-/// Types that float weights are brought to, by their names.
-const QUANTIZE: &[(&str, Quantize)] = &[
-    ("q4_0", Quantize::Q4_0),
-    ("q4_1", Quantize::Q4_1),
-    ("q5_0", Quantize::Q5_0),
-    ("q5_1", Quantize::Q5_1),
-    ("q8_0", Quantize::Q8_0),
-    ("q4_k", Quantize::Q4K),
-    ("q5_k", Quantize::Q5K),
-    ("q6_k", Quantize::Q6K),
-];
-const QUANTIZE_WORDS: &[&str] = &["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"];
-
 /// Every parameter of loading a model. What one does not say holds as the server is configured.
 pub const LOADING: [Row; 12] = [
     Row::integer("n_ctx", "Context of one sequence in tokens.", N_CTX, |params, x| {
@@ -81,12 +68,9 @@ pub const LOADING: [Row; 12] = [
         "quantize",
         "Bring float weights to this type while loading; an error for a model that is quantised already.",
         Kind::Choice {
-            words: QUANTIZE_WORDS,
+            words: &Quantize::NAMES,
             open: false,
-            set: |params, word| {
-                let known = QUANTIZE.iter().find(|(name, _)| *name == word);
-                params.quantize = known.map(|(_, target)| *target);
-            },
+            set: |params, word| params.quantize = word.parse().ok(),
         },
     ),
 ];
