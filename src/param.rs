@@ -4,9 +4,13 @@
 //! bounds and its refusals come from the list, and so does what the documents say of it: a bound that
 //! is written is a bound that is checked.
 
+mod names;
+
 use std::convert::Infallible;
 
 use serde_json::{Map, Number, Value};
+
+pub use names::{edit_distance, is_nearly};
 
 use crate::error::{Error, Result};
 
@@ -264,6 +268,8 @@ pub struct Place<'a> {
     /// As whoever sent it would write it: `options.min_p`; empty for the whole.
     pub path: String,
     pub tell: &'a dyn Fn(String),
+    /// Whether a name decides what an answer is, so that it cannot be left out where it is not known.
+    pub decides: fn(&str) -> bool,
     /// Nothing may be left out.
     pub is_strict: bool,
 }
@@ -372,6 +378,10 @@ pub fn read<T, W: Copy>(
         match (param.default, param.kind) {
             (Some(Scalar::Number(value)), Kind::Number { set, .. }) => set(target, value),
             (Some(Scalar::Integer(value)), Kind::Integer { set, .. }) => set(target, value),
+            // A table that is absent is one that says nothing.
+            (_, Kind::Table { params, .. }) => {
+                read(params, &mut Map::new(), target, &place.at(param.name))?;
+            }
             _ => {}
         }
     }
@@ -416,44 +426,13 @@ fn refuse_rest<T, W>(
         if value.is_null() {
             continue;
         }
-        if place.is_strict || is_near {
+        if place.is_strict || is_near || (place.decides)(&name) {
             let text = format!("unknown or unsupported parameter {}", here.path);
             return Err(Error::invalid(&here.path, text).with_code("unknown_parameter"));
         }
         (place.tell)(here.path);
     }
     Ok(())
-}
-
-/// Whether one name was meant for the other: `topP`, `max_token`, `temprature`.
-#[must_use]
-pub fn is_nearly(name: &str, known: &str) -> bool {
-    let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
-    let (name, known) = (plain(name), plain(known));
-    let allowed = match known.chars().count() {
-        0..=2 => 0,
-        3..=5 => 1,
-        _ => 2,
-    };
-    name.chars().count().abs_diff(known.chars().count()) <= allowed
-        && edit_distance(&name, &known) <= allowed
-}
-
-/// Insertions, deletions and substitutions between two words.
-#[must_use]
-pub fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl<T, W: Copy> Param<T, W> {
@@ -593,3 +572,6 @@ fn mistyped(place: &Place, expected: &str, value: &Value) -> Error {
     };
     place.error(format!("{expected} is expected, this is {given}"))
 }
+
+#[cfg(test)]
+mod tests;

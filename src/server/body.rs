@@ -18,6 +18,7 @@ use poem_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::connection::{BodyBudget, State};
+use super::desk::decides;
 use super::error::Failure;
 use super::ignored::Ignored;
 use super::lenient::Reading;
@@ -230,7 +231,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], ignored: &Ignored) -> Res
             let body = body.map_err(|error| invalid(format!("invalid JSON: {error}")))?;
             let tell = |what: String| ignored.note(what);
             let (path, is_strict) = (String::new(), ignored.is_strict());
-            let place = Place { path, tell: &tell, is_strict };
+            let place = Place { path, tell: &tell, decides, is_strict };
             let reading = Reading { num_bytes: bytes.len(), place: &place, is_near: &|_| false };
             return reading.read(body);
         }

@@ -11,10 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use super::{
-    body::{describe, join},
-    desk::decides,
-};
+use super::body::{describe, join};
 use crate::{
     error::Error,
     param::{Place, is_nearly},
@@ -28,27 +25,16 @@ const SENSES: [&str; 5] = ["image", "audio", "video", "file", "document"];
 /// Lists whose elements of unknown types are left out: tools that others run, and what became of them.
 const OPEN_LISTS: [&str; 3] = ["tools", "input", "content"];
 /// Fields whose values are hints: one that is not known is no hint.
-const HINTS: [&str; 11] = [
+const HINTS: [&str; 9] = [
     "cache_control",
     "detail",
     "display",
     "effort",
     "include",
-    "prompt_cache_retention",
     "scope",
-    "service_tier",
     "summary",
     "truncation",
     "ttl",
-];
-/// Bounds that -1 takes away.
-const BOUNDS: [&str; 6] = [
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "maxNewTokens",
-    "max_tool_calls",
-    "top_k",
 ];
 const INTEGERS: [&str; 8] = ["u8", "u16", "u32", "u64", "usize", "i32", "i64", "integer"];
 
@@ -107,7 +93,8 @@ impl Reading<'_> {
             }
             let is_mistyped = known(&text).any(|known| is_nearly(&name, known))
                 || (path.is_empty() && (self.is_near)(&name));
-            return unknown_field(body, &path, &name, is_strict || is_mistyped);
+            let is_refused = is_strict || is_mistyped || (self.place.decides)(&name);
+            return unknown_field(body, &path, &name, is_refused);
         }
         if let Some(variant) = quoted_after(&text, "unknown variant `").filter(|_| !is_strict) {
             return unknown_variant(body, &path, &variant);
@@ -123,10 +110,6 @@ impl Reading<'_> {
         if text.starts_with("invalid type: floating point") && expects_integer(&text) {
             let number = value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15)?;
             *value = (number as i64).into();
-            return Some(Mended::Meant);
-        }
-        if text.starts_with("invalid value: integer `-1`") && BOUNDS.contains(&key.as_str()) {
-            *value = if key == "top_k" { 0.into() } else { u32::MAX.into() };
             return Some(Mended::Meant);
         }
         None
@@ -158,7 +141,7 @@ fn unknown_field(
         object.remove(name);
         return Some(Mended::Meant);
     }
-    if is_refused || decides(name) {
+    if is_refused {
         return None;
     }
     let shown = shown(parents, name);
@@ -323,7 +306,8 @@ mod tests {
     fn reading(body: Value) -> Result<(Request, String), Error> {
         let ignored = Ignored::default();
         let tell = |what: String| ignored.note(what);
-        let place = Place { path: String::new(), tell: &tell, is_strict: false };
+        let decides = crate::server::desk::decides;
+        let place = Place { path: String::new(), tell: &tell, decides, is_strict: false };
         let reading = Reading { num_bytes: 100, place: &place, is_near: &|_| false };
         let request = reading.read(body)?;
         let mut headers = poem::http::HeaderMap::new();
@@ -357,8 +341,6 @@ mod tests {
             assert_eq!(got, told, "{text}");
             assert!(request.tools.len() != 3, "{text}");
         }
-        let (request, _) = reading(json!({"model": "m", "max_tokens": -1})).unwrap();
-        assert_eq!(request.max_tokens, Some(u32::MAX));
     }
 
     #[test]

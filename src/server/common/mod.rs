@@ -8,5 +8,5 @@ pub(crate) use message::{
     conversation,
 };
 pub(crate) use tools::{
-    AllowedMode, ChoiceKind, MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode,
+    AllowedMode, ChoiceKind, MAX_TOOLS, Tool, ToolChoice, ToolFields, ToolMode, pick,
 };

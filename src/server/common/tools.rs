@@ -282,7 +282,8 @@ fn callables(tools: &[Tool]) -> Result<Vec<Callable>> {
     Ok(all)
 }
 
-fn pick(callable: &[Callable], names: &[(String, String)]) -> Result<Vec<Callable>> {
+/// The tools of these names, each with the field that it stands in.
+pub(crate) fn pick(callable: &[Callable], names: &[(String, String)]) -> Result<Vec<Callable>> {
     let find = |(field, name): &(String, String)| {
         callable.iter().find(|tool| tool.name == *name).cloned().ok_or_else(|| {
             let shown: String = name.chars().take(64).collect();

@@ -164,7 +164,12 @@ mod tests {
             ("[5]", None),
             ("5", None),
         ];
-        let place = Place { path: "logit_bias".to_owned(), tell: &|_| {}, is_strict: false };
+        let place = Place {
+            path: "logit_bias".to_owned(),
+            tell: &|_| {},
+            decides: |_| false,
+            is_strict: false,
+        };
         for (json, expected) in cases {
             let parsed =
                 serde_json::from_str(json).ok().map(|bias| biases(bias, &place).expect("valid"));

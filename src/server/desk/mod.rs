@@ -8,6 +8,7 @@
 mod ask;
 mod bias;
 mod count;
+mod decisive;
 mod draft;
 pub(crate) mod form;
 mod head;
@@ -24,11 +25,10 @@ mod tale;
 mod timings;
 mod wire;
 
-use std::{collections::HashSet, sync::LazyLock};
-
 pub(crate) use ask::{Ask, Wanted};
 pub(crate) use bias::LogitBias;
 pub(crate) use count::count_tokens;
+pub(crate) use decisive::decides;
 pub(crate) use draft::Draft;
 pub(crate) use form::{ResponseFormatKind, check_name};
 pub(crate) use head::{Head, random_id, status_word, unix_time_s};
@@ -39,62 +39,8 @@ pub use receipt::{Identity, OnReceipt, Outcome, Receipt};
 pub(crate) use render::{Begun, Now, Render};
 #[cfg(test)]
 pub(crate) use request::read;
-pub(crate) use request::{Body, Request, WireParam};
+pub(crate) use request::{Body, Request};
 pub(crate) use seat::{Desk, Seat, lease_named_or_only};
 pub(crate) use serve::Served;
 pub(crate) use timings::{PromptProgress, Timings, progress};
-pub(crate) use wire::wire;
-
-use crate::param::Effect;
-
-/// Names that decide what an answer is, beside those of the table: structures, names that single
-/// dialects have, and what only other servers have.
-const DECISIVE: [&str; 36] = [
-    "audio",
-    "banned_tokens",
-    "best_of",
-    "chat_template",
-    "conversation",
-    "echo",
-    "format",
-    "function_call",
-    "functions",
-    "image",
-    "images",
-    "json_schema",
-    "max_chunks_per_doc",
-    "max_completion_tokens",
-    "max_new_tokens",
-    "max_output_tokens",
-    "mcp_servers",
-    "messages",
-    "modalities",
-    "moderation",
-    "n_threads",
-    "num_predict",
-    "prompt",
-    "rank_fields",
-    "regex",
-    "stop_sequences",
-    "structural_tag",
-    "suffix",
-    "template",
-    "tool_choice",
-    "tools",
-    "web_search_options",
-    "logprobs",
-    "max_tokens",
-    "min_tokens",
-    "top_logprobs",
-];
-
-/// Whether a parameter of this name decides what an answer is: where a request cannot have it, an
-/// answer without it would be a lie.
-pub(crate) fn decides(name: &str) -> bool {
-    static NAMES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
-        let table = [&params::SAMPLING[..], &params::FORMS, &params::LOCAL].concat();
-        let decisive = table.into_iter().filter(|param| param.effect == Effect::Decides);
-        decisive.map(|param| param.name).chain(DECISIVE).collect()
-    });
-    NAMES.contains(name)
-}
+pub(crate) use wire::{WireParam, wire};

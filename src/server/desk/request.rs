@@ -14,19 +14,19 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use super::wire::{Wire, add};
+use super::{
+    decisive::decides,
+    wire::{WireParam, add},
+};
 use crate::{
     error::{Error, Result},
-    param::{self, Given, Param, Place},
+    param::{self, Given, Place},
     server::{
         body::{describe, json_object, read_body},
         ignored::Ignored,
         lenient,
     },
 };
-
-/// A parameter of a request's body.
-pub(crate) type WireParam<T> = Param<T, Wire>;
 
 /// A request whose parameters are in the table.
 pub(crate) trait Request: Sized + Send {
@@ -91,7 +91,8 @@ pub(crate) fn read<R: Request>(bytes: &[u8], ignored: &Ignored) -> Result<R> {
     let Fields(mut fields) = fields(bytes)?;
     let mut target = R::Target::default();
     let tell = |what: String| ignored.note(what);
-    let place = Place { path: String::new(), tell: &tell, is_strict: ignored.is_strict() };
+    let (path, is_strict) = (String::new(), ignored.is_strict());
+    let place = Place { path, tell: &tell, decides, is_strict };
     let given = param::read(R::PARAMS, &mut fields, &mut target, &place)?;
     let is_near = |name: &str| R::PARAMS.iter().any(|param| param::is_nearly(name, param.name));
     let rest = lenient::Reading { num_bytes: bytes.len(), place: &place, is_near: &is_near };

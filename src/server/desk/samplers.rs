@@ -65,7 +65,12 @@ mod tests {
         let names =
             ["penalties", "dry", "top_n_sigma", "TOP-K", "typ_p", "topp", "min_p", "xtc", "temp"];
         let names = TextOr::Items(names.map(str::to_owned).to_vec());
-        let place = Place { path: "samplers".to_owned(), tell: &|_| {}, is_strict: false };
+        let place = Place {
+            path: "samplers".to_owned(),
+            tell: &|_| {},
+            decides: |_| false,
+            is_strict: false,
+        };
         for samplers in [names, TextOr::Text("edskypmxt".to_owned())] {
             assert_eq!(stages(samplers, &place).expect("known"), (all.to_vec(), false));
         }
@@ -78,7 +83,12 @@ mod tests {
     #[test]
     fn unknown_samplers_are_named() {
         let names = |names: &[&str]| TextOr::Items(names.iter().map(|&s| s.to_owned()).collect());
-        let place = Place { path: "samplers".to_owned(), tell: &|_| {}, is_strict: false };
+        let place = Place {
+            path: "samplers".to_owned(),
+            tell: &|_| {},
+            decides: |_| false,
+            is_strict: false,
+        };
         let cases = [
             (names(&["top_k", "infill"]), "samplers[1]"),
             (TextOr::Text("kz".into()), "samplers[1]"),

@@ -15,6 +15,9 @@ pub(crate) struct Wire {
     register: fn(&mut Registry),
 }
 
+/// A parameter of a request's body.
+pub(crate) type WireParam<T> = Param<T, Wire>;
+
 /// What a type looks like.
 pub(crate) const fn wire<T: Type>() -> Wire {
     Wire { schema: T::schema_ref, register: T::register }

@@ -189,3 +189,20 @@ fn tool_use(text: Option<&str>, choice: Option<ToolMode>) -> Result<Option<ToolU
     let tool_choice = choice.map(ToolChoice::Mode);
     ToolFields { tools, tool_choice, parallel_tool_calls: None }.into_use()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{desk, ignored::Ignored};
+
+    #[test]
+    fn sampling_is_the_originals_where_nothing_is_said() {
+        let body = br#"{"model": "m", "prompt": "a"}"#;
+        let request: InferenceCompletionRequest = desk::read(body, &Ignored::default()).unwrap();
+        let ask = request.into_ask();
+        let first = ask.prompts.first().unwrap();
+        let sampling = (first.sampling.temperature, first.sampling.top_p, first.seed);
+        assert_eq!(sampling, (1.0, 0.5, Some(42)));
+        assert_eq!((first.max_tokens, first.default_max_tokens), (None, Some(128)));
+    }
+}

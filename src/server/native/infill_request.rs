@@ -111,3 +111,19 @@ impl InfillRequest {
         Ok(draft.into_ask(parts.model, vec![request]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{desk, ignored::Ignored};
+
+    #[test]
+    fn sampling_is_llama_servers_where_nothing_is_said() {
+        let body = br#"{"model": "m", "input_prefix": "a", "input_suffix": "b"}"#;
+        let request: InfillRequest = desk::read(body, &Ignored::default()).unwrap();
+        let ask = request.into_ask().unwrap();
+        let sampling = &ask.prompts.first().unwrap().sampling;
+        let got = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p);
+        assert_eq!(got, (0.8, 40, 0.95, 0.05));
+    }
+}

@@ -13,11 +13,9 @@ use super::{
     answer::{
         Dress, OllamaChatAnswer, OllamaGenerateAnswer, OllamaRender, elapsed, nanos, nothing,
     },
+    embed_request::{OllamaEmbedRequest, OllamaEmbeddingsRequest},
     models::engine_id,
-    request::{
-        Asked, OllamaChatRequest, OllamaEmbedRequest, OllamaEmbeddingsRequest,
-        OllamaGenerateRequest, OllamaOptions,
-    },
+    request::{Asked, OllamaChatRequest, OllamaGenerateRequest, OllamaOptions},
 };
 use crate::{
     chat::embedding::{EmbedInput, Embeddings},

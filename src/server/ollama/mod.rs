@@ -4,16 +4,18 @@
 //! object a line unless `stream` is false; errors are `{"error": "…"}`.
 
 mod answer;
+mod embed_request;
 mod generate;
 mod models;
 mod request;
 mod store;
 mod time;
 
+pub(crate) use embed_request::OllamaEmbedRequest;
 pub(crate) use generate::OllamaApi;
 pub(crate) use models::OllamaModelApi;
 use poem_openapi::Tags;
-pub(crate) use request::{OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest};
+pub(crate) use request::{OllamaChatRequest, OllamaGenerateRequest};
 pub(crate) use store::OllamaStoreApi;
 
 use super::reply::Outcomes;

@@ -11,7 +11,6 @@ use crate::{
     chat::{
         ChatInput, Infill,
         conversation::{Arguments, Call, Media, Message, Part, Role, Source},
-        embedding::EmbedInput,
         generation::{OutputRules, PromptInput, Shape, ToolUse},
         grammar::Grammar,
     },
@@ -21,10 +20,7 @@ use crate::{
     server::{
         common::{MAX_MESSAGES, Tool, ToolFields},
         desk::{Ask, Draft, Request, WireParam, params},
-        schema::{
-            FreeObject, TextOr, object, optional_object, optional_objects, wire_enum, wire_type,
-        },
-        span::Span,
+        schema::{FreeObject, object, optional_objects, wire_enum, wire_type},
     },
 };
 
@@ -135,7 +131,7 @@ pub(crate) struct OllamaMessage {
 /// The context that a client needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OllamaOptions {
-    num_ctx: Option<u32>,
+    pub(super) num_ctx: Option<u32>,
 }
 
 impl OllamaOptions {
@@ -145,14 +141,14 @@ impl OllamaOptions {
         Some(format!("options.num_ctx ({wanted}; the engine has {context})"))
     }
 
-    fn of(given: &Given) -> Self {
+    pub(super) fn of(given: &Given) -> Self {
         Self { num_ctx: given.number(NUM_CTX.key).map(|count| count as u32) }
     }
 }
 
 type Row = WireParam<Draft>;
 
-const NUM_CTX: Row = Row::integer(
+pub(super) const NUM_CTX: Row = Row::integer(
     "num_ctx",
     "The context that is needed; told if the engine's is smaller.",
     (0, u32::MAX as i64),
@@ -480,114 +476,26 @@ fn input(messages: Vec<Message>, think: Option<Think>, tools: Option<&ToolUse>) 
     input
 }
 
-/// A request for embeddings. Of parameters that are not listed here, those that decide what an
-/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
-#[derive(Clone, Debug, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields, rename = "OllamaEmbedRequest")]
-pub(crate) struct EmbedParts {
-    /// The engine to ask; `:latest` may follow its `engine_id`.
-    #[oai(validator(min_length = 1))]
-    model: String,
-    /// One text or up to 2048.
-    input: TextOr<String>,
-    #[oai(nullable)]
-    keep_alive: Option<Span>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{desk, ignored::Ignored};
 
-/// A request for embeddings.
-pub(crate) struct OllamaEmbedRequest {
-    pub model: String,
-    pub keep_alive: Option<Span>,
-    pub dimensions: Option<u32>,
-    input: TextOr<String>,
-    options: OllamaOptions,
-}
-
-impl Request for OllamaEmbedRequest {
-    type Parts = EmbedParts;
-    type Target = Option<u32>;
-    const PARAMS: &'static [WireParam<Option<u32>>] = &[
-        WireParam::integer(
-            "dimensions",
-            "Keep so many leading values of each vector; all if absent.",
-            (1, u32::MAX as i64),
-            |dimensions: &mut Option<u32>, x| *dimensions = Some(x as u32),
-        ),
-        WireParam::switch(
-            "truncate",
-            "Inputs are never cut: must be absent, null or false.",
-            |_: &mut Option<u32>, _| {},
-        )
-        .refused("inputs are never cut; false is accepted"),
-        WireParam::new(
-            "options",
-            "",
-            Kind::Table {
-                title: "EmbedOptions",
-                params: &[WireParam::integer(
-                    NUM_CTX.name,
-                    NUM_CTX.doc,
-                    (0, u32::MAX as i64),
-                    |_, _| {},
-                )],
-            },
-        ),
-    ];
-
-    fn new(parts: EmbedParts, dimensions: Option<u32>, given: Given) -> Result<Self> {
-        let EmbedParts { model, input, keep_alive } = parts;
-        Ok(Self { model, keep_alive, dimensions, input, options: OllamaOptions::of(&given) })
-    }
-}
-
-/// A request for one embedding. Of parameters that are not listed here, those that decide what an
-/// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
-#[derive(Clone, Debug, Deserialize, Object)]
-#[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct OllamaEmbeddingsRequest {
-    /// The engine to ask; `:latest` may follow its `engine_id`.
-    #[oai(validator(min_length = 1))]
-    pub model: String,
-    /// The text.
-    pub prompt: String,
-    #[oai(nullable)]
-    pub keep_alive: Option<Span>,
-    #[oai(nullable)]
-    #[serde(default, deserialize_with = "optional_object")]
-    pub options: Option<EmbedOptions>,
-}
-
-/// Options of a request for embeddings.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Object)]
-#[serde(default, deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
-pub(crate) struct EmbedOptions {
-    /// The context that is needed; refused if the engine's is smaller.
-    #[oai(nullable)]
-    pub num_ctx: Option<u32>,
-}
-
-impl OllamaEmbedRequest {
-    pub(super) fn inputs(&self) -> Vec<EmbedInput> {
-        match &self.input {
-            TextOr::Text(text) => vec![EmbedInput::Text(text.clone())],
-            TextOr::Items(texts) => texts.iter().cloned().map(EmbedInput::Text).collect(),
+    #[test]
+    fn sampling_is_ollamas_where_nothing_is_said() {
+        let asked = |options: &str| {
+            let body = format!(r#"{{"model": "m", "prompt": "a"{options}}}"#);
+            let request: OllamaGenerateRequest =
+                desk::read(body.as_bytes(), &Ignored::default()).unwrap();
+            let ask = request.into_asked().unwrap().ask.unwrap();
+            ask.prompts.into_iter().next().unwrap().sampling
+        };
+        for options in ["", r#", "options": null"#, r#", "options": {}"#] {
+            let sampling = asked(options);
+            let got = (sampling.temperature, sampling.top_k, sampling.top_p);
+            assert_eq!(got, (0.8, 40, 0.9), "{options}");
         }
+        let sampling = asked(r#", "options": {"temperature": 0, "top_k": -1}"#);
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.0, 0, 0.9));
     }
-
-    pub(super) fn options(&self) -> OllamaOptions {
-        self.options
-    }
-}
-
-impl OllamaEmbeddingsRequest {
-    pub(super) fn options(&self) -> OllamaOptions {
-        context_of(self.options.as_ref())
-    }
-}
-
-fn context_of(options: Option<&EmbedOptions>) -> OllamaOptions {
-    OllamaOptions { num_ctx: options.and_then(|options| options.num_ctx) }
 }

@@ -250,6 +250,18 @@ async fn failures_are_a_sentence() {
         ),
         (
             "/api/chat",
+            json!({"model": "e", "messages": user, "options": {"grammar": "root ::= \"a\""}}),
+            400,
+            "options.grammar",
+        ),
+        (
+            "/api/generate",
+            json!({"model": "e", "prompt": "a", "options": {"logit_bias": {"1": 5}}}),
+            400,
+            "options.logit_bias",
+        ),
+        (
+            "/api/chat",
             json!({"model": "e", "messages": user, "options": {"top_p": 2}}),
             400,
             "top_p",

@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Error, Result},
     server::{
-        common::{AllowedMode, ChoiceKind, MAX_TOOLS, ToolKind, ToolMode},
+        common::{AllowedMode, ChoiceKind, MAX_TOOLS, ToolKind, ToolMode, pick},
         desk::check_name,
         schema::{FreeObject, optional_objects, wire_enum, wire_type},
     },
@@ -376,14 +376,4 @@ pub(super) fn answered(mut call: ResponsesCall, tools: &[ResponsesTool]) -> Resp
         input,
         status: call.status,
     })
-}
-
-fn pick(callable: &[Callable], names: &[(String, String)]) -> Result<Vec<Callable>> {
-    let find = |(field, name): &(String, String)| {
-        callable.iter().find(|tool| tool.name == *name).cloned().ok_or_else(|| {
-            let shown: String = name.chars().take(64).collect();
-            Error::invalid(field, format!("{field}: no tool is called {shown}"))
-        })
-    };
-    names.iter().map(find).collect()
 }
