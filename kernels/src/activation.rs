@@ -17,6 +17,8 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)^2`
     Relu2,
+    /// `1 / (1 + e^-x)`
+    Sigmoid,
 }
 
 impl Activation {
@@ -28,6 +30,7 @@ impl Activation {
             Activation::GeluErf => math::gelu_erf(s, x),
             Activation::Relu => math::relu(s, x),
             Activation::Relu2 => math::relu2(s, x),
+            Activation::Sigmoid => math::sigmoid(s, x),
         }
     }
 }

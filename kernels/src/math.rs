@@ -106,6 +106,13 @@ pub(crate) fn silu<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(x, s.add(e, s.splat(1.0)))
 }
 
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(crate) fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
+    let e = exp(s, s.sub(s.zero(), x));
+    s.div(s.splat(1.0), s.add(e, s.splat(1.0)))
+}
+
 /// The tanh form of GELU, with ggml's constants.
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
@@ -152,6 +159,7 @@ mod tests {
         Tanh,
         Erf,
         Silu,
+        Sigmoid,
         Gelu,
         GeluErf,
         Relu2,
@@ -173,6 +181,7 @@ mod tests {
                 Function::Tanh => tanh(s, x),
                 Function::Erf => erf(s, x),
                 Function::Silu => silu(s, x),
+                Function::Sigmoid => sigmoid(s, x),
                 Function::Gelu => gelu(s, x),
                 Function::GeluErf => gelu_erf(s, x),
                 Function::Relu2 => relu2(s, x),
@@ -209,6 +218,7 @@ mod tests {
             Function::Tanh => x.tanh(),
             Function::Erf => erf_oracle(x),
             Function::Silu => x / (1.0 + (-x).exp()),
+            Function::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Function::Gelu => {
                 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x * x * x)).tanh())
             }
@@ -225,6 +235,7 @@ mod tests {
             (Function::Tanh, 12.0, 3e-7, 0.0),
             (Function::Erf, 6.0, 3e-7, 0.0),
             (Function::Silu, 80.0, 4e-7, 1e-37),
+            (Function::Sigmoid, 80.0, 4e-7, 1e-37),
             (Function::Gelu, 12.0, 4e-7, 2e-7),
             (Function::GeluErf, 12.0, 4e-7, 2e-7),
             (Function::Relu2, 30.0, 1e-7, 0.0),

@@ -3,18 +3,25 @@
 use super::error::ModelError;
 use super::loader::Loader;
 use super::ops::{Load, Norm, Ops};
-use super::spec::{AttnSpec, NormSpec, QkNorm};
+use super::spec::{ActSpec, AttnSpec, GateAct, GateSpec, GateWidth, NormSpec, QkNorm};
 
 /// Weights of one layer.
 pub(super) struct Attention<O: Load> {
     qkv: Qkv<O>,
+    /// What makes the gate, where it is no part of the queries' matrix.
+    gate: Option<O::Linear>,
     out: O::Linear,
-    q_norm: Option<Norm<O::Vector>>,
-    k_norm: Option<Norm<O::Vector>>,
-    /// Factors of the columns of queries and keys after their norms, where each head has its own.
-    qk_columns: Option<[O::Vector; 2]>,
+    q_norm: Option<HeadNorm<O>>,
+    k_norm: Option<HeadNorm<O>>,
     v_norm: Option<Norm<O::Vector>>,
     sinks: Option<O::Vector>,
+}
+
+/// A norm on queries or keys.
+struct HeadNorm<O: Load> {
+    norm: Norm<O::Vector>,
+    /// Factors of the columns after the norm, where each head has its own.
+    columns: Option<O::Vector>,
 }
 
 /// What queries, keys and values are made of.
@@ -65,90 +72,122 @@ impl<O: Ops> Attention<O> {
         spec: &AttnSpec,
     ) -> Result<O::Tensor, ModelError> {
         let (q, kv) = match &self.qkv {
-            Qkv::Heads(weights) => {
-                let [q, k, v] = self.heads(ops, place, (input, weights), spec)?;
-                (q, Some([k, v]))
+            Qkv::Heads([q, k, v]) => {
+                let [q, k, v] = ops.linear(input, [q, k, v])?;
+                let k = placed(ops, place, k, (spec.kv_heads, self.k_norm.as_ref()), spec)?;
+                (q, Some([k, self.values(ops, v, spec)?]))
             }
-            Qkv::Queries(weight) => (self.queries(ops, place, (input, weight), spec)?, None),
+            Qkv::Queries(q) => {
+                let [q] = ops.linear(input, [q])?;
+                (q, None)
+            }
         };
+        let (q, gate) = self.gate(ops, input, q, spec)?;
+        let q = placed(ops, place, q, (spec.heads, self.q_norm.as_ref()), spec)?;
         let kv = kv.as_ref().map(|[k, v]| [k, v]);
         let mixed = place.attend(ops, (q, kv), spec, self.sinks.as_ref())?;
-        let mixed = ops.act(&mixed)?;
+        let mixed = match (gate, spec.gate) {
+            (Some(gate), Some(spec)) => gated(ops, mixed, gate, spec)?,
+            _ => ops.act(&mixed)?,
+        };
         let [out] = ops.linear(&mixed, [&self.out])?;
         Ok(out)
     }
 
-    /// Queries, keys and values of all heads.
-    fn heads(
+    /// Values of all heads (T, kv_heads · value_dim), as attention takes them.
+    fn values(
         &self,
         ops: &mut O,
-        place: &Place<'_, O>,
-        (input, [q, k, v]): (&O::Act, &[O::Linear; 3]),
-        spec: &AttnSpec,
-    ) -> Result<[O::Tensor; 3], ModelError> {
-        let [mut q, mut k, mut v] = ops.linear(input, [q, k, v])?;
-        if let Some(limit) = spec.clamp {
-            q = ops.clamp(q, limit)?;
-            k = ops.clamp(k, limit)?;
-            v = ops.clamp(v, limit)?;
-        }
-        if !spec.qk_norm_late {
-            (q, k) = self.normed(ops, (q, k), spec)?;
-        }
-        if let Some(rope) = spec.rope {
-            q = ops.rope(q, spec.heads, &place.ropes[rope])?;
-            k = ops.rope(k, spec.kv_heads, &place.ropes[rope])?;
-        }
-        if spec.qk_norm_late {
-            (q, k) = self.normed(ops, (q, k), spec)?;
-        }
-        if let Some(norm) = &self.v_norm {
-            v = ops.head_norm(v, spec.kv_heads, norm)?;
-        }
-        Ok([q, k, v])
-    }
-
-    /// Queries alone.
-    fn queries(
-        &self,
-        ops: &mut O,
-        place: &Place<'_, O>,
-        (input, weight): (&O::Act, &O::Linear),
+        mut v: O::Tensor,
         spec: &AttnSpec,
     ) -> Result<O::Tensor, ModelError> {
-        let [mut q] = ops.linear(input, [weight])?;
-        if let Some(norm) = &self.q_norm {
-            q = ops.head_norm(q, spec.heads, norm)?;
+        if let Some(limit) = spec.clamp {
+            v = ops.clamp(v, limit)?;
         }
-        match spec.rope {
-            Some(rope) => ops.rope(q, spec.heads, &place.ropes[rope]),
-            None => Ok(q),
+        match &self.v_norm {
+            Some(norm) => ops.head_norm(v, spec.kv_heads, norm),
+            None => Ok(v),
         }
     }
 
-    fn normed(
+    /// The queries (T, heads · head_dim) of what their matrix makes, and the gate before its activation.
+    fn gate(
         &self,
         ops: &mut O,
-        (q, k): (O::Tensor, O::Tensor),
+        input: &O::Act,
+        q: O::Tensor,
         spec: &AttnSpec,
-    ) -> Result<(O::Tensor, O::Tensor), ModelError> {
-        match (&self.q_norm, &self.k_norm) {
-            (Some(q_norm), Some(k_norm)) if spec.qk_norm == QkNorm::Full => {
-                Ok((ops.norm(&q, q_norm)?, ops.norm(&k, k_norm)?))
-            }
-            (Some(q_norm), Some(k_norm)) => {
-                let q = ops.head_norm(q, spec.heads, q_norm)?;
-                let k = ops.head_norm(k, spec.kv_heads, k_norm)?;
-                match &self.qk_columns {
-                    Some([of_q, of_k]) => {
-                        Ok((ops.scale_columns(q, of_q)?, ops.scale_columns(k, of_k)?))
-                    }
-                    None => Ok((q, k)),
-                }
-            }
-            _ => Ok((q, k)),
+    ) -> Result<(O::Tensor, Option<O::Tensor>), ModelError> {
+        if let Some(gate) = &self.gate {
+            let [gate] = ops.linear(input, [gate])?;
+            return Ok((q, Some(gate)));
         }
+        if !spec.gate.is_some_and(|gate| gate.width == GateWidth::BesideQueries) {
+            return Ok((q, None));
+        }
+        let gate = ops.part(&q, spec.heads, spec.head_dim..spec.head_dim + spec.value_dim)?;
+        Ok((ops.part(&q, spec.heads, 0..spec.head_dim)?, Some(gate)))
     }
+}
+
+/// Queries or keys of `heads` heads (T, heads · head_dim): normed and turned by their positions.
+fn placed<O: Ops>(
+    ops: &mut O,
+    place: &Place<'_, O>,
+    mut x: O::Tensor,
+    (heads, norm): (usize, Option<&HeadNorm<O>>),
+    spec: &AttnSpec,
+) -> Result<O::Tensor, ModelError> {
+    if let Some(limit) = spec.clamp {
+        x = ops.clamp(x, limit)?;
+    }
+    if let (Some(norm), false) = (norm, spec.qk_norm_late) {
+        x = normed(ops, x, (heads, norm), spec.qk_norm)?;
+    }
+    if let Some(rope) = spec.rope {
+        x = ops.rope(x, heads, &place.ropes[rope])?;
+    }
+    if let (Some(norm), true) = (norm, spec.qk_norm_late) {
+        x = normed(ops, x, (heads, norm), spec.qk_norm)?;
+    }
+    Ok(x)
+}
+
+fn normed<O: Ops>(
+    ops: &mut O,
+    x: O::Tensor,
+    (heads, by): (usize, &HeadNorm<O>),
+    kind: QkNorm,
+) -> Result<O::Tensor, ModelError> {
+    if kind == QkNorm::Full {
+        return ops.norm(&x, &by.norm);
+    }
+    let x = ops.head_norm(x, heads, &by.norm)?;
+    match &by.columns {
+        Some(columns) => ops.scale_columns(x, columns),
+        None => Ok(x),
+    }
+}
+
+/// `mixed` (T, heads · value_dim) times what the activation makes of the gate, as an input.
+fn gated<O: Ops>(
+    ops: &mut O,
+    mixed: O::Tensor,
+    gate: O::Tensor,
+    spec: GateSpec,
+) -> Result<O::Act, ModelError> {
+    if spec.width != GateWidth::Head {
+        let act = match spec.act {
+            GateAct::Sigmoid => ActSpec::Sigmoid,
+            GateAct::Softplus => ActSpec::Softplus,
+        };
+        return ops.glu_act(&gate, &mixed, act);
+    }
+    let mut factors = ops.host(gate)?;
+    factors.iter_mut().for_each(|factor| *factor = spec.act.apply(*factor));
+    let mixed = ops.scale_rows(mixed, &factors)?;
+    ops.recycle(factors);
+    ops.act(&mixed)
 }
 
 impl<O: Load> Loader<'_, O> {
@@ -160,25 +199,25 @@ impl<O: Load> Loader<'_, O> {
         (spec, norm): (&AttnSpec, NormSpec),
     ) -> Result<Attention<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
+        let q_width = spec.heads * spec.query_width();
         let qkv = if spec.shares_kv.is_some() {
             // Files hold keys and values that nothing reads.
             let unread = ["attn_k", "attn_v", "attn_k_norm"].map(|part| name(part) + ".weight");
             self.used.extend(unread);
-            Qkv::Queries(self.linear(&name("attn_q"), spec.heads * spec.head_dim, hidden)?)
+            Qkv::Queries(self.linear(&name("attn_q"), q_width, hidden)?)
         } else {
             Qkv::Heads(self.qkv(index, hidden, spec)?)
         };
-        let (q_norm, k_norm) = self.qk_norms(index, spec, norm)?;
-        let qk_columns = match spec.qk_norm {
-            QkNorm::EachHead => {
-                let mut columns = |part: &str, heads: usize| {
-                    let values = self.floats(&name(part), heads * spec.head_dim)?;
-                    self.ops.load_vector(values)
-                };
-                let q = columns("attn_q_norm.weight", spec.heads)?;
-                Some([q, columns("attn_k_norm.weight", spec.kv_heads)?])
-            }
-            QkNorm::None | QkNorm::PerHead | QkNorm::Plain | QkNorm::Full => None,
+        let gate = match spec.gate.map(|gate| gate.width) {
+            None | Some(GateWidth::BesideQueries) => None,
+            Some(GateWidth::Head) => Some(spec.heads),
+            Some(GateWidth::Value) => Some(spec.heads * spec.value_dim),
+        };
+        let gate = gate.map(|width| self.linear(&name("attn_gate"), width, hidden)).transpose()?;
+        let q_norm = self.qk_norm(&name("attn_q_norm"), spec.heads, (spec, norm))?;
+        let k_norm = match spec.shares_kv {
+            Some(_) => None,
+            None => self.qk_norm(&name("attn_k_norm"), spec.kv_heads, (spec, norm))?,
         };
         let sinks = match spec.sinks {
             true => {
@@ -192,7 +231,7 @@ impl<O: Load> Loader<'_, O> {
             false => None,
         };
         let out = self.linear(&name("attn_output"), hidden, spec.heads * spec.value_dim)?;
-        Ok(Attention { qkv, out, q_norm, k_norm, qk_columns, v_norm, sinks })
+        Ok(Attention { qkv, gate, out, q_norm, k_norm, v_norm, sinks })
     }
 
     /// Query, key and value projections, from three tensors or one that holds them in this order.
@@ -203,7 +242,7 @@ impl<O: Load> Loader<'_, O> {
         attn: &AttnSpec,
     ) -> Result<[O::Linear; 3], ModelError> {
         let widths = [
-            attn.heads * attn.head_dim,
+            attn.heads * attn.query_width(),
             attn.kv_heads * attn.head_dim,
             attn.kv_heads * attn.value_dim,
         ];
@@ -221,27 +260,26 @@ impl<O: Load> Loader<'_, O> {
         Ok([next()?, next()?, next()?])
     }
 
-    fn qk_norms(
+    /// The norm on the queries or keys of `heads` heads.
+    fn qk_norm(
         &mut self,
-        index: usize,
-        attn: &AttnSpec,
-        norm: NormSpec,
-    ) -> Result<(Option<Norm<O::Vector>>, Option<Norm<O::Vector>>), ModelError> {
-        let (q, k) = match attn.qk_norm {
-            QkNorm::None => return Ok((None, None)),
-            // The weights of each head are factors of the columns after it.
-            QkNorm::Plain | QkNorm::EachHead => {
-                let mut ones = || self.ones(attn.head_dim, norm).map(Some);
-                return Ok((ones()?, ones()?));
+        name: &str,
+        heads: usize,
+        (attn, norm): (&AttnSpec, NormSpec),
+    ) -> Result<Option<HeadNorm<O>>, ModelError> {
+        let width = heads * attn.head_dim;
+        let (norm, columns) = match attn.qk_norm {
+            QkNorm::None => return Ok(None),
+            QkNorm::PerHead => (self.norm(name, attn.head_dim, norm)?, None),
+            QkNorm::Full => (self.norm(name, width, norm)?, None),
+            QkNorm::Plain => (self.ones(attn.head_dim, norm)?, None),
+            // The weights of each head are factors of the columns after the norm.
+            QkNorm::EachHead => {
+                let values = self.floats(&format!("{name}.weight"), width)?;
+                (self.ones(attn.head_dim, norm)?, Some(self.ops.load_vector(values)?))
             }
-            QkNorm::PerHead => (attn.head_dim, attn.head_dim),
-            QkNorm::Full => (attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim),
         };
-        let q = self.norm(&format!("blk.{index}.attn_q_norm"), q, norm)?;
-        if attn.shares_kv.is_some() {
-            return Ok((Some(q), None));
-        }
-        Ok((Some(q), Some(self.norm(&format!("blk.{index}.attn_k_norm"), k, norm)?)))
+        Ok(Some(HeadNorm { norm, columns }))
     }
 
     /// A norm without weights.

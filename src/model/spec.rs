@@ -208,11 +208,60 @@ pub struct AttnSpec {
     pub clamp: Option<f32>,
     /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).
     pub sinks: bool,
+    /// What the values that attention mixes are multiplied by.
+    pub gate: Option<GateSpec>,
     /// A token sees those before it alone; else all of its sequence.
     pub causal: bool,
 }
 
+/// A gate on what attention finds, made of the layer's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateSpec {
+    pub act: GateAct,
+    pub width: GateWidth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateAct {
+    Sigmoid,
+    /// `ln(1 + eˣ)`.
+    Softplus,
+}
+
+impl GateAct {
+    /// The activation of one number.
+    #[must_use]
+    pub fn apply(self, x: f32) -> f32 {
+        match self {
+            Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Self::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        }
+    }
+}
+
+/// How many gates there are, and where they come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateWidth {
+    /// One for each head, by `attn_gate.weight`.
+    Head,
+    /// One for each value of each head, by `attn_gate.weight`.
+    Value,
+    /// As many; those of a head come after its query in what `attn_q.weight` makes (Qwen3-Next).
+    BesideQueries,
+}
+
 impl AttnSpec {
+    /// What `attn_q.weight` makes for each head: a query, and its gate where that lies beside it.
+    #[must_use]
+    pub fn query_width(&self) -> usize {
+        match self.gate {
+            Some(GateSpec { width: GateWidth::BesideQueries, .. }) => {
+                self.head_dim + self.value_dim
+            }
+            _ => self.head_dim,
+        }
+    }
+
     /// For each head, what a step away from a key takes off its score (arXiv 2108.12409): powers of one
     /// ratio for the largest power of two of heads, and in between for those that are left.
     #[must_use]
@@ -341,6 +390,9 @@ pub enum ActSpec {
     /// ReLU squared.
     Relu2,
     Tanh,
+    Sigmoid,
+    /// `ln(1 + eˣ)`.
+    Softplus,
     /// gpt-oss: `min(g, 7) · σ(1.702 · min(g, 7)) · (clamp(u, -7, 7) + 1)`.
     OaiSwiglu,
     /// xIELU (arXiv 2411.13010): `p·x² + beta·x` above 0, `n·(exp(min(x, eps)) - 1 - x) + beta·x` below.

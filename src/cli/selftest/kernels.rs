@@ -59,6 +59,7 @@ pub(super) fn tests() -> Vec<Test> {
         ("gelu by erf", Activation::GeluErf, gelu_erf),
         ("relu", Activation::Relu, |x| x.max(0.0)),
         ("relu2", Activation::Relu2, |x| x.max(0.0) * x.max(0.0)),
+        ("sigmoid", Activation::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
     ]
     .map(|(name, activation, formula)| {
         test(name, 2e-6, move |pool| activate(activation, formula, pool))

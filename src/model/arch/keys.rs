@@ -285,6 +285,7 @@ impl Keys<'_> {
                 shares_kv: None,
                 clamp: None,
                 sinks: false,
+                gate: None,
                 causal: true,
             }),
             ffn: FfnSpec::Gated { width: widths[index], act: ActSpec::Silu, sparsity: None },

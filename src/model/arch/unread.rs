@@ -210,7 +210,8 @@ fn is_called(ffn: &FfnSpec, name: &[u8]) -> bool {
         ActSpec::Relu => name == b"relu",
         ActSpec::Relu2 => name == b"relu2",
         ActSpec::Tanh => name == b"tanh",
+        ActSpec::Sigmoid => name == b"sigmoid",
         ActSpec::Xielu(_) => name == b"xielu",
-        ActSpec::OaiSwiglu => false,
+        ActSpec::OaiSwiglu | ActSpec::Softplus => false,
     }
 }

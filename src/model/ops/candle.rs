@@ -200,6 +200,8 @@ fn activate(x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
         ActSpec::Relu => x.relu()?,
         ActSpec::Relu2 => x.relu()?.sqr()?,
         ActSpec::Tanh => x.tanh()?,
+        ActSpec::Sigmoid => candle_nn::ops::sigmoid(x)?,
+        ActSpec::Softplus => (x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?,
         // σ(1.702 x) · x; the clamps and the +1 are the caller's.
         ActSpec::Xielu(Xielu { p, n, beta, eps }) => {
             let above = (x.relu()?.sqr()? * f64::from(p))?;
@@ -284,8 +286,9 @@ impl Tensors for CandleOps {
     }
 
     fn scale_rows(&mut self, x: Tensor, factors: &[f32]) -> Result<Tensor, ModelError> {
+        let parts = x.reshape((factors.len(), ()))?;
         let factors = Tensor::from_slice(factors, (factors.len(), 1), &self.device)?;
-        Ok(x.broadcast_mul(&factors)?)
+        Ok(parts.broadcast_mul(&factors)?.reshape(x.shape())?)
     }
 
     fn copy(&mut self, x: &Tensor) -> Result<Tensor, ModelError> {

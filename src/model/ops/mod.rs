@@ -85,7 +85,7 @@ pub trait Tensors: Load + Send {
     fn clamp(&mut self, x: Self::Tensor, limit: f32) -> Result<Self::Tensor, ModelError>;
     /// All values times a factor.
     fn scale(&mut self, x: Self::Tensor, factor: f32) -> Result<Self::Tensor, ModelError>;
-    /// Each row times its own factor.
+    /// Each row times its own factor; or each of equal parts of rows, if there are more factors.
     fn scale_rows(&mut self, x: Self::Tensor, factors: &[f32]) -> Result<Self::Tensor, ModelError>;
     /// Each column times its own factor.
     fn scale_columns(

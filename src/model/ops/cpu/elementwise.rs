@@ -24,8 +24,9 @@ impl Tensors for CpuOps {
     }
 
     fn scale_rows(&mut self, mut x: CpuTensor, factors: &[f32]) -> Result<CpuTensor, ModelError> {
-        for (row, factor) in x.data.chunks_exact_mut(x.cols).zip(factors) {
-            row.iter_mut().for_each(|value| *value *= factor);
+        let width = x.data.len() / factors.len().max(1);
+        for (part, factor) in x.data.chunks_exact_mut(width.max(1)).zip(factors) {
+            part.iter_mut().for_each(|value| *value *= factor);
         }
         Ok(x)
     }

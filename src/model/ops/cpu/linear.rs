@@ -9,7 +9,7 @@ use super::load::{CpuLinear, CpuTable};
 use super::tensor::{CpuAct, CpuTensor};
 use crate::model::error::ModelError;
 use crate::model::ops::{Norm, Products};
-use crate::model::spec::{ActSpec, NormKind};
+use crate::model::spec::{ActSpec, GateAct, NormKind};
 
 impl CpuOps {
     fn prepared(
@@ -111,20 +111,18 @@ impl Products for CpuOps {
         up: &CpuTensor,
         act: ActSpec,
     ) -> Result<CpuAct, ModelError> {
-        match activation(act) {
-            None if act != ActSpec::OaiSwiglu => {
-                Err(ModelError::Limit("xIELU has no gated form".to_owned()))
-            }
-            Some(act) => {
-                let shape = [gate.rows, gate.cols];
-                self.prepared(shape, |acts| acts.set_glu(gate.view(), up.view(), act, &self.pool))
-            }
-            None => {
-                let mut out = self.buffers.tensor(gate.rows, gate.cols)?;
-                oai_swiglu(&gate.data, &up.data, &mut out.data);
-                self.act(&out)
-            }
+        if let Some(act) = activation(act) {
+            let shape = [gate.rows, gate.cols];
+            return self
+                .prepared(shape, |acts| acts.set_glu(gate.view(), up.view(), act, &self.pool));
         }
+        let mut out = self.buffers.tensor(gate.rows, gate.cols)?;
+        let gates = gate.data.iter().zip(&*up.data).zip(&mut *out.data);
+        match act {
+            ActSpec::OaiSwiglu => gates.for_each(|((gate, up), out)| *out = oai_swiglu(*gate, *up)),
+            act => gates.for_each(|((gate, up), out)| *out = scalar(act, *gate) * up),
+        }
+        self.act(&out)
     }
 
     fn gated(
@@ -149,18 +147,17 @@ impl Products for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        if matches!(act, ActSpec::Tanh | ActSpec::Xielu(_)) {
-            let mut out = self.buffers.tensor(x.rows, x.cols)?;
-            let apply = |x: f32| match act {
-                ActSpec::Xielu(xielu) => xielu.apply(x),
-                _ => x.tanh(),
-            };
-            out.data.iter_mut().zip(&*x.data).for_each(|(out, &x)| *out = apply(x));
-            return self.act(&out);
+        if act == ActSpec::OaiSwiglu {
+            return Err(ModelError::Limit("a clamped gate needs two inputs".to_owned()));
         }
-        let act = activation(act)
-            .ok_or_else(|| ModelError::Limit("a clamped gate needs two inputs".to_owned()))?;
-        self.prepared([x.rows, x.cols], |acts| acts.set_act(x.view(), act, &self.pool))
+        if let Some(act) = activation(act) {
+            return self.prepared([x.rows, x.cols], |acts| {
+                acts.set_act(x.view(), act, &self.pool);
+            });
+        }
+        let mut out = self.buffers.tensor(x.rows, x.cols)?;
+        out.data.iter_mut().zip(&*x.data).for_each(|(out, &x)| *out = scalar(act, x));
+        self.act(&out)
     }
 
     fn head_norm(
@@ -197,14 +194,22 @@ fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::GeluErf => Some(Activation::GeluErf),
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
-        ActSpec::Tanh | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
+        ActSpec::Sigmoid => Some(Activation::Sigmoid),
+        ActSpec::Tanh | ActSpec::Softplus | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
+    }
+}
+
+/// An activation that the kernels lack, of one number.
+fn scalar(act: ActSpec, x: f32) -> f32 {
+    match act {
+        ActSpec::Xielu(xielu) => xielu.apply(x),
+        ActSpec::Softplus => GateAct::Softplus.apply(x),
+        _ => x.tanh(),
     }
 }
 
 /// See [`ActSpec::OaiSwiglu`].
-fn oai_swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((&gate, &up), out) in gate.iter().zip(up).zip(out) {
-        let gate = gate.min(7.0);
-        *out = gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0);
-    }
+fn oai_swiglu(gate: f32, up: f32) -> f32 {
+    let gate = gate.min(7.0);
+    gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
 }
