@@ -93,10 +93,12 @@ impl Worker {
     #[must_use]
     pub fn new(runner: Box<dyn Runner>, config: &EngineConfig, meters: Arc<Meters>) -> Self {
         let spec = runner.spec();
+        let max_running = spec.max_running(config.max_running);
         let scheduler = Scheduler::new(SchedulerConfig {
             num_blocks: spec.num_blocks,
             first_blocks: spec.first_blocks(),
-            max_running: if spec.one_at_a_time { 1 } else { config.max_running },
+            max_running,
+            num_states: spec.num_states,
             prefix_cache: config.prefix_cache && !spec.is_encoder(),
             whole_sequences: spec.is_encoder(),
         });
@@ -119,7 +121,7 @@ impl Worker {
             mask_helpers: MaskHelpers::new(config.mask_threads),
             meters,
             speculation: Speculation::new(max_draft, cost),
-            max_running: config.max_running,
+            max_running,
             num_failed_steps: 0,
             growth: Growth::default(),
         };
@@ -162,6 +164,7 @@ impl Worker {
         };
         let embedded = pooler.is_some();
         let pools_all = pooler.as_ref().is_some_and(Pooler::wants_all_rows);
+        let marks = marks(&request);
         let sampler = sampler::Sampler::new(&mut request);
         let owner = writer.owner();
         let active = Active::new(&request, sampler, writer).pooling(pooler);
@@ -173,6 +176,7 @@ impl Worker {
             prompt_logits: request.prompt_logprobs.is_some() || pools_all,
             embedded,
             second_from,
+            marks,
             prompt: request.prompt,
         });
         match submitted {
@@ -267,6 +271,7 @@ impl Worker {
                 let embedded = self.embedded(plan);
                 self.pool(plan, &embedded, &hidden);
                 self.sample(plan, &embedded, &mut logits);
+                self.scheduler.settle(plan);
                 self.runner.recycle(logits);
                 Ok(())
             }
@@ -427,4 +432,14 @@ impl Worker {
         meters.prefix_hit.store(counts.prefix_hit, Relaxed);
         meters.preemptions.store(counts.preemptions, Relaxed);
     }
+}
+
+/// Where other prompts may part from this one: after its first turn, which is what an application says
+/// every time, and after its last, behind which templates may write something else next time.
+fn marks(request: &Request) -> Vec<u32> {
+    let ends = request.prompt.iter().zip(1..);
+    let ends = ends.filter(|(token, _)| request.stop_tokens.contains(token)).map(|(_, end)| end);
+    let mut marks: Vec<u32> = ends.clone().take(1).collect();
+    marks.extend(ends.last());
+    marks
 }

@@ -283,7 +283,11 @@ impl<O: Load> Loader<'_, O> {
     }
 
     /// A norm without weights.
-    fn ones(&mut self, width: usize, spec: NormSpec) -> Result<Norm<O::Vector>, ModelError> {
+    pub(super) fn ones(
+        &mut self,
+        width: usize,
+        spec: NormSpec,
+    ) -> Result<Norm<O::Vector>, ModelError> {
         Ok(Norm { weight: self.ops.load_vector(vec![1.0; width])?, bias: None, spec })
     }
 }

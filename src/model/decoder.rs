@@ -15,6 +15,8 @@ use super::weights::{self, Files, Head, Weights};
 pub struct Capacity {
     pub context_len: usize,
     pub blocks: KvBlocks,
+    /// Pages of state; 0 for models without.
+    pub states: usize,
     pub max_rows: usize,
 }
 
@@ -42,6 +44,10 @@ impl<O: Ops> Decoder<O> {
         let weights = weights::load(&mut ops, &model, files, capacity.context_len)?;
         let attns: Vec<_> = model.layers.iter().map(LayerSpec::attn).collect();
         let kv_growth = ops.reserve_kv(&attns, capacity.blocks)?;
+        if capacity.states > 0 {
+            let states: Vec<_> = model.layers.iter().map(LayerSpec::state).collect();
+            ops.reserve_states(&states, capacity.states)?;
+        }
         let spec = RunnerSpec {
             vocab_size: model.vocab_size,
             context_len: capacity.context_len,
@@ -57,6 +63,8 @@ impl<O: Ops> Decoder<O> {
             pooling: model.pooling,
             device: ops.device(),
             purpose: model.purpose(),
+            num_states: capacity.states,
+            state_bytes: model.state_bytes(),
             one_at_a_time: false,
             warning: ops.warning(),
         };

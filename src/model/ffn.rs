@@ -12,6 +12,7 @@ pub(super) enum Ffn<O: Load> {
     Gated(Gated<O>),
     Plain { up: O::Linear, down: O::Linear },
     Moe(Moe<O>),
+    None,
 }
 
 /// What a feed-forward part reads.
@@ -103,6 +104,7 @@ impl<O: Load> Loader<'_, O> {
                 up: self.linear(&name("up"), *width, hidden)?,
                 down: self.linear(&name("down"), hidden, *width)?,
             },
+            FfnSpec::None => Ffn::None,
             FfnSpec::Moe(moe) => Ffn::Moe(self.moe(index, hidden, moe)?),
         })
     }

@@ -138,7 +138,8 @@ pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, Model
         None => gguf.file_bytes(),
         Some(target) => target.bytes_of(gguf),
     };
-    Ok(weights + weights / 16 + kv + activations)
+    let states = model.state_bytes() as u64 * capacity.states as u64;
+    Ok(weights + weights / 16 + kv + states + activations)
 }
 
 /// Positions that a model was trained for, and bytes of keys and values in one block.
@@ -154,24 +155,47 @@ pub fn kv_figures(gguf: &Gguf) -> Result<(usize, usize), ModelError> {
 }
 
 fn widest_row(layer: &super::spec::LayerSpec) -> usize {
-    use super::spec::FfnSpec;
+    use super::spec::{FfnSpec, MixerSpec};
     let ffn = match &layer.ffn {
         FfnSpec::Gated { width, .. } | FfnSpec::Plain { width, .. } => *width,
         FfnSpec::Moe(moe) => moe.width,
+        FfnSpec::None => 0,
     };
-    ffn.max(layer.attn().map_or(0, |attn| attn.heads * attn.head_dim))
+    let mixer = match &layer.mixer {
+        MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => attn.heads * attn.head_dim,
+        MixerSpec::ShortConv(conv) => 3 * conv.width,
+        MixerSpec::Delta(delta) => delta.channels(),
+        MixerSpec::Ssm(ssm) => ssm.channels(),
+        MixerSpec::None => 0,
+    };
+    ffn.max(mixer)
 }
 
 fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
     let context_len = options.n_ctx.clamp(1, model.context_len);
     let one = context_len.div_ceil(BLOCK);
     let wanted = one * options.n_parallel.max(1);
-    let affordable = options.max_kv_bytes / model.kv_bytes_per_block().max(1);
+    let states = states(model.state_bytes(), options);
+    let left = options.max_kv_bytes.saturating_sub(states * model.state_bytes());
+    let affordable = left / model.kv_bytes_per_block().max(1);
     // One block more than a full context: the prefix cache may hold a shared one.
     let blocks = KvBlocks { first: one + 1, most: wanted.min(affordable).max(one) + 1 };
     // An encoder computes a text in one step.
     let least = if model.head == HeadSpec::Logits { 1 } else { context_len };
-    Capacity { context_len, blocks, max_rows: options.max_rows.max(least) }
+    Capacity { context_len, blocks, states, max_rows: options.max_rows.max(least) }
+}
+
+/// Pages for states of `page_bytes`: two for each sequence that runs, and some for snapshots, within half of
+/// the memory for keys and values. A sequence can always run.
+fn states(page_bytes: usize, options: &RunnerOptions) -> usize {
+    /// Of each sequence that may run: its own two, and what is kept of conversations.
+    const PAGES: usize = 8;
+    const LEAST: usize = 4;
+    if page_bytes == 0 {
+        return 0;
+    }
+    let wanted = PAGES * options.n_parallel.max(1);
+    wanted.min(options.max_kv_bytes / 2 / page_bytes).max(LEAST)
 }
 
 /// Where a model is to run.

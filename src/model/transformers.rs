@@ -91,6 +91,8 @@ impl TransformersRunner {
                 candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
             },
             purpose: Purpose::Generate,
+            num_states: 0,
+            state_bytes: 0,
             one_at_a_time: true,
             warning: None,
         };

@@ -211,6 +211,7 @@ impl Maker {
                 self.linear(&name("up"), *width, hidden);
                 self.linear(&name("down"), hidden, *width);
             }
+            FfnSpec::None => {}
             FfnSpec::Moe(moe) => {
                 self.matrix(&name("gate_inp"), &[moe.experts, hidden]);
                 self.matrix(&name("gate_exps"), &[moe.experts, moe.width, hidden]);

@@ -31,6 +31,7 @@ fn rows(runner: &mut dyn Runner, tokens: &[u32], from: usize, to: usize, block: 
             rows: 0..(to - from) as u32,
             kv_len: to as u32,
             blocks: blocks.clone(),
+            state: None,
         }],
         logit_rows: vec![(to - from) as u32 - 1],
         ..Batch::default()

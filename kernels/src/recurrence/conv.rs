@@ -10,7 +10,7 @@ use crate::rows::{Rows, RowsMut, SharedRows};
 use crate::simd::{Kernel, LANES, Level, Simd, dispatch};
 
 /// Taps that a convolution may have.
-const MAX_TAPS: usize = 8;
+pub const MAX_TAPS: usize = 8;
 /// Columns of one item of work.
 const COLUMNS: usize = 8 * LANES;
 

@@ -17,7 +17,7 @@ mod tests;
 
 use std::ops::Range;
 
-pub use conv::{ConvInput, conv};
+pub use conv::{ConvInput, MAX_TAPS, conv};
 pub use scan::{MAX_KEY_DIM, Rule, ScanInput, ScanShape, scan};
 
 use crate::memory::{Floats, OutOfMemory};

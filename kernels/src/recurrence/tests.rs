@@ -175,7 +175,8 @@ fn copies_are_states_from_which_a_sequence_goes_on() {
 
 #[test]
 fn a_convolution_has_the_oracles_bits_however_its_rows_are_cut() {
-    for (cols, taps, activation) in [(150, 4, Some(Activation::Silu)), (33, 3, None), (5, 1, None)] {
+    for (cols, taps, activation) in [(150, 4, Some(Activation::Silu)), (33, 3, None), (5, 1, None)]
+    {
         let (x, weights) = (values(ROWS * cols, 5), values(taps * cols, 6));
         let bias = values(cols, 7);
         let mut expected = vec![0.0; x.len()];
@@ -221,9 +222,7 @@ fn a_convolution_has_the_oracles_bits_however_its_rows_are_cut() {
 
 #[test]
 fn spans_that_write_one_page_are_refused() {
-    let refused = |spans: &[StateSpan<'_>]| {
-        std::panic::catch_unwind(|| check(spans, 4)).is_err()
-    };
+    let refused = |spans: &[StateSpan<'_>]| std::panic::catch_unwind(|| check(spans, 4)).is_err();
     let span = |rows: Range<usize>, from, to| StateSpan { rows, from, to, saves: &[] };
     assert!(!refused(&[span(0..1, Some(0), 0), span(1..2, Some(1), 2)]));
     assert!(!refused(&[span(0..1, Some(3), 0), span(1..2, Some(3), 2)]));

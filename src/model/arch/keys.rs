@@ -292,15 +292,26 @@ impl Keys<'_> {
             norms: Norms::PRE,
         };
         Ok(ModelSpec {
-            architecture: self.name.to_owned(),
-            vocab_size: self.vocab_size()?,
-            hidden,
-            context_len: self.usize("context_length")?,
             layers: (0..layers).map(layer).collect(),
             spare_blocks,
+            ropes: vec![rope],
+            ..self.bare(norm)?
+        })
+    }
+
+    /// What most models are around their layers, which are not there yet.
+    pub(super) fn bare(&self, norm: NormSpec) -> Result<ModelSpec, ModelError> {
+        Ok(ModelSpec {
+            architecture: self.name.to_owned(),
+            vocab_size: self.vocab_size()?,
+            hidden: self.usize("embedding_length")?,
+            context_len: self.usize("context_length")?,
+            layers: Vec::new(),
+            spare_blocks: 0,
             norm,
             norms_learned: true,
-            ropes: vec![rope],
+            last_norm: "output_norm",
+            ropes: Vec::new(),
             embed_scale: 1.0,
             learned_positions: false,
             embed_norm: false,
@@ -417,6 +428,25 @@ impl Keys<'_> {
         }
         let period = self.opt_usize("attention.sliding_window_pattern")?.unwrap_or(period);
         Ok((0..layers).map(|index| period == 0 || index % period < period - 1).collect())
+    }
+
+    /// Which layers have attention where others carry a state: all but those that the file lists, or the
+    /// last of every `period`.
+    pub(super) fn attention_layers(
+        &self,
+        layers: usize,
+        period: usize,
+    ) -> Result<Vec<bool>, ModelError> {
+        let period = self.opt_usize("full_attention_interval")?.unwrap_or(period).max(1);
+        let key = self.key("attention.recurrent_layers");
+        let Some(flags) = self.metadata.bools(&key)? else {
+            return Ok((0..layers).map(|index| (index + 1).is_multiple_of(period)).collect());
+        };
+        if flags.len() < layers {
+            let problem = format!("{} values for {layers} layers", flags.len());
+            return Err(ModelError::BadKey { key, problem });
+        }
+        Ok(flags[..layers].iter().map(|is_recurrent| !is_recurrent).collect())
     }
 
     /// Width of a head by the standard keys, the default of `rope.dimension_count`.

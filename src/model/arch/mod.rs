@@ -27,8 +27,10 @@ mod hunyuan;
 mod internlm;
 mod jais;
 mod keys;
+mod lfm2;
 mod llama;
 mod llama4;
+mod mamba;
 mod minicpm;
 mod minimax;
 mod mistral;
@@ -97,6 +99,8 @@ const DECODERS: &[&[Architecture]] = &[
     refact::FAMILY,
     jais::FAMILY,
     gpt_oss::FAMILY,
+    lfm2::FAMILY,
+    mamba::FAMILY,
 ];
 /// Encoders: embeddings and scores, no text.
 const ENCODERS: &[&[Architecture]] = &[bert::FAMILY];
@@ -169,7 +173,9 @@ fn scale_scores(keys: &Keys<'_>, spec: &mut ModelSpec) -> Result<(), ModelError>
         return Ok(());
     }
     if let Some(scale) = keys.f32("attention.scale")?.filter(|scale| *scale != 0.0) {
-        spec.layers.iter_mut().for_each(|layer| layer.attn_mut().scale = scale);
+        for layer in spec.layers.iter_mut().filter(|layer| layer.attn().is_some()) {
+            layer.attn_mut().scale = scale;
+        }
     }
     Ok(())
 }

@@ -189,7 +189,7 @@ fn agrees(key: &str, value: &Value, spec: &ModelSpec) -> Option<bool> {
 fn moes(spec: &ModelSpec) -> impl Iterator<Item = &MoeSpec> {
     spec.layers.iter().filter_map(|layer| match &layer.ffn {
         FfnSpec::Moe(moe) => Some(moe),
-        FfnSpec::Gated { .. } | FfnSpec::Plain { .. } => None,
+        FfnSpec::Gated { .. } | FfnSpec::Plain { .. } | FfnSpec::None => None,
     })
 }
 
@@ -202,6 +202,7 @@ fn is_called(ffn: &FfnSpec, name: &[u8]) -> bool {
     let act = match ffn {
         FfnSpec::Gated { act, .. } | FfnSpec::Plain { act, .. } => *act,
         FfnSpec::Moe(moe) => moe.act,
+        FfnSpec::None => return true,
     };
     match act {
         ActSpec::Silu => matches!(name, b"silu" | b"swish"),

@@ -7,6 +7,7 @@ use kolosal_kernels::memory::Arena;
 use kolosal_kernels::pool::Pool;
 
 use super::locking::Locking;
+use super::recurrence::States;
 use super::tensor::Buffers;
 use crate::model::batch::Span;
 use crate::model::ops::Ops;
@@ -18,6 +19,7 @@ pub struct CpuOps {
     pub(super) arena: Arena,
     pub(super) buffers: Buffers,
     pub(super) kv: KvCache,
+    pub(super) states: States,
     pub(super) positions: Vec<u32>,
     pub(super) slots: Vec<u32>,
     pub(super) spans: Vec<Span>,
@@ -49,6 +51,7 @@ impl CpuOps {
             arena: Arena::default(),
             buffers: Buffers::default(),
             kv: KvCache::default(),
+            states: States::default(),
             positions: Vec::new(),
             slots: Vec::new(),
             spans: Vec::new(),
