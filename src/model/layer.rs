@@ -4,6 +4,7 @@ use super::attention::{Attention, Place};
 use super::error::ModelError;
 use super::ffn::{Ffn, Input, prepare};
 use super::latent::Latent;
+use super::layer_inputs::OwnInput;
 use super::loader::Loader;
 use super::ops::{Load, Norm, Ops};
 use super::spec::{LayerSpec, MixerSpec, ModelSpec};
@@ -21,6 +22,10 @@ pub struct Layer<O: Load> {
     ffn_post: Option<Norm<O::Vector>>,
     /// On the residual stream after the feed-forward part.
     ffn_sum: Option<Norm<O::Vector>>,
+    /// What the layer does with its own input.
+    own: Option<OwnInput<O>>,
+    /// Factor on the residual stream after all.
+    scale: Option<f32>,
 }
 
 /// What brings rows of a sequence together; see [`MixerSpec`].
@@ -55,8 +60,26 @@ impl<O: Ops> Layer<O> {
         }
         let fed = self.feed(ops, &self.input(&x), spec)?;
         let x = ops.add(x, &fed, scale)?;
-        match &self.ffn_sum {
-            Some(norm) => ops.norm(&x, norm),
+        let x = match &self.ffn_sum {
+            Some(norm) => ops.norm(&x, norm)?,
+            None => x,
+        };
+        self.finish(ops, place, x)
+    }
+
+    /// What comes after both parts, where there is more.
+    fn finish(
+        &self,
+        ops: &mut O,
+        place: &Place<'_, O>,
+        mut x: O::Tensor,
+    ) -> Result<O::Tensor, ModelError> {
+        if let (Some(own), Some(inputs)) = (&self.own, place.inputs) {
+            let added = own.run(ops, &x, (place.index, inputs))?;
+            x = ops.add(x, &added, 1.0)?;
+        }
+        match self.scale {
+            Some(scale) => ops.scale(x, scale),
             None => Ok(x),
         }
     }
@@ -133,7 +156,15 @@ impl<O: Load> Loader<'_, O> {
             ffn_norm: norm(norms.ffn)?,
             ffn_post: norm(norms.ffn_post.then_some("post_ffw_norm"))?,
             ffn_sum: norm(norms.residual.then_some("layer_output_norm"))?,
-            ffn: self.ffn(index, hidden, &spec.ffn)?,
+            ffn: self.ffn(index, (hidden, model.norm), &spec.ffn)?,
+            own: match model.layer_input {
+                Some(width) => Some(self.own_input(index, (hidden, width), model.norm)?),
+                None => None,
+            },
+            scale: match norms.scaled {
+                true => self.floats(&format!("blk.{index}.layer_output_scale.weight"), 1)?.pop(),
+                false => None,
+            },
         })
     }
 }

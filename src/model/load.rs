@@ -158,6 +158,7 @@ fn widest_row(layer: &super::spec::LayerSpec) -> usize {
     let ffn = match &layer.ffn {
         FfnSpec::Gated { width, .. } | FfnSpec::Plain { width, .. } => *width,
         FfnSpec::Moe(moe) => moe.width,
+        FfnSpec::Both { width, moe } => moe.width.max(*width),
     };
     ffn.max(layer.attn().map_or(0, |attn| attn.heads * attn.head_dim))
 }

@@ -16,16 +16,25 @@ pub(super) struct Moe<O: Load> {
     shared_gate: Option<O::Linear>,
 }
 
+/// What the tensor `ffn_gate_inp.scale` holds, where there is one.
+#[derive(Clone, Copy)]
+pub(super) enum RouterScale {
+    OfResults,
+    /// A factor for each column of the router's input.
+    OfInputs,
+}
+
 impl<O: Ops> Moe<O> {
-    /// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden).
+    /// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden). The router reads
+    /// `routed`, or the same.
     pub(super) fn run(
         &self,
         ops: &mut O,
-        x: &O::Tensor,
+        (x, routed): (&O::Tensor, Option<&O::Act>),
         spec: &MoeSpec,
     ) -> Result<O::Tensor, ModelError> {
         let input = &ops.act(x)?;
-        let [router] = ops.linear(input, [&self.router])?;
+        let [router] = ops.linear(routed.unwrap_or(input), [&self.router])?;
         let router = ops.host(router)?;
         // (expert) → rows that take it and their weights.
         let mut takers: Vec<(Vec<u32>, Vec<f32>)> = vec![Default::default(); spec.experts];
@@ -70,7 +79,7 @@ impl<O: Load> Loader<'_, O> {
     pub(super) fn moe(
         &mut self,
         index: usize,
-        hidden: usize,
+        (hidden, router): (usize, RouterScale),
         spec: &MoeSpec,
     ) -> Result<Moe<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
@@ -84,8 +93,14 @@ impl<O: Load> Loader<'_, O> {
             .map(|((gate, up), down)| Gated { gate, up, down })
             .collect();
         let bias = name("exp_probs_b.bias");
+        let router = match router {
+            RouterScale::OfResults => self.linear(&name("ffn_gate_inp"), spec.experts, hidden)?,
+            RouterScale::OfInputs => {
+                self.bare_linear(&name("ffn_gate_inp"), spec.experts, hidden)?
+            }
+        };
         Ok(Moe {
-            router: self.linear(&name("ffn_gate_inp"), spec.experts, hidden)?,
+            router,
             selection_bias: match self.gguf.tensor(&bias).is_some() {
                 true => Some(self.floats(&bias, spec.experts)?),
                 false => None,

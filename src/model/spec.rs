@@ -41,6 +41,8 @@ pub struct ModelSpec {
     pub token_types: usize,
     /// What stands on the last layer.
     pub head: HeadSpec,
+    /// Width of the input of its own that each layer has, without several residual streams (Gemma 4).
+    pub layer_input: Option<usize>,
     /// Several residual streams (Gemma 3n).
     pub altup: Option<AltUpSpec>,
 }
@@ -152,6 +154,8 @@ pub struct Norms {
     pub parallel: bool,
     /// On the residual stream after each part (`attn_output_norm`, `layer_output_norm`).
     pub residual: bool,
+    /// The residual stream is multiplied by a number after the layer (`layer_output_scale`).
+    pub scaled: bool,
 }
 
 impl Norms {
@@ -163,6 +167,7 @@ impl Norms {
         ffn_post: false,
         parallel: false,
         residual: false,
+        scaled: false,
     };
     /// Gemma 2 and 3, GLM-4: a norm before and after each part.
     pub const PRE_POST: Self = Self { attn_post: true, ffn_post: true, ..Self::PRE };
@@ -202,6 +207,8 @@ pub struct AttnSpec {
     pub alibi: Option<f32>,
     /// Values are normed over each head, without weights (Gemma 3n).
     pub value_norm: bool,
+    /// Values are the keys before their norm (Gemma 4).
+    pub values_of_keys: bool,
     /// Keys and values are those of this layer, which comes before.
     pub shares_kv: Option<usize>,
     /// Queries, keys and values are clamped to `-clamp..=clamp` as they are made.
@@ -433,14 +440,31 @@ pub enum FfnSpec {
         act: ActSpec,
     },
     Moe(MoeSpec),
+    /// A gated part and a mixture side by side, each between norms of its own, of which the mixture's router
+    /// has one more (Gemma 4).
+    Both {
+        width: usize,
+        moe: MoeSpec,
+    },
 }
 
 impl FfnSpec {
+    /// The mixture of experts.
+    #[must_use]
+    pub fn moe(&self) -> Option<&MoeSpec> {
+        match self {
+            Self::Moe(moe) | Self::Both { moe, .. } => Some(moe),
+            Self::Gated { .. } | Self::Plain { .. } => None,
+        }
+    }
+
     /// The same width without a gate.
     #[must_use]
     pub fn plain(&self, act: ActSpec) -> Self {
         let width = match self {
-            Self::Gated { width, .. } | Self::Plain { width, .. } => *width,
+            Self::Gated { width, .. } | Self::Plain { width, .. } | Self::Both { width, .. } => {
+                *width
+            }
             Self::Moe(moe) => moe.width,
         };
         Self::Plain { width, act }

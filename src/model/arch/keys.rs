@@ -282,6 +282,7 @@ impl Keys<'_> {
                 chunk: None,
                 alibi: None,
                 value_norm: false,
+                values_of_keys: false,
                 shares_kv: None,
                 clamp: None,
                 sinks: false,
@@ -310,6 +311,7 @@ impl Keys<'_> {
             pooling: Pooling::default(),
             token_types: 0,
             head: HeadSpec::Logits,
+            layer_input: None,
             altup: None,
         })
     }

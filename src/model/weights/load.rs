@@ -121,11 +121,15 @@ impl<O: Load> Loader<'_, O> {
                 Ok(layer)
             })
             .collect::<Result<_, _>>()?;
+        let inputs = match spec.layer_input {
+            Some(width) => Some(self.layer_inputs(spec, width)?),
+            None => None,
+        };
         let altup = match &spec.altup {
             Some(altup) => Some(self.altup(spec, altup)?),
             None => None,
         };
-        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes, altup })
+        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes, inputs, altup })
     }
 
     fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {
