@@ -114,9 +114,12 @@ impl<O: Ops> Attention<O> {
         if let Some(limit) = spec.clamp {
             v = ops.clamp(v, limit)?;
         }
-        match &self.v_norm {
-            Some(norm) => ops.head_norm(v, spec.kv_heads, norm),
-            None => Ok(v),
+        if let Some(norm) = &self.v_norm {
+            v = ops.head_norm(v, spec.kv_heads, norm)?;
+        }
+        match spec.value_scale {
+            1.0 => Ok(v),
+            scale => ops.scale(v, scale),
         }
     }
 
@@ -297,7 +300,11 @@ impl<O: Load> Loader<'_, O> {
     }
 
     /// A norm without weights.
-    fn ones(&mut self, width: usize, spec: NormSpec) -> Result<Norm<O::Vector>, ModelError> {
+    pub(super) fn ones(
+        &mut self,
+        width: usize,
+        spec: NormSpec,
+    ) -> Result<Norm<O::Vector>, ModelError> {
         Ok(Norm { weight: self.ops.load_vector(vec![1.0; width])?, bias: None, spec })
     }
 }

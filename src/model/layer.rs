@@ -7,7 +7,7 @@ use super::latent::Latent;
 use super::layer_inputs::OwnInput;
 use super::loader::Loader;
 use super::ops::{Load, Norm, Ops};
-use super::spec::{LayerSpec, MixerSpec, ModelSpec};
+use super::spec::{LayerSpec, MixerSpec, ModelSpec, NormSpec};
 
 /// Weights of one layer.
 pub struct Layer<O: Load> {
@@ -144,18 +144,19 @@ impl<O: Load> Loader<'_, O> {
                 Mixer::Latent(Box::new(latent))
             }
         };
-        let mut norm = |part: Option<&str>| match part {
-            Some(part) => self.norm(&format!("blk.{index}.{part}"), hidden, norm).map(Some),
+        let post = NormSpec { eps: norms.post_eps.unwrap_or(norm.eps), ..norm };
+        let mut norm_by = |part: Option<&str>, spec: NormSpec| match part {
+            Some(part) => self.norm(&format!("blk.{index}.{part}"), hidden, spec).map(Some),
             None => Ok(None),
         };
         Ok(Layer {
             mixer,
-            norm: norm(norms.attn)?,
-            mixer_post: norm(norms.attn_post.then_some("post_attention_norm"))?,
-            mixer_sum: norm(norms.residual.then_some("attn_output_norm"))?,
-            ffn_norm: norm(norms.ffn)?,
-            ffn_post: norm(norms.ffn_post.then_some("post_ffw_norm"))?,
-            ffn_sum: norm(norms.residual.then_some("layer_output_norm"))?,
+            norm: norm_by(norms.attn, norm)?,
+            mixer_post: norm_by(norms.attn_post.then_some("post_attention_norm"), post)?,
+            mixer_sum: norm_by(norms.residual.then_some("attn_output_norm"), norm)?,
+            ffn_norm: norm_by(norms.ffn, norm)?,
+            ffn_post: norm_by(norms.ffn_post.then_some("post_ffw_norm"), post)?,
+            ffn_sum: norm_by(norms.residual.then_some("layer_output_norm"), norm)?,
             ffn: self.ffn(index, (hidden, model.norm), &spec.ffn)?,
             own: match model.layer_input {
                 Some(width) => Some(self.own_input(index, (hidden, width), model.norm)?),

@@ -44,16 +44,20 @@ impl<O: Ops> Moe<O> {
                 takers[expert].1.push(weight);
             }
         }
+        let shared_act = spec.shared_act.unwrap_or(spec.act);
         let mut out = match (&self.shared, &self.shared_gate) {
-            (Some(shared), None) => shared.run(ops, input, spec.act)?,
+            (Some(shared), None) => shared.run(ops, input, shared_act)?,
             (Some(shared), Some(gate)) => {
-                let y = shared.run(ops, input, spec.act)?;
+                let y = shared.run(ops, input, shared_act)?;
                 let [gate] = ops.linear(input, [gate])?;
                 let gate: Vec<f32> = ops.host(gate)?.iter().copied().map(sigmoid).collect();
                 ops.scale_rows(y, &gate)?
             }
             _ => ops.zeros_like(x)?,
         };
+        if spec.shared_scale != 1.0 {
+            out = ops.scale(out, spec.shared_scale)?;
+        }
         // Ascending experts: a row's sum has the same order in every batch.
         for (expert, (rows, shares)) in self.experts.iter().zip(&takers) {
             if rows.is_empty() {
@@ -92,7 +96,9 @@ impl<O: Load> Loader<'_, O> {
             .zip(downs)
             .map(|((gate, up), down)| Gated { gate, up, down })
             .collect();
-        let bias = name("exp_probs_b.bias");
+        // Some converters leave the end of the name out.
+        let bias = ["exp_probs_b.bias", "exp_probs_b"].map(name);
+        let bias = bias.into_iter().find(|bias| self.gguf.tensor(bias).is_some());
         let router = match router {
             RouterScale::OfResults => self.linear(&name("ffn_gate_inp"), spec.experts, hidden)?,
             RouterScale::OfInputs => {
@@ -101,9 +107,9 @@ impl<O: Load> Loader<'_, O> {
         };
         Ok(Moe {
             router,
-            selection_bias: match self.gguf.tensor(&bias).is_some() {
-                true => Some(self.floats(&bias, spec.experts)?),
-                false => None,
+            selection_bias: match bias {
+                Some(bias) => Some(self.floats(&bias, spec.experts)?),
+                None => None,
             },
             experts,
             shared: match spec.shared_width {
@@ -232,6 +238,8 @@ mod tests {
             scale: 1.0,
             shared_width: None,
             shared_gate: false,
+            shared_act: None,
+            shared_scale: 1.0,
             groups: None,
             weigh_input: false,
         }

@@ -209,6 +209,6 @@ fn is_called(ffn: &FfnSpec, name: &[u8]) -> bool {
         ActSpec::Tanh => name == b"tanh",
         ActSpec::Sigmoid => name == b"sigmoid",
         ActSpec::Xielu(_) => name == b"xielu",
-        ActSpec::OaiSwiglu | ActSpec::Softplus => false,
+        ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. } | ActSpec::Softplus => false,
     }
 }

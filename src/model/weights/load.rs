@@ -7,7 +7,7 @@ use crate::model::gguf::Gguf;
 use crate::model::loader::Loader;
 use crate::model::ops::Load;
 use crate::model::quantize::Quantize;
-use crate::model::spec::{HeadSpec, ModelSpec, RopeFactors};
+use crate::model::spec::{EmbedNorm, HeadSpec, ModelSpec, RopeFactors};
 
 use super::progress::Progress;
 use super::{Head, Weights};
@@ -90,8 +90,9 @@ impl<O: Load> Loader<'_, O> {
             None
         };
         let embed_norm = match spec.embed_norm {
-            true => Some(self.norm("token_embd_norm", spec.hidden, spec.norm)?),
-            false => None,
+            EmbedNorm::Learned => Some(self.norm("token_embd_norm", spec.hidden, spec.norm)?),
+            EmbedNorm::Plain => Some(self.ones(spec.hidden, spec.norm)?),
+            EmbedNorm::None => None,
         };
         let ropes = spec
             .ropes
