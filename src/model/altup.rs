@@ -7,9 +7,10 @@ use std::f32::consts::FRAC_1_SQRT_2;
 use super::attention::Place;
 use super::error::ModelError;
 use super::layer::Layer;
+use super::layer_inputs::{LayerInputs, OwnInput};
 use super::loader::Loader;
 use super::ops::{Load, Norm, Ops};
-use super::spec::{ActSpec, AltUpSpec, LayerSpec, ModelSpec, NormSpec};
+use super::spec::{AltUpSpec, LayerSpec, ModelSpec, NormSpec};
 
 /// Smallest mean square that a stream is divided by.
 const SQUARE_MIN: f64 = 1e-5;
@@ -17,11 +18,7 @@ const SQUARE_MIN: f64 = 1e-5;
 /// Weights beside those of the layers.
 pub struct AltUp<O: Load> {
     spec: AltUpSpec,
-    /// (vocabulary, layers · width): what each layer reads of a token.
-    inputs: O::Table,
-    /// From the embedding to the same.
-    project: O::Linear,
-    project_norm: Norm<O::Vector>,
+    inputs: LayerInputs<O>,
     /// From the embedding to each stream but the first.
     spread: Vec<O::Linear>,
     /// And back.
@@ -38,9 +35,7 @@ struct AltUpLayer<O: Load> {
     /// (streams, streams), row-major.
     correct: Vec<f32>,
     correct_scale: O::Vector,
-    input_gate: O::Linear,
-    input_project: O::Linear,
-    input_norm: Norm<O::Vector>,
+    input: OwnInput<O>,
     laurel: [O::Linear; 2],
     laurel_norm: Norm<O::Vector>,
 }
@@ -59,30 +54,12 @@ impl<O: Ops> AltUp<O> {
     where
         O: 'a,
     {
-        let width = self.spec.width;
-        let inputs = self.layer_inputs(ops, tokens, &x)?;
+        let inputs = self.inputs.of(ops, tokens, &x)?;
         let mut streams = self.spread(ops, x)?;
-        for (index, (step, weights)) in steps.zip(&self.layers).enumerate() {
-            let input = ops.part(&inputs, 1, index * width..(index + 1) * width)?;
-            streams = weights.run(ops, &step, streams, &input)?;
+        for (step, weights) in steps.zip(&self.layers) {
+            streams = weights.run(ops, &step, streams, &inputs)?;
         }
         self.gather(ops, streams)
-    }
-
-    /// (T, layers · width).
-    fn layer_inputs(
-        &self,
-        ops: &mut O,
-        tokens: &[u32],
-        x: &O::Tensor,
-    ) -> Result<O::Tensor, ModelError> {
-        let scale = (self.spec.width as f32).sqrt() * FRAC_1_SQRT_2;
-        let of_tokens = ops.embed(&self.inputs, tokens, scale)?;
-        let act = ops.act(x)?;
-        let [projected] = ops.linear(&act, [&self.project])?;
-        let scaled = ops.scale(projected, (self.spec.hidden as f32).sqrt().recip())?;
-        let normed = ops.head_norm(scaled, self.layers.len(), &self.project_norm)?;
-        ops.add(of_tokens, &normed, FRAC_1_SQRT_2)
     }
 
     /// The streams, all as large as the first, which is `x`.
@@ -115,13 +92,13 @@ impl<O: Ops> AltUp<O> {
 }
 
 impl<O: Ops> AltUpLayer<O> {
-    /// One layer over all streams; `input` (T, width) is its own.
+    /// One layer over all streams; `inputs` (T, layers · width) are those of all layers.
     fn run(
         &self,
         ops: &mut O,
         step: &Step<'_, O>,
         streams: Vec<O::Tensor>,
-        input: &O::Tensor,
+        inputs: &O::Tensor,
     ) -> Result<Vec<O::Tensor>, ModelError> {
         let count = streams.len();
         let shares = self.weights(ops, &streams[0], &self.predict, count)?;
@@ -145,27 +122,13 @@ impl<O: Ops> AltUpLayer<O> {
             corrected.push(ops.add_rows(stream, &all, &column, &innovation)?);
         }
         let first = ops.copy(&corrected[0])?;
-        let own = self.own_input(ops, first, input)?;
+        let first = ops.scale_columns(first, &self.correct_scale)?;
+        let own = self.input.run(ops, &first, (step.2.index, inputs))?;
         let mut streams = Vec::with_capacity(count);
         for (index, stream) in corrected.into_iter().enumerate() {
             streams.push(if index == 0 { stream } else { ops.add(stream, &own, 1.0)? });
         }
         Ok(streams)
-    }
-
-    /// What the layer's own input adds to the streams that are not computed, gated by the one that is.
-    fn own_input(
-        &self,
-        ops: &mut O,
-        first: O::Tensor,
-        input: &O::Tensor,
-    ) -> Result<O::Tensor, ModelError> {
-        let first = ops.scale_columns(first, &self.correct_scale)?;
-        let act = ops.act(&first)?;
-        let [gate] = ops.linear(&act, [&self.input_gate])?;
-        let act = ops.glu_act(&gate, input, ActSpec::Gelu)?;
-        let [own] = ops.linear(&act, [&self.input_project])?;
-        ops.norm(&own, &self.input_norm)
     }
 
     /// The layer with LAuReL beside its attention: what becomes of the stream that is computed.
@@ -242,8 +205,7 @@ impl<O: Load> Loader<'_, O> {
         spec: &AltUpSpec,
     ) -> Result<AltUp<O>, ModelError> {
         let (hidden, layers) = (model.hidden, model.layers.len());
-        let all = layers * spec.width;
-        let inputs = self.table("per_layer_token_embd.weight", &[model.vocab_size, all])?;
+        let inputs = self.layer_inputs(model, spec.width)?;
         let layers = (0..layers)
             .map(|index| self.altup_layer(index, hidden, (spec, model.norm)))
             .collect::<Result<_, _>>()?;
@@ -251,8 +213,6 @@ impl<O: Load> Loader<'_, O> {
         Ok(AltUp {
             spec: spec.clone(),
             inputs,
-            project: self.linear("per_layer_model_proj", all, hidden)?,
-            project_norm: self.norm("per_layer_proj_norm", spec.width, model.norm)?,
             spread: self.experts("altup_proj", others, hidden, hidden)?,
             gather: self.experts("altup_unembd_proj", others, hidden, hidden)?,
             layers,
@@ -282,9 +242,7 @@ impl<O: Load> Loader<'_, O> {
             predict: self.floats(&weight("altup_predict_coef"), streams * streams * streams)?,
             correct: self.floats(&weight("altup_correct_coef"), streams * streams)?,
             correct_scale: self.ops.load_vector(correct_scale)?,
-            input_gate: self.linear(&name("inp_gate"), spec.width, hidden)?,
-            input_project: self.linear(&name("proj"), hidden, spec.width)?,
-            input_norm: self.norm(&name("post_norm"), hidden, norm)?,
+            input: self.own_input(index, (hidden, spec.width), norm)?,
             laurel: [
                 self.linear(&name("laurel_l"), spec.rank, hidden)?,
                 self.linear(&name("laurel_r"), hidden, spec.rank)?,

@@ -27,17 +27,21 @@ struct HeadNorm<O: Load> {
 /// What queries, keys and values are made of.
 enum Qkv<O: Load> {
     Heads([O::Linear; 3]),
+    /// Values are the keys before their norm.
+    QueriesAndKeys([O::Linear; 2]),
     /// Keys and values are another layer's.
     Queries(O::Linear),
 }
 
 /// Where in a model and a batch a layer is at work.
-pub(super) struct Place<'a, O: Load> {
+pub(super) struct Place<'a, O: Ops> {
     /// The layer's number.
     pub(super) index: usize,
     /// Those of the model.
     pub(super) ropes: &'a [O::Rope],
     pub(super) positions: &'a [u32], // (T)
+    /// Of each layer, where layers have inputs of their own.
+    pub(super) inputs: Option<&'a O::Tensor>, // (T, layers · width)
 }
 
 impl<O: Ops> Place<'_, O> {
@@ -77,6 +81,12 @@ impl<O: Ops> Attention<O> {
                 let k = placed(ops, place, k, (spec.kv_heads, self.k_norm.as_ref()), spec)?;
                 (q, Some([k, self.values(ops, v, spec)?]))
             }
+            Qkv::QueriesAndKeys([q, k]) => {
+                let [q, k] = ops.linear(input, [q, k])?;
+                let v = ops.copy(&k)?;
+                let k = placed(ops, place, k, (spec.kv_heads, self.k_norm.as_ref()), spec)?;
+                (q, Some([k, self.values(ops, v, spec)?]))
+            }
             Qkv::Queries(q) => {
                 let [q] = ops.linear(input, [q])?;
                 (q, None)
@@ -104,9 +114,12 @@ impl<O: Ops> Attention<O> {
         if let Some(limit) = spec.clamp {
             v = ops.clamp(v, limit)?;
         }
-        match &self.v_norm {
-            Some(norm) => ops.head_norm(v, spec.kv_heads, norm),
-            None => Ok(v),
+        if let Some(norm) = &self.v_norm {
+            v = ops.head_norm(v, spec.kv_heads, norm)?;
+        }
+        match spec.value_scale {
+            1.0 => Ok(v),
+            scale => ops.scale(v, scale),
         }
     }
 
@@ -205,6 +218,10 @@ impl<O: Load> Loader<'_, O> {
             let unread = ["attn_k", "attn_v", "attn_k_norm"].map(|part| name(part) + ".weight");
             self.used.extend(unread);
             Qkv::Queries(self.linear(&name("attn_q"), q_width, hidden)?)
+        } else if spec.values_of_keys {
+            let q = self.linear(&name("attn_q"), q_width, hidden)?;
+            let k = self.linear(&name("attn_k"), spec.kv_heads * spec.head_dim, hidden)?;
+            Qkv::QueriesAndKeys([q, k])
         } else {
             Qkv::Heads(self.qkv(index, hidden, spec)?)
         };

@@ -91,10 +91,12 @@ impl<O: Ops> Decoder<O> {
         if let Some(norm) = &weights.embed_norm {
             x = ops.norm(&x, norm)?;
         }
-        let (ropes, positions) = (&weights.ropes, &batch.positions);
+        let inputs = weights.inputs.as_ref();
+        let inputs = inputs.map(|inputs| inputs.of(ops, &batch.tokens, &x)).transpose()?;
+        let (ropes, positions, inputs) = (&weights.ropes, &batch.positions, inputs.as_ref());
         let layers = weights.layers.iter().zip(&model.layers).enumerate();
-        let layers =
-            layers.map(|(index, (layer, spec))| (layer, spec, Place { index, ropes, positions }));
+        let layers = layers
+            .map(|(index, (layer, spec))| (layer, spec, Place { index, ropes, positions, inputs }));
         match &weights.altup {
             Some(altup) => x = altup.run(ops, (&batch.tokens, x), layers)?,
             None => {

@@ -3,9 +3,9 @@
 use super::error::ModelError;
 use super::gated::Gated;
 use super::loader::Loader;
-use super::moe::Moe;
+use super::moe::{Moe, RouterScale};
 use super::ops::{Load, Norm, Ops};
-use super::spec::{FfnSpec, MoeSpec};
+use super::spec::{FfnSpec, MoeSpec, NormSpec};
 
 /// Weights of one layer.
 pub(super) enum Ffn<O: Load> {
@@ -13,6 +13,20 @@ pub(super) enum Ffn<O: Load> {
     Plain { up: O::Linear, down: O::Linear },
     Moe(Moe<O>),
     None,
+    Both(Box<Both<O>>),
+}
+
+/// A gated part and a mixture side by side.
+pub(super) struct Both<O: Load> {
+    gated: Gated<O>,
+    /// On what the gated part makes.
+    gated_post: Norm<O::Vector>,
+    /// Before the experts, and before their router.
+    moe_norm: Norm<O::Vector>,
+    router_norm: Norm<O::Vector>,
+    moe: Moe<O>,
+    /// On what the mixture makes.
+    moe_post: Norm<O::Vector>,
 }
 
 /// What a feed-forward part reads.
@@ -33,6 +47,9 @@ impl<O: Ops> Ffn<O> {
     ) -> Result<O::Tensor, ModelError> {
         if let (Self::Moe(weights), FfnSpec::Moe(spec)) = (self, spec) {
             return experts(ops, input, weights, spec);
+        }
+        if let (Self::Both(weights), FfnSpec::Both { moe, .. }) = (self, spec) {
+            return weights.run(ops, input, moe);
         }
         let own;
         let input = match *input {
@@ -60,6 +77,26 @@ impl<O: Ops> Ffn<O> {
     }
 }
 
+impl<O: Ops> Both<O> {
+    /// (T, hidden): the sum of what both parts make.
+    fn run(
+        &self,
+        ops: &mut O,
+        input: &Input<'_, O>,
+        spec: &MoeSpec,
+    ) -> Result<O::Tensor, ModelError> {
+        let (Input::Stream(x, norm) | Input::Shared(_, x, norm)) = *input;
+        let act = prepare(ops, x, norm)?;
+        let dense = self.gated.run(ops, &act, spec.act)?;
+        let dense = ops.norm(&dense, &self.gated_post)?;
+        let routed = ops.norm_act(x, &self.router_norm)?;
+        let normed = ops.norm(x, &self.moe_norm)?;
+        let mixed = self.moe.run(ops, (&normed, Some(&routed)), spec)?;
+        let mixed = ops.norm(&mixed, &self.moe_post)?;
+        ops.add(dense, &mixed, 1.0)
+    }
+}
+
 /// Experts gather rows before they are quantised.
 fn experts<O: Ops>(
     ops: &mut O,
@@ -71,9 +108,9 @@ fn experts<O: Ops>(
     match norm {
         Some(norm) => {
             let x = ops.norm(x, norm)?;
-            weights.run(ops, &x, spec)
+            weights.run(ops, (&x, None), spec)
         }
-        None => weights.run(ops, x, spec),
+        None => weights.run(ops, (x, None), spec),
     }
 }
 
@@ -94,7 +131,7 @@ impl<O: Load> Loader<'_, O> {
     pub(super) fn ffn(
         &mut self,
         index: usize,
-        hidden: usize,
+        (hidden, norm): (usize, NormSpec),
         spec: &FfnSpec,
     ) -> Result<Ffn<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.ffn_{part}");
@@ -105,7 +142,34 @@ impl<O: Load> Loader<'_, O> {
                 down: self.linear(&name("down"), hidden, *width)?,
             },
             FfnSpec::None => Ffn::None,
-            FfnSpec::Moe(moe) => Ffn::Moe(self.moe(index, hidden, moe)?),
+            FfnSpec::Moe(moe) => {
+                Ffn::Moe(self.moe(index, (hidden, RouterScale::OfResults), moe)?)
+            }
+            FfnSpec::Both { width, moe } => {
+                Ffn::Both(Box::new(self.both(index, (hidden, norm), (*width, moe))?))
+            }
+        })
+    }
+
+    fn both(
+        &mut self,
+        index: usize,
+        (hidden, norm): (usize, NormSpec),
+        (width, moe): (usize, &MoeSpec),
+    ) -> Result<Both<O>, ModelError> {
+        let name = |part: &str| format!("blk.{index}.{part}");
+        // The router sees its input divided by the root of its width.
+        let mut router_norm = self.floats(&name("ffn_gate_inp.scale"), hidden)?;
+        let root = (hidden as f32).sqrt();
+        router_norm.iter_mut().for_each(|value| *value /= root);
+        let weight = self.ops.load_vector(router_norm)?;
+        Ok(Both {
+            gated: self.gated(index, "", hidden, width)?,
+            gated_post: self.norm(&name("post_ffw_norm_1"), hidden, norm)?,
+            moe_norm: self.norm(&name("pre_ffw_norm_2"), hidden, norm)?,
+            router_norm: Norm { weight, bias: None, spec: norm },
+            moe: self.moe(index, (hidden, RouterScale::OfInputs), moe)?,
+            moe_post: self.norm(&name("post_ffw_norm_2"), hidden, norm)?,
         })
     }
 }

@@ -50,7 +50,7 @@ impl<O: Load> Loader<'_, O> {
         width: usize,
     ) -> Result<Gated<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.ffn_{part}{suffix}");
-        if self.gguf.tensor(&format!("{}.weight", name("gate"))).is_some() || !suffix.is_empty() {
+        if self.gguf.tensor(&format!("{}.weight", name("gate"))).is_some() {
             return Ok(Gated {
                 gate: self.linear(&name("gate"), width, hidden)?,
                 up: self.linear(&name("up"), width, hidden)?,

@@ -4,10 +4,11 @@ use super::attention::{Attention, Place};
 use super::error::ModelError;
 use super::ffn::{Ffn, Input, prepare};
 use super::latent::Latent;
+use super::layer_inputs::OwnInput;
 use super::loader::Loader;
 use super::ops::{Load, Norm, Ops};
 use super::recurrent::{Delta, ShortConv, Ssm};
-use super::spec::{LayerSpec, MixerSpec, ModelSpec};
+use super::spec::{LayerSpec, MixerSpec, ModelSpec, NormSpec};
 
 /// Weights of one layer.
 pub struct Layer<O: Load> {
@@ -22,6 +23,10 @@ pub struct Layer<O: Load> {
     ffn_post: Option<Norm<O::Vector>>,
     /// On the residual stream after the feed-forward part.
     ffn_sum: Option<Norm<O::Vector>>,
+    /// What the layer does with its own input.
+    own: Option<OwnInput<O>>,
+    /// Factor on the residual stream after all.
+    scale: Option<f32>,
 }
 
 /// What brings rows of a sequence together; see [`MixerSpec`].
@@ -67,8 +72,26 @@ impl<O: Ops> Layer<O> {
         }
         let fed = self.feed(ops, &self.input(&x), spec)?;
         let x = ops.add(x, &fed, scale)?;
-        match &self.ffn_sum {
-            Some(norm) => ops.norm(&x, norm),
+        let x = match &self.ffn_sum {
+            Some(norm) => ops.norm(&x, norm)?,
+            None => x,
+        };
+        self.finish(ops, place, x)
+    }
+
+    /// What comes after both parts, where there is more.
+    fn finish(
+        &self,
+        ops: &mut O,
+        place: &Place<'_, O>,
+        mut x: O::Tensor,
+    ) -> Result<O::Tensor, ModelError> {
+        if let (Some(own), Some(inputs)) = (&self.own, place.inputs) {
+            let added = own.run(ops, &x, (place.index, inputs))?;
+            x = ops.add(x, &added, 1.0)?;
+        }
+        match self.scale {
+            Some(scale) => ops.scale(x, scale),
             None => Ok(x),
         }
     }
@@ -146,19 +169,28 @@ impl<O: Load> Loader<'_, O> {
             MixerSpec::None => Mixer::None,
             MixerSpec::Ssm(ssm) => Mixer::Ssm(Box::new(self.ssm(index, hidden, (ssm, norm))?)),
         };
-        let mut norm = |part: Option<&str>| match part {
-            Some(part) => self.norm(&format!("blk.{index}.{part}"), hidden, norm).map(Some),
+        let post = NormSpec { eps: norms.post_eps.unwrap_or(norm.eps), ..norm };
+        let mut norm_by = |part: Option<&str>, spec: NormSpec| match part {
+            Some(part) => self.norm(&format!("blk.{index}.{part}"), hidden, spec).map(Some),
             None => Ok(None),
         };
         Ok(Layer {
             mixer,
-            norm: norm(norms.attn)?,
-            mixer_post: norm(norms.attn_post.then_some("post_attention_norm"))?,
-            mixer_sum: norm(norms.residual.then_some("attn_output_norm"))?,
-            ffn_norm: norm(norms.ffn)?,
-            ffn_post: norm(norms.ffn_post.then_some("post_ffw_norm"))?,
-            ffn_sum: norm(norms.residual.then_some("layer_output_norm"))?,
-            ffn: self.ffn(index, hidden, &spec.ffn)?,
+            norm: norm_by(norms.attn, norm)?,
+            mixer_post: norm_by(norms.attn_post.then_some("post_attention_norm"), post)?,
+            mixer_sum: norm_by(norms.residual.then_some("attn_output_norm"), norm)?,
+            ffn_norm: norm_by(norms.ffn, norm)?,
+            ffn_post: norm_by(norms.ffn_post.then_some("post_ffw_norm"), post)?,
+            ffn_sum: norm_by(norms.residual.then_some("layer_output_norm"), norm)?,
+            ffn: self.ffn(index, (hidden, model.norm), &spec.ffn)?,
+            own: match model.layer_input {
+                Some(width) => Some(self.own_input(index, (hidden, width), model.norm)?),
+                None => None,
+            },
+            scale: match norms.scaled {
+                true => self.floats(&format!("blk.{index}.layer_output_scale.weight"), 1)?.pop(),
+                false => None,
+            },
         })
     }
 }

@@ -160,6 +160,7 @@ fn widest_row(layer: &super::spec::LayerSpec) -> usize {
         FfnSpec::Gated { width, .. } | FfnSpec::Plain { width, .. } => *width,
         FfnSpec::Moe(moe) => moe.width,
         FfnSpec::None => 0,
+        FfnSpec::Both { width, moe } => moe.width.max(*width),
     };
     let mixer = match &layer.mixer {
         MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => attn.heads * attn.head_dim,

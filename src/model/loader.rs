@@ -150,6 +150,18 @@ impl<O: Load> Loader<'_, O> {
         self.part(&found, 0..n, bias)
     }
 
+    /// A matrix without bias whose `.scale` is not a factor on its results.
+    pub(super) fn bare_linear(
+        &mut self,
+        name: &str,
+        n: usize,
+        k: usize,
+    ) -> Result<O::Linear, ModelError> {
+        let weight = format!("{name}.weight");
+        let found = self.source(&weight, &[n, k])?;
+        self.part(&found, 0..n, None)
+    }
+
     /// The matrix in the wanted type, if it is one to be brought there.
     pub(super) fn quantised(
         &self,

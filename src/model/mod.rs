@@ -14,6 +14,7 @@ mod gated;
 pub mod gguf;
 mod latent;
 mod layer;
+mod layer_inputs;
 pub mod load;
 mod loader;
 pub mod memory;

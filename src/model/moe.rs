@@ -16,16 +16,25 @@ pub(super) struct Moe<O: Load> {
     shared_gate: Option<O::Linear>,
 }
 
+/// What the tensor `ffn_gate_inp.scale` holds, where there is one.
+#[derive(Clone, Copy)]
+pub(super) enum RouterScale {
+    OfResults,
+    /// A factor for each column of the router's input.
+    OfInputs,
+}
+
 impl<O: Ops> Moe<O> {
-    /// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden).
+    /// Routes each row of `x` (T, hidden), the normed input, to its experts: (T, hidden). The router reads
+    /// `routed`, or the same.
     pub(super) fn run(
         &self,
         ops: &mut O,
-        x: &O::Tensor,
+        (x, routed): (&O::Tensor, Option<&O::Act>),
         spec: &MoeSpec,
     ) -> Result<O::Tensor, ModelError> {
         let input = &ops.act(x)?;
-        let [router] = ops.linear(input, [&self.router])?;
+        let [router] = ops.linear(routed.unwrap_or(input), [&self.router])?;
         let router = ops.host(router)?;
         // (expert) → rows that take it and their weights.
         let mut takers: Vec<(Vec<u32>, Vec<f32>)> = vec![Default::default(); spec.experts];
@@ -35,16 +44,20 @@ impl<O: Ops> Moe<O> {
                 takers[expert].1.push(weight);
             }
         }
+        let shared_act = spec.shared_act.unwrap_or(spec.act);
         let mut out = match (&self.shared, &self.shared_gate) {
-            (Some(shared), None) => shared.run(ops, input, spec.act)?,
+            (Some(shared), None) => shared.run(ops, input, shared_act)?,
             (Some(shared), Some(gate)) => {
-                let y = shared.run(ops, input, spec.act)?;
+                let y = shared.run(ops, input, shared_act)?;
                 let [gate] = ops.linear(input, [gate])?;
                 let gate: Vec<f32> = ops.host(gate)?.iter().copied().map(sigmoid).collect();
                 ops.scale_rows(y, &gate)?
             }
             _ => ops.zeros_like(x)?,
         };
+        if spec.shared_scale != 1.0 {
+            out = ops.scale(out, spec.shared_scale)?;
+        }
         // Ascending experts: a row's sum has the same order in every batch.
         for (expert, (rows, shares)) in self.experts.iter().zip(&takers) {
             if rows.is_empty() {
@@ -70,7 +83,7 @@ impl<O: Load> Loader<'_, O> {
     pub(super) fn moe(
         &mut self,
         index: usize,
-        hidden: usize,
+        (hidden, router): (usize, RouterScale),
         spec: &MoeSpec,
     ) -> Result<Moe<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
@@ -83,12 +96,20 @@ impl<O: Load> Loader<'_, O> {
             .zip(downs)
             .map(|((gate, up), down)| Gated { gate, up, down })
             .collect();
-        let bias = name("exp_probs_b.bias");
+        // Some converters leave the end of the name out.
+        let bias = ["exp_probs_b.bias", "exp_probs_b"].map(name);
+        let bias = bias.into_iter().find(|bias| self.gguf.tensor(bias).is_some());
+        let router = match router {
+            RouterScale::OfResults => self.linear(&name("ffn_gate_inp"), spec.experts, hidden)?,
+            RouterScale::OfInputs => {
+                self.bare_linear(&name("ffn_gate_inp"), spec.experts, hidden)?
+            }
+        };
         Ok(Moe {
-            router: self.linear(&name("ffn_gate_inp"), spec.experts, hidden)?,
-            selection_bias: match self.gguf.tensor(&bias).is_some() {
-                true => Some(self.floats(&bias, spec.experts)?),
-                false => None,
+            router,
+            selection_bias: match bias {
+                Some(bias) => Some(self.floats(&bias, spec.experts)?),
+                None => None,
             },
             experts,
             shared: match spec.shared_width {
@@ -217,6 +238,8 @@ mod tests {
             scale: 1.0,
             shared_width: None,
             shared_gate: false,
+            shared_act: None,
+            shared_scale: 1.0,
             groups: None,
             weigh_input: false,
         }

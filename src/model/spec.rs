@@ -3,9 +3,15 @@
 //! Nothing here mentions tensors' storage or candle; names such as `blk.0.attn_q.weight` are those of
 //! the GGUF convention.
 
+mod attention;
+mod feed;
+
 use super::batch::BLOCK;
 use super::carried::{DeltaSpec, ShortConvSpec, SsmSpec, StateSpec};
 use super::runner::{Pooling, Purpose};
+
+pub use attention::{AttnSpec, GateAct, GateSpec, GateWidth, QkNorm, Temperature};
+pub use feed::{ActSpec, FfnSpec, Groups, MoeScore, MoeSpec, Xielu};
 
 /// A transformer, described: a decoder, or an encoder, whose tokens see those after them too.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +36,7 @@ pub struct ModelSpec {
     pub embed_scale: f32,
     /// Learned absolute positions are added to the embedding (`position_embd.weight`).
     pub learned_positions: bool,
-    /// A norm on the embedding (`token_embd_norm.weight`).
-    pub embed_norm: bool,
+    pub embed_norm: EmbedNorm,
     /// Factor on what a block adds to the residual stream.
     pub residual_scale: f32,
     /// Factor on the logits.
@@ -44,8 +49,20 @@ pub struct ModelSpec {
     pub token_types: usize,
     /// What stands on the last layer.
     pub head: HeadSpec,
+    /// Width of the input of its own that each layer has, without several residual streams (Gemma 4).
+    pub layer_input: Option<usize>,
     /// Several residual streams (Gemma 3n).
     pub altup: Option<AltUpSpec>,
+}
+
+/// A norm on the embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbedNorm {
+    None,
+    /// `token_embd_norm.weight`.
+    Learned,
+    /// Without weights.
+    Plain,
 }
 
 /// Alternating updates, with an input of its own for each layer and a low-rank way past attention.
@@ -175,7 +192,7 @@ impl LayerSpec {
 }
 
 /// Which norms a layer has and how attention and feed-forward hang together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norms {
     /// Before attention.
     pub attn: Option<&'static str>,
@@ -185,10 +202,14 @@ pub struct Norms {
     pub ffn: Option<&'static str>,
     /// On the feed-forward part's output (`post_ffw_norm`).
     pub ffn_post: bool,
+    /// Epsilon of the norms on both parts' outputs, where it is not the model's (Muse Glimmer).
+    pub post_eps: Option<f32>,
     /// Both parts read the same residual (phi-2, falcon, command-r, gpt-neox).
     pub parallel: bool,
     /// On the residual stream after each part (`attn_output_norm`, `layer_output_norm`).
     pub residual: bool,
+    /// The residual stream is multiplied by a number after the layer (`layer_output_scale`).
+    pub scaled: bool,
 }
 
 impl Norms {
@@ -198,8 +219,10 @@ impl Norms {
         attn_post: false,
         ffn: Some("ffn_norm"),
         ffn_post: false,
+        post_eps: None,
         parallel: false,
         residual: false,
+        scaled: false,
     };
     /// Gemma 2 and 3, GLM-4: a norm before and after each part.
     pub const PRE_POST: Self = Self { attn_post: true, ffn_post: true, ..Self::PRE };
@@ -209,108 +232,6 @@ impl Norms {
     pub const PARALLEL: Self = Self { ffn: None, parallel: true, ..Self::PRE };
     /// BERT: a norm on each sum.
     pub const RESIDUAL: Self = Self { attn: None, ffn: None, residual: true, ..Self::PRE };
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct AttnSpec {
-    pub heads: usize,
-    pub kv_heads: usize,
-    /// Width of a query or key head.
-    pub head_dim: usize,
-    /// Width of a value head.
-    pub value_dim: usize,
-    /// Index into [`ModelSpec::ropes`]; `None` leaves positions out (NoPE).
-    pub rope: Option<usize>,
-    pub qk_norm: QkNorm,
-    /// Queries and keys are normed after the rotary embedding, not before.
-    pub qk_norm_late: bool,
-    /// Queries grow with their position.
-    pub temperature: Option<Temperature>,
-    /// Factor on the scores.
-    pub scale: f32,
-    /// `cap · tanh(score / cap)`.
-    pub softcap: Option<f32>,
-    /// A key is seen while `position - key position < window`.
-    pub window: Option<usize>,
-    /// A key is seen from its own chunk of this many positions alone.
-    pub chunk: Option<usize>,
-    /// Scores fall with the distance of their keys: ALiBi with this largest exponent, see
-    /// [`AttnSpec::slopes`].
-    pub alibi: Option<f32>,
-    /// Values are normed over each head, without weights (Gemma 3n).
-    pub value_norm: bool,
-    /// Keys and values are those of this layer, which comes before.
-    pub shares_kv: Option<usize>,
-    /// Queries, keys and values are clamped to `-clamp..=clamp` as they are made.
-    pub clamp: Option<f32>,
-    /// A learned logit per head joins the softmax's denominator (`attn_sinks.weight`).
-    pub sinks: bool,
-    /// What the values that attention mixes are multiplied by.
-    pub gate: Option<GateSpec>,
-    /// A token sees those before it alone; else all of its sequence.
-    pub causal: bool,
-}
-
-/// A gate on what attention finds, made of the layer's input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GateSpec {
-    pub act: GateAct,
-    pub width: GateWidth,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GateAct {
-    Sigmoid,
-    /// `ln(1 + eˣ)`.
-    Softplus,
-}
-
-impl GateAct {
-    /// The activation of one number.
-    #[must_use]
-    pub fn apply(self, x: f32) -> f32 {
-        match self {
-            Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-            Self::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
-        }
-    }
-}
-
-/// How many gates there are, and where they come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GateWidth {
-    /// One for each head, by `attn_gate.weight`.
-    Head,
-    /// One for each value of each head, by `attn_gate.weight`.
-    Value,
-    /// As many; those of a head come after its query in what `attn_q.weight` makes (Qwen3-Next).
-    BesideQueries,
-}
-
-impl AttnSpec {
-    /// What `attn_q.weight` makes for each head: a query, and its gate where that lies beside it.
-    #[must_use]
-    pub fn query_width(&self) -> usize {
-        match self.gate {
-            Some(GateSpec { width: GateWidth::BesideQueries, .. }) => {
-                self.head_dim + self.value_dim
-            }
-            _ => self.head_dim,
-        }
-    }
-
-    /// For each head, what a step away from a key takes off its score (arXiv 2108.12409): powers of one
-    /// ratio for the largest power of two of heads, and in between for those that are left.
-    #[must_use]
-    pub fn slopes(&self) -> Option<Vec<f32>> {
-        let max_bias = f64::from(self.alibi?);
-        let even = 1_usize << self.heads.checked_ilog2().unwrap_or(0);
-        let exponent = |head: usize| match head.checked_sub(even) {
-            None => max_bias * (head + 1) as f64 / even as f64,
-            Some(rest) => max_bias * (2 * rest + 1) as f64 / (2 * even) as f64,
-        };
-        Some((0..self.heads).map(|head| (-exponent(head)).exp2() as f32).collect())
-    }
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
@@ -326,37 +247,6 @@ pub struct LatentSpec {
     pub turned: usize,
     /// Width of a head's value.
     pub value: usize,
-}
-
-/// A query at `position` is multiplied by `1 + scale · ln(1 + ⌊(position + offset) / floor⌋)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Temperature {
-    pub scale: f32,
-    pub floor: usize,
-    pub offset: usize,
-}
-
-impl Temperature {
-    /// The factor of a query at `position`.
-    #[must_use]
-    pub fn at(&self, position: u32) -> f32 {
-        let steps = (position as usize + self.offset) / self.floor;
-        1.0 + self.scale * (steps as f32).ln_1p()
-    }
-}
-
-/// Norm on queries and keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    None,
-    /// Over each head (qwen3, gemma3): weights of `head_dim`.
-    PerHead,
-    /// Over each head, with weights of its own (stablelm 2 12B, command-r plus): `heads · head_dim`.
-    EachHead,
-    /// Over each head, without weights (llama4).
-    Plain,
-    /// Over the whole projection (olmo2): weights of `heads · head_dim`.
-    Full,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -413,125 +303,6 @@ pub struct YarnSpec {
     pub ext_factor: f32,
     /// The ramp between kept and stretched frequencies begins and ends at whole pairs.
     pub truncate: bool,
-}
-
-/// Element-wise non-linearity.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ActSpec {
-    Silu,
-    /// tanh form.
-    Gelu,
-    /// By the error function.
-    GeluErf,
-    Relu,
-    /// ReLU squared.
-    Relu2,
-    Tanh,
-    Sigmoid,
-    /// `ln(1 + eˣ)`.
-    Softplus,
-    /// gpt-oss: `min(g, 7) · σ(1.702 · min(g, 7)) · (clamp(u, -7, 7) + 1)`.
-    OaiSwiglu,
-    /// xIELU (arXiv 2411.13010): `p·x² + beta·x` above 0, `n·(exp(min(x, eps)) - 1 - x) + beta·x` below.
-    Xielu(Xielu),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Xielu {
-    pub p: f32,
-    pub n: f32,
-    pub beta: f32,
-    pub eps: f32,
-}
-
-impl Xielu {
-    #[must_use]
-    pub fn apply(&self, x: f32) -> f32 {
-        if x > 0.0 {
-            self.p * x * x + self.beta * x
-        } else {
-            self.n * (x.min(self.eps).exp_m1() - x) + self.beta * x
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum FfnSpec {
-    /// `down(act(gate(x)) · up(x))`.
-    Gated {
-        width: usize,
-        act: ActSpec,
-        /// A gate counts as far as it lies this many deviations above the mean of its row (Gemma 3n).
-        sparsity: Option<f32>,
-    },
-    /// `down(act(up(x)))`.
-    Plain {
-        width: usize,
-        act: ActSpec,
-    },
-    Moe(MoeSpec),
-    /// Nothing: the layer is a mixer alone.
-    None,
-}
-
-impl FfnSpec {
-    /// The same width without a gate.
-    #[must_use]
-    pub fn plain(&self, act: ActSpec) -> Self {
-        let width = match self {
-            Self::Gated { width, .. } | Self::Plain { width, .. } => *width,
-            Self::Moe(moe) => moe.width,
-            Self::None => return Self::None,
-        };
-        Self::Plain { width, act }
-    }
-}
-
-/// A mixture of gated experts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MoeSpec {
-    pub experts: usize,
-    /// Experts that a token takes.
-    pub used: usize,
-    pub width: usize,
-    pub act: ActSpec,
-    pub score: MoeScore,
-    /// The taken experts' weights are made to sum to one.
-    pub normalise: bool,
-    /// Factor on the taken experts' weights.
-    pub scale: f32,
-    /// Width of the experts that every token takes (`ffn_*_shexp`).
-    pub shared_width: Option<usize>,
-    /// The shared experts' output is gated by a sigmoid (qwen2moe).
-    pub shared_gate: bool,
-    /// Experts lie in groups, of which a token takes some.
-    pub groups: Option<Groups>,
-    /// A taken expert's weight multiplies its input, not its output (llama4).
-    pub weigh_input: bool,
-}
-
-/// Groups of equally many neighbouring experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Groups {
-    pub count: usize,
-    /// Groups that a token takes experts from.
-    pub used: usize,
-    /// A group counts as much as this many of its best experts together.
-    pub best: usize,
-}
-
-/// From router logits to weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MoeScore {
-    /// Softmax over all experts, then the largest.
-    Softmax,
-    /// Sigmoid per expert, then the largest.
-    Sigmoid,
-    /// The largest logits, then softmax over them (gpt-oss).
-    SoftmaxAfter,
-    /// The largest logit with its softmax over those near it, then the same among the others (Phi 3.5
-    /// MoE; SparseMixer, arXiv 2409.12136).
-    SparseMixer,
 }
 
 /// Root-mean-square norm or layer norm (with mean and bias).

@@ -226,6 +226,7 @@ impl Maker {
                     self.floats(&name("gate_inp_shexp.weight"), hidden, 0.0);
                 }
             }
+            FfnSpec::Both { .. } => unreachable!("no tiny model has both"),
         }
     }
 

@@ -3,7 +3,7 @@
 
 For every architecture: NAME.gguf (weights in f16, exact) and NAME.ref.gguf with two tensors,
 `tokens` (T) i32 and `logits` (T, vocabulary) f32, computed by transformers in f32.
-Families that came later are in parity_families.py and parity_positions.py.
+Families that came later are in parity_families.py, parity_positions.py and parity_2026.py.
 Needs: pip install torch transformers gguf numpy. The tests need the committed files alone.
 """
 
@@ -366,10 +366,11 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     wanted = set(sys.argv[1:])
     failed = []
-    import parity_families  # these import this file
+    import parity_2026  # these import this file
+    import parity_families
     import parity_positions
 
-    for name, make in [*fixtures(), *parity_families.fixtures(), *parity_positions.fixtures()]:
+    for name, make in [*fixtures(), *parity_families.fixtures(), *parity_positions.fixtures(), *parity_2026.fixtures()]:
         if wanted and name not in wanted:
             continue
         try:

@@ -6,7 +6,9 @@ use super::alibi::{MAX_ALIBI_BIAS, set_alibi};
 use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{ActSpec, FfnSpec, HeadSpec, ModelSpec, Norms, QkNorm, RopeStyle};
+use crate::model::spec::{
+    ActSpec, EmbedNorm, FfnSpec, HeadSpec, ModelSpec, Norms, QkNorm, RopeStyle,
+};
 
 pub(super) const FAMILY: &[Architecture] = &[
     Architecture {
@@ -85,7 +87,7 @@ pub(super) fn modern_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     local.base = keys.f32("rope.freq_base_swa")?.unwrap_or(local.base);
     let mut spec = keys.dense(keys.layer_norm()?, global)?;
     spec.ropes.push(local);
-    spec.embed_norm = true;
+    spec.embed_norm = EmbedNorm::Learned;
     spec.head = HeadSpec::Norm;
     let act = match keys.str("hidden_activation")? {
         None | Some("gelu") => ActSpec::GeluErf,
@@ -117,8 +119,8 @@ pub(super) fn modern_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 /// The file's flags, or all layers but the first of each period.
 fn local_layers(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>, ModelError> {
     let key = "attention.sliding_window_pattern";
-    if keys.metadata.bools(&keys.key(key))?.is_some() {
-        return keys.windows(layers, MODERN_PERIOD);
+    if let Some(flags) = keys.flags(key, layers)? {
+        return Ok(flags);
     }
     let period = keys.opt_usize(key)?.unwrap_or(MODERN_PERIOD);
     Ok((0..layers).map(|index| period == 0 || !index.is_multiple_of(period)).collect())
@@ -127,7 +129,7 @@ fn local_layers(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>, ModelError>
 fn encoder(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Neox, keys.head_dim()?)?;
     let mut spec = keys.dense(keys.layer_norm()?, rope)?;
-    spec.embed_norm = true;
+    spec.embed_norm = EmbedNorm::Learned;
     spec.token_types = token_types(keys)?;
     spec.head = head(keys)?;
     for layer in &mut spec.layers {

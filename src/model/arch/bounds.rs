@@ -17,6 +17,7 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
         limit("width of a layer's input", altup.width, 1 << 14)?;
         limit("rank of the way past attention", altup.rank, 1 << 14)?;
     }
+    limit("width of a layer's input", spec.layer_input.unwrap_or(1), 1 << 14)?;
     for layer in &spec.layers {
         if let Some(attn) = layer.attn() {
             check_attention(spec, attn, layer.latent())?;
@@ -26,6 +27,10 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
                 limit("feed-forward width", *width, 1 << 20)?;
             }
             FfnSpec::Moe(moe) => check_experts(moe)?,
+            FfnSpec::Both { width, moe } => {
+                limit("feed-forward width", *width, 1 << 20)?;
+                check_experts(moe)?;
+            }
             FfnSpec::None => {}
         }
         match &layer.mixer {

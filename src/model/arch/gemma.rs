@@ -34,7 +34,7 @@ pub(super) fn gemma(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     base(keys, rope)
 }
 
-fn base(keys: &Keys<'_>, rope: RopeSpec) -> Result<ModelSpec, ModelError> {
+pub(super) fn base(keys: &Keys<'_>, rope: RopeSpec) -> Result<ModelSpec, ModelError> {
     let mut spec = keys.dense(keys.rms()?, rope)?;
     spec.embed_scale = (spec.hidden as f32).sqrt();
     for layer in &mut spec.layers {
@@ -111,13 +111,8 @@ pub(super) fn gemma3n(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         layer.attn_mut().value_norm = true;
         layer.attn_mut().window = is_local[index].then_some(window);
         layer.attn_mut().rope = Some(usize::from(is_local[index]));
-        if index >= num_own {
-            let alike = |other: &usize| is_local[*other] == is_local[index];
-            let source = (0..num_own).rev().find(alike);
-            let problem = || ModelError::Limit(format!("no layer has keys for layer {index}"));
-            layer.attn_mut().shares_kv = Some(source.ok_or_else(problem)?);
-        }
     }
+    share_kv(&mut spec, num_own, &is_local)?;
     for (layer, deviations) in spec.layers.iter_mut().zip(sparsity(keys, layers)?) {
         if let FfnSpec::Gated { sparsity, .. } = &mut layer.ffn {
             *sparsity = deviations;
@@ -138,6 +133,20 @@ pub(super) fn gemma3n(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec)
 }
 
+/// Layers from `num_own` on read keys and values of the last layer before them that sees as far.
+pub(super) fn share_kv(
+    spec: &mut ModelSpec,
+    num_own: usize,
+    is_local: &[bool],
+) -> Result<(), ModelError> {
+    for (index, layer) in spec.layers.iter_mut().enumerate().skip(num_own) {
+        let source = (0..num_own).rev().find(|other| is_local[*other] == is_local[index]);
+        let problem = || ModelError::Limit(format!("no layer has keys for layer {index}"));
+        layer.attn_mut().shares_kv = Some(source.ok_or_else(problem)?);
+    }
+    Ok(())
+}
+
 /// Deviations for each layer; without a list, those of the published models.
 fn sparsity(keys: &Keys<'_>, layers: usize) -> Result<Vec<Option<f32>>, ModelError> {
     const SPARSE_LAYERS: usize = 10;
@@ -151,6 +160,6 @@ fn sparsity(keys: &Keys<'_>, layers: usize) -> Result<Vec<Option<f32>>, ModelErr
     })
 }
 
-fn cap(value: Option<f32>) -> Option<f32> {
+pub(super) fn cap(value: Option<f32>) -> Option<f32> {
     value.filter(|cap| *cap > 0.0)
 }

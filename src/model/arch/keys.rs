@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use crate::model::error::ModelError;
-use crate::model::gguf::{Gguf, Metadata, Value};
+use crate::model::gguf::{Array, Gguf, Metadata, Value};
 use crate::model::runner::Pooling;
 use crate::model::spec::{
-    ActSpec, AttnSpec, FfnSpec, Groups, HeadSpec, LayerSpec, MixerSpec, ModelSpec, MoeScore,
-    MoeSpec, NormKind, NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec, RopeStyle,
-    YarnSpec,
+    ActSpec, AttnSpec, EmbedNorm, FfnSpec, Groups, HeadSpec, LayerSpec, MixerSpec, ModelSpec,
+    MoeScore, MoeSpec, NormKind, NormSpec, Norms, QkNorm, RopeFactors, RopeScaling, RopeSpec,
+    RopeStyle, YarnSpec,
 };
 
 /// Metadata under the architecture's prefix.
@@ -282,6 +282,8 @@ impl Keys<'_> {
                 chunk: None,
                 alibi: None,
                 value_norm: false,
+                values_of_keys: false,
+                value_scale: 1.0,
                 shares_kv: None,
                 clamp: None,
                 sinks: false,
@@ -314,13 +316,14 @@ impl Keys<'_> {
             ropes: Vec::new(),
             embed_scale: 1.0,
             learned_positions: false,
-            embed_norm: false,
+            embed_norm: EmbedNorm::None,
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_softcap: None,
             pooling: Pooling::default(),
             token_types: 0,
             head: HeadSpec::Logits,
+            layer_input: None,
             altup: None,
         })
     }
@@ -344,6 +347,8 @@ impl Keys<'_> {
             scale: 1.0,
             shared_width: None,
             shared_gate: false,
+            shared_act: None,
+            shared_scale: 1.0,
             groups: None,
             weigh_input: false,
         })
@@ -418,13 +423,8 @@ impl Keys<'_> {
     /// Which layers see a window only: the file's pattern (a period or a flag a layer), else all but
     /// every `period`-th.
     pub(super) fn windows(&self, layers: usize, period: usize) -> Result<Vec<bool>, ModelError> {
-        let key = self.key("attention.sliding_window_pattern");
-        if let Some(flags) = self.metadata.bools(&key)? {
-            if flags.len() < layers {
-                let problem = format!("{} values for {layers} layers", flags.len());
-                return Err(ModelError::BadKey { key, problem });
-            }
-            return Ok(flags[..layers].to_vec());
+        if let Some(flags) = self.flags("attention.sliding_window_pattern", layers)? {
+            return Ok(flags);
         }
         let period = self.opt_usize("attention.sliding_window_pattern")?.unwrap_or(period);
         Ok((0..layers).map(|index| period == 0 || index % period < period - 1).collect())
@@ -438,15 +438,27 @@ impl Keys<'_> {
         period: usize,
     ) -> Result<Vec<bool>, ModelError> {
         let period = self.opt_usize("full_attention_interval")?.unwrap_or(period).max(1);
-        let key = self.key("attention.recurrent_layers");
-        let Some(flags) = self.metadata.bools(&key)? else {
-            return Ok((0..layers).map(|index| (index + 1).is_multiple_of(period)).collect());
+        Ok(match self.flags("attention.recurrent_layers", layers)? {
+            Some(flags) => flags.iter().map(|is_recurrent| !is_recurrent).collect(),
+            None => (0..layers).map(|index| (index + 1).is_multiple_of(period)).collect(),
+        })
+    }
+
+    /// A flag for each layer, if the key holds an array; converters write bools or integers.
+    pub(super) fn flags(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>, ModelError> {
+        let whole = self.key(key);
+        let flags: Vec<bool> = match self.metadata.get(&whole) {
+            Some(Value::Array(Array::Bool(flags))) => flags.to_vec(),
+            Some(Value::Array(array)) => {
+                array.integers().unwrap_or_default().iter().map(|flag| *flag != 0).collect()
+            }
+            _ => return Ok(None),
         };
         if flags.len() < layers {
             let problem = format!("{} values for {layers} layers", flags.len());
-            return Err(ModelError::BadKey { key, problem });
+            return Err(ModelError::BadKey { key: whole, problem });
         }
-        Ok(flags[..layers].iter().map(|is_recurrent| !is_recurrent).collect())
+        Ok(Some(flags[..layers].to_vec()))
     }
 
     /// Width of a head by the standard keys, the default of `rope.dimension_count`.

@@ -18,6 +18,7 @@ mod exaone;
 mod falcon;
 mod family;
 mod gemma;
+mod gemma4;
 mod glm;
 mod gpt2;
 mod gpt_oss;
@@ -74,6 +75,7 @@ const DECODERS: &[&[Architecture]] = &[
     minicpm::FAMILY,
     qwen::FAMILY,
     gemma::FAMILY,
+    gemma4::FAMILY,
     phi::FAMILY,
     olmo::FAMILY,
     granite::FAMILY,

@@ -187,10 +187,7 @@ fn agrees(key: &str, value: &Value, spec: &ModelSpec) -> Option<bool> {
 }
 
 fn moes(spec: &ModelSpec) -> impl Iterator<Item = &MoeSpec> {
-    spec.layers.iter().filter_map(|layer| match &layer.ffn {
-        FfnSpec::Moe(moe) => Some(moe),
-        FfnSpec::Gated { .. } | FfnSpec::Plain { .. } | FfnSpec::None => None,
-    })
+    spec.layers.iter().filter_map(|layer| layer.ffn.moe())
 }
 
 /// The layer does not see all that came before.
@@ -201,7 +198,7 @@ pub(super) fn is_local(attn: &AttnSpec) -> bool {
 fn is_called(ffn: &FfnSpec, name: &[u8]) -> bool {
     let act = match ffn {
         FfnSpec::Gated { act, .. } | FfnSpec::Plain { act, .. } => *act,
-        FfnSpec::Moe(moe) => moe.act,
+        FfnSpec::Moe(moe) | FfnSpec::Both { moe, .. } => moe.act,
         FfnSpec::None => return true,
     };
     match act {
@@ -213,6 +210,6 @@ fn is_called(ffn: &FfnSpec, name: &[u8]) -> bool {
         ActSpec::Tanh => name == b"tanh",
         ActSpec::Sigmoid => name == b"sigmoid",
         ActSpec::Xielu(_) => name == b"xielu",
-        ActSpec::OaiSwiglu | ActSpec::Softplus => false,
+        ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. } | ActSpec::Softplus => false,
     }
 }

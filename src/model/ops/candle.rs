@@ -202,6 +202,7 @@ fn norm(x: &Tensor, norm: &Norm<Tensor>) -> Result<Tensor, ModelError> {
 fn activate(x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
     Ok(match act {
         ActSpec::Silu => x.silu()?,
+        ActSpec::LimitedSwiglu { limit } => x.silu()?.minimum(limit)?,
         ActSpec::Gelu => x.gelu()?,
         ActSpec::GeluErf => x.gelu_erf()?,
         ActSpec::Relu => x.relu()?,
@@ -416,6 +417,9 @@ impl Products for CandleOps {
     }
 
     fn glu_act(&mut self, gate: &Tensor, up: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
+        if let ActSpec::LimitedSwiglu { limit } = act {
+            return Ok((activate(gate, act)? * up.clamp(-limit, limit)?)?);
+        }
         if act == ActSpec::OaiSwiglu {
             let gate = gate.minimum(7.0)?;
             let up = (up.clamp(-7f32, 7f32)? + 1.0)?;

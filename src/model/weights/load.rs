@@ -7,7 +7,7 @@ use crate::model::gguf::Gguf;
 use crate::model::loader::Loader;
 use crate::model::ops::Load;
 use crate::model::quantize::Quantize;
-use crate::model::spec::{HeadSpec, ModelSpec, RopeFactors};
+use crate::model::spec::{EmbedNorm, HeadSpec, ModelSpec, RopeFactors};
 
 use super::progress::Progress;
 use super::{Head, Weights};
@@ -90,8 +90,9 @@ impl<O: Load> Loader<'_, O> {
             None
         };
         let embed_norm = match spec.embed_norm {
-            true => Some(self.norm("token_embd_norm", spec.hidden, spec.norm)?),
-            false => None,
+            EmbedNorm::Learned => Some(self.norm("token_embd_norm", spec.hidden, spec.norm)?),
+            EmbedNorm::Plain => Some(self.ones(spec.hidden, spec.norm)?),
+            EmbedNorm::None => None,
         };
         let ropes = spec
             .ropes
@@ -121,11 +122,15 @@ impl<O: Load> Loader<'_, O> {
                 Ok(layer)
             })
             .collect::<Result<_, _>>()?;
+        let inputs = match spec.layer_input {
+            Some(width) => Some(self.layer_inputs(spec, width)?),
+            None => None,
+        };
         let altup = match &spec.altup {
             Some(altup) => Some(self.altup(spec, altup)?),
             None => None,
         };
-        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes, altup })
+        Ok(Weights { table, positions, types, embed_norm, layers, head, ropes, inputs, altup })
     }
 
     fn table_and_head(&mut self, spec: &ModelSpec) -> Result<(O::Table, Head<O>), ModelError> {

@@ -6,6 +6,7 @@ mod progress;
 
 use super::altup::AltUp;
 use super::layer::Layer;
+use super::layer_inputs::LayerInputs;
 use super::ops::{Load, Norm};
 
 pub use load::{Files, load};
@@ -21,6 +22,7 @@ pub struct Weights<O: Load> {
     pub layers: Vec<Layer<O>>,
     pub head: Head<O>,
     pub ropes: Vec<O::Rope>,
+    pub inputs: Option<LayerInputs<O>>,
     pub altup: Option<AltUp<O>>,
 }
 

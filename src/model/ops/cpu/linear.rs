@@ -120,6 +120,9 @@ impl Products for CpuOps {
         let gates = gate.data.iter().zip(&*up.data).zip(&mut *out.data);
         match act {
             ActSpec::OaiSwiglu => gates.for_each(|((gate, up), out)| *out = oai_swiglu(*gate, *up)),
+            ActSpec::LimitedSwiglu { limit } => gates.for_each(|((gate, up), out)| {
+                *out = scalar(act, *gate) * up.clamp(-limit, limit);
+            }),
             act => gates.for_each(|((gate, up), out)| *out = scalar(act, *gate) * up),
         }
         self.act(&out)
@@ -147,7 +150,7 @@ impl Products for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        if act == ActSpec::OaiSwiglu {
+        if matches!(act, ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. }) {
             return Err(ModelError::Limit("a clamped gate needs two inputs".to_owned()));
         }
         if let Some(act) = activation(act) {
@@ -195,7 +198,11 @@ pub(super) fn activation(act: ActSpec) -> Option<Activation> {
         ActSpec::Relu => Some(Activation::Relu),
         ActSpec::Relu2 => Some(Activation::Relu2),
         ActSpec::Sigmoid => Some(Activation::Sigmoid),
-        ActSpec::Tanh | ActSpec::Softplus | ActSpec::OaiSwiglu | ActSpec::Xielu(_) => None,
+        ActSpec::Tanh
+        | ActSpec::Softplus
+        | ActSpec::OaiSwiglu
+        | ActSpec::LimitedSwiglu { .. }
+        | ActSpec::Xielu(_) => None,
     }
 }
 
@@ -204,6 +211,7 @@ fn scalar(act: ActSpec, x: f32) -> f32 {
     match act {
         ActSpec::Xielu(xielu) => xielu.apply(x),
         ActSpec::Softplus => GateAct::Softplus.apply(x),
+        ActSpec::LimitedSwiglu { limit } => (x / (1.0 + (-x).exp())).min(limit),
         _ => x.tanh(),
     }
 }
