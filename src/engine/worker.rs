@@ -108,8 +108,6 @@ impl Worker {
         };
         let target = Duration::from_millis(u64::from(config.target_step_ms));
         let target = (config.target_step_ms > 0).then_some(target);
-        // Some runners compute a sequence's last row only.
-        let max_draft = if spec.one_at_a_time { 0 } else { config.max_draft_tokens };
         let cost = if config.drafts_always { RowCost::free() } else { RowCost::default() };
         let worker = Self {
             budget: StepBudget::new(max_rows, target),
@@ -120,7 +118,7 @@ impl Worker {
             scratch: Scratch::default(),
             mask_helpers: MaskHelpers::new(config.mask_threads),
             meters,
-            speculation: Speculation::new(max_draft, cost),
+            speculation: Speculation::new(config.max_draft_tokens, cost),
             max_running,
             num_failed_steps: 0,
             growth: Growth::default(),

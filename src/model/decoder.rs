@@ -65,7 +65,6 @@ impl<O: Ops> Decoder<O> {
             purpose: model.purpose(),
             num_states: capacity.states,
             state_bytes: model.state_bytes(),
-            one_at_a_time: false,
             warning: ops.warning(),
         };
         Ok(Self { ops, model, weights, spec, hidden: Vec::new() })

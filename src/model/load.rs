@@ -18,7 +18,6 @@ use super::runner::Runner;
 use super::safetensors;
 use super::spec::{HeadSpec, ModelSpec};
 use super::threads;
-use super::transformers::{self, TransformersRunner};
 use super::weights::{self, Files};
 
 /// A kind of device, for people.
@@ -65,10 +64,6 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
 
 fn runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, ModelError> {
     let Chosen { device, note } = device(&options.device)?;
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        let runner = TransformersRunner::load(gguf, options, device.unwrap_or(Device::Cpu))?;
-        return Ok(Box::new(runner.with_warning(note)));
-    }
     let model = arch::describe(gguf)?;
     let capacity = capacity(&model, options);
     let files = Files { gguf, quantize: options.quantize };
@@ -94,9 +89,6 @@ fn runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, Model
 /// # Errors
 /// As [`load_runner`], but for what only bytes, memory or devices tell.
 pub fn check(gguf: &Gguf, options: &RunnerOptions) -> Result<(), ModelError> {
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        return transformers::check(gguf, options);
-    }
     let model = arch::describe(gguf)?;
     check_weights(&model, gguf, options)
 }
@@ -116,10 +108,6 @@ fn check_weights(
 /// # Errors
 /// As [`check`].
 pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, ModelError> {
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        transformers::check(gguf, options)?;
-        return transformers::estimate_bytes(gguf, options);
-    }
     let model = arch::describe(gguf)?;
     check_weights(&model, gguf, options)?;
     let capacity = capacity(&model, options);
@@ -147,9 +135,6 @@ pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, Model
 /// # Errors
 /// As [`check`], as far as metadata tells.
 pub fn kv_figures(gguf: &Gguf) -> Result<(usize, usize), ModelError> {
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        return transformers::kv_figures(gguf);
-    }
     let model = arch::describe(gguf)?;
     Ok((model.context_len, model.kv_bytes_per_block()))
 }

@@ -23,12 +23,12 @@ pub mod ops;
 pub mod options;
 mod quantize;
 mod recurrent;
+pub mod reference;
 mod rope;
 pub mod runner;
 pub mod safetensors;
 pub mod spec;
 pub mod threads;
-mod transformers;
 pub mod weights;
 
 pub use batch::{BLOCK, Batch, Span, SpanState, StateSave};

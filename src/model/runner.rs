@@ -34,8 +34,6 @@ pub struct RunnerSpec {
     pub num_states: usize,
     /// Bytes of one page: the state of one sequence over all layers.
     pub state_bytes: usize,
-    /// Sequences take turns: the runner keeps the state of one.
-    pub one_at_a_time: bool,
     /// What did not go as asked while loading, though all works.
     pub warning: Option<String>,
 }
@@ -61,7 +59,6 @@ impl RunnerSpec {
     #[must_use]
     pub fn max_running(&self, wanted: usize) -> usize {
         match self.num_states {
-            _ if self.one_at_a_time => 1,
             0 => wanted,
             pages => wanted.min(pages / 2).max(1),
         }

@@ -44,8 +44,6 @@ pub struct ModelInfo {
     pub device: String,
     /// The first file.
     pub path: PathBuf,
-    /// candle-transformers runs it, one sequence at a time.
-    pub one_at_a_time: bool,
     pub purpose: Purpose,
     /// Whether the file brings a chat template of its own.
     pub chat_template: bool,
@@ -194,7 +192,6 @@ impl Loader for GgufLoader {
         let mut info = describe(&gguf, path.to_owned());
         info.context_len = runner.spec().context_len;
         runner.spec().device.clone_into(&mut info.device);
-        info.one_at_a_time = runner.spec().one_at_a_time;
         info.purpose = runner.spec().purpose;
         info.warnings = warnings(&spec.params, &info);
         info.warnings.extend(runner.spec().warning.clone());
@@ -259,7 +256,6 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         context_len: 0,
         trained_context_len: trained_context(metadata, &architecture),
         path,
-        one_at_a_time: false,
         purpose: Purpose::default(),
         chat_template: template.is_some(),
         reasons: has(&["<think>", "enable_thinking", "<|channel|>analysis", "reasoning_content"]),
@@ -291,12 +287,8 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
             params.n_ctx, info.context_len
         ));
     }
-    if params.use_mlock && (info.one_at_a_time || info.device != "cpu") {
+    if params.use_mlock && info.device != "cpu" {
         warnings.push(format!("use_mlock: weights on {} cannot be locked", info.device));
-    }
-    if info.one_at_a_time {
-        warnings
-            .push("candle-transformers runs this architecture, one sequence at a time".to_owned());
     }
     warnings
 }

@@ -313,8 +313,6 @@ fn fixtures() -> Vec<(String, Gguf, Vec<u32>, Vec<Vec<f32>>)> {
     names.sort();
     names
         .into_iter()
-        // candle-transformers' models have tests of their own: see `transformers`.
-        .filter(|name| !arch::is_through_transformers(name))
         .map(|name| {
             let (model, tokens, logits) = fixture(&name);
             (name, model, tokens, logits)

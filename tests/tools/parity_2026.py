@@ -39,8 +39,9 @@ def fill(model, seed):
 class Converted:
     """A tiny random model as the converter writes it, and what transformers computes with it."""
 
-    def __init__(self, name, model, config, arch=None, tweak=None, seed=7, fused=False, vocab=True):
+    def __init__(self, name, model, config, arch=None, tweak=None, seed=7, fused=False, vocab=True, edit=None):
         self.name, self.arch, self.tweak, self.fused, self.vocab = name, arch or model.__name__, tweak, fused, vocab
+        self.edit = edit  # of the saved configuration, towards what published ones say
         torch.manual_seed(1)
         self.model = model(config).float().eval()
         fill(self.model, seed)
@@ -57,6 +58,7 @@ class Converted:
 
         class Plain(base):
             model_arch = base.model_arch
+            no_mtp = True
 
             def set_vocab(self):
                 if f"{self.gguf_writer.arch}.vocab_size" not in self.gguf_writer.kv_data[0]:
@@ -65,6 +67,9 @@ class Converted:
         self.model.config.architectures = [self.arch]
         with tempfile.TemporaryDirectory() as folder:
             self.model.save_pretrained(folder)
+            if self.edit:
+                config = Path(folder) / "config.json"
+                config.write_text(json.dumps(self.edit(json.loads(config.read_text()))))
             # Some converters count the words of the vocabulary.
             words = {"model": {"vocab": {f"t{i}": i for i in range(VOCAB)}}, "added_tokens": []}
             (Path(folder) / "tokenizer.json").write_text(json.dumps(words))

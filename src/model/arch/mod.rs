@@ -52,7 +52,6 @@ mod xverse;
 
 pub use family::{Architecture, Proof};
 use keys::Keys;
-pub(super) use unread::check_against;
 
 use super::error::ModelError;
 use super::gguf::Gguf;
@@ -107,25 +106,15 @@ const DECODERS: &[&[Architecture]] = &[
 /// Encoders: embeddings and scores, no text.
 const ENCODERS: &[&[Architecture]] = &[bert::FAMILY];
 
-/// Families that candle-transformers runs for us, one sequence at a time: names and models.
-pub const THROUGH_TRANSFORMERS: &[(&str, &str)] = &[("lfm2", "LFM 2")];
-
 /// What a family has been compared with; `None` for one that is not known.
 #[must_use]
 pub fn proof(name: &str) -> Option<Proof> {
-    let own = all().find(|known| known.name == name).map(|known| known.proof);
-    own.or_else(|| is_through_transformers(name).then_some(Proof::Own))
-}
-
-/// Whether a family is one of [`THROUGH_TRANSFORMERS`].
-#[must_use]
-pub fn is_through_transformers(name: &str) -> bool {
-    THROUGH_TRANSFORMERS.iter().any(|(known, _)| *known == name)
+    all().find(|known| known.name == name).map(|known| known.proof)
 }
 
 /// Names of all families that can be run.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    all().map(|known| known.name).chain(THROUGH_TRANSFORMERS.iter().map(|(name, _)| *name))
+    all().map(|known| known.name)
 }
 
 /// Every family of ours, decoders first.
