@@ -432,12 +432,13 @@ impl Worker {
     }
 }
 
-/// Where other prompts may part from this one: after its first turn, which is what an application says
-/// every time, and after its last, behind which templates may write something else next time.
+/// Where other prompts may part from this one: after its first message, which is what an application says
+/// every time; after its last, behind which templates may write something else next time; and after the
+/// one before, as the last is what people put in other words.
 fn marks(request: &Request) -> Vec<u32> {
     let ends = request.prompt.iter().zip(1..);
     let ends = ends.filter(|(token, _)| request.stop_tokens.contains(token)).map(|(_, end)| end);
-    let mut marks: Vec<u32> = ends.clone().take(1).collect();
-    marks.extend(ends.last());
-    marks
+    let all: Vec<u32> = ends.collect();
+    let last = all.len().saturating_sub(2).max(1).min(all.len());
+    [&all[..all.len().min(1)], &all[last..]].concat()
 }

@@ -14,6 +14,7 @@ mod gguf;
 mod grammar;
 mod http;
 mod hub;
+mod hybrid;
 mod layouts;
 mod lifecycle;
 mod loads;

@@ -8,7 +8,7 @@ use kolosal_server::model::{DeviceChoice, RunnerOptions, load_runner, reference}
 use crate::parity::{rms_distance, whole};
 
 /// Fixtures that candle-transformers reads.
-const FIXTURES: [&str; 4] = ["llama", "qwen2", "qwen3", "lfm2"];
+const FIXTURES: [&str; 3] = ["qwen2", "qwen3", "lfm2"];
 
 fn open(name: &str) -> Gguf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/parity/{name}.gguf"));

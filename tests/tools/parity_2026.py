@@ -39,9 +39,10 @@ def fill(model, seed):
 class Converted:
     """A tiny random model as the converter writes it, and what transformers computes with it."""
 
-    def __init__(self, name, model, config, arch=None, tweak=None, seed=7, fused=False, vocab=True, edit=None):
-        self.name, self.arch, self.tweak, self.fused, self.vocab = name, arch or model.__name__, tweak, fused, vocab
-        self.edit = edit  # of the saved configuration, towards what published ones say
+    def __init__(self, name, model, config, arch=None, tweak=None, seed=7, fused=False, hub=None):
+        self.name, self.arch, self.fused = name, arch or model.__name__, fused
+        # What configurations on the hub call otherwise.
+        self.hub = hub or {}
         torch.manual_seed(1)
         self.model = model(config).float().eval()
         fill(self.model, seed)
@@ -58,7 +59,6 @@ class Converted:
 
         class Plain(base):
             model_arch = base.model_arch
-            no_mtp = True
 
             def set_vocab(self):
                 if f"{self.gguf_writer.arch}.vocab_size" not in self.gguf_writer.kv_data[0]:
@@ -67,14 +67,13 @@ class Converted:
         self.model.config.architectures = [self.arch]
         with tempfile.TemporaryDirectory() as folder:
             self.model.save_pretrained(folder)
-            if self.edit:
-                config = Path(folder) / "config.json"
-                config.write_text(json.dumps(self.edit(json.loads(config.read_text()))))
             # Some converters count the words of the vocabulary.
             words = {"model": {"vocab": {f"t{i}": i for i in range(VOCAB)}}, "added_tokens": []}
             (Path(folder) / "tokenizer.json").write_text(json.dumps(words))
+            Plain.no_mtp = True
             Plain(Path(folder), gguf.LlamaFileType.MOSTLY_F16, OUT / f"{self.name}.gguf", eager=True, model_name=self.name,
-                  fuse_gate_up_exps=self.fused).write()
+                  fuse_gate_up_exps=self.fused,
+                  hparams={**self.model.config.to_dict(), **self.hub}).write()
         tokens = torch.randint(3, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(11))
         with torch.no_grad():
             logits = self.model(tokens).logits[0]
@@ -93,6 +92,14 @@ def small_scores(key, p):
         p.copy_((p * 0.3).half().float())
 
 
+def quiet(key, p):
+    """Parts that add little, so that rounding in the KV cache does not add up."""
+    if key.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
+        p.copy_((p * 0.5).half().float())
+    elif key.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
+        p.sub_(0.5)
+
+
 def gemma4(name, model=tf.Gemma4ForCausalLM, tweak=small_scores, **more):
     ropes = {GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
              LOCAL: {"rope_type": "default", "rope_theta": 1e4}}
@@ -109,3 +116,64 @@ def fixtures():
                              num_kv_shared_layers=3, use_double_wide_mlp=True, intermediate_size=48, num_key_value_heads=1)
     yield "gemma4-moe", gemma4("gemma4-moe", layer_types=period, num_hidden_layers=3, attention_k_eq_v=True, num_global_key_value_heads=1,
                                enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=32)
+
+    b = lambda **more: {**BASE, **more}
+    moe = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+    rope = lambda base=1e4, **more: {"rope_type": "default", "rope_theta": base, **more}
+    four = [LOCAL] * 3 + [GLOBAL]
+    # A large epsilon: that of the post-norms is another.
+    muse = dict(BASE, num_hidden_layers=4, head_dim=16, sliding_window=24, layer_types=four, rms_norm_eps=0.05, final_logit_softcapping=20.0,
+                qk_scale_factor=0.7, output_multiplier=0.6, layer_rope_theta=[1e4, 1e4, 1e4, 0], rope_parameters=rope())
+    eye = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, pos_emb_height=2, pos_emb_width=2)
+    yield "muse-glimmer", lambda: Converted("muse-glimmer", tf.MuseGlimmerForConditionalGeneration,
+        tf.MuseGlimmerConfig(text_config=muse, vision_config=eye, out_hidden_size=64, projector_hidden_size=16), tweak=quiet)
+    yield "afmoe", lambda: Converted("afmoe", tf.AfmoeForCausalLM,
+        tf.AfmoeConfig(**b(**moe, num_hidden_layers=4, num_dense_layers=1, head_dim=16, num_shared_experts=1, route_scale=1.7,
+                           sliding_window=24, layer_types=four, mup_enabled=True, rope_parameters=rope())),
+        hub={"route_norm": True, "score_func": "sigmoid"})
+    laguna = dict(moe, num_hidden_layers=4, head_dim=16, shared_expert_intermediate_size=48, moe_routed_scaling_factor=1.7)
+    yarn = dict(rope_type="yarn", rope_theta=5e5, factor=4.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0,
+                attention_factor=1.2, partial_rotary_factor=0.5)
+    yield "laguna", lambda: Converted("laguna", tf.LagunaForCausalLM,
+        tf.LagunaConfig(**b(**laguna, sliding_window=24, layer_types=[GLOBAL] + [LOCAL] * 3, num_attention_heads_per_layer=[4, 6, 6, 6],
+                            gating="per-head", rope_parameters={GLOBAL: yarn, LOCAL: rope(partial_rotary_factor=1.0)})))
+    yield "laguna-m", lambda: Converted("laguna-m", tf.LagunaForCausalLM,
+        tf.LagunaConfig(**b(**{**laguna, "num_hidden_layers": 2}, gating="per-element", rope_parameters={GLOBAL: rope(5e5)})),
+        hub={"sliding_window": None, "rope_parameters": {GLOBAL: rope(5e5)}})
+    yield "cohere2moe", lambda: Converted("cohere2moe", tf.Cohere2MoeForCausalLM,
+        tf.Cohere2MoeConfig(**{**BASE, "rms_norm_eps": None, "layer_norm_eps": 1e-5, "intermediate_size": 24, "tie_word_embeddings": True},
+            num_experts=4, num_experts_per_tok=2, num_hidden_layers=5, head_dim=16, logit_scale=0.5, sliding_window=24, num_shared_experts=2,
+            shared_expert_combination_strategy="average", expert_selection_fn="sigmoid", prefix_dense_intermediate_size=FF,
+            layer_types=[GLOBAL] + four, mlp_layer_types=["dense"] + ["sparse"] * 4))
+    step = dict(b(num_hidden_layers=4, head_dim=16, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+                  share_expert_dim=48, sliding_window=24, layer_types=[GLOBAL] + [LOCAL] * 3, num_sliding_attention_heads=6,
+                  mlp_layer_types=["dense"] + ["sparse"] * 3, moe_router_scaling_factor=1.7, swiglu_limits=[0.0, 0.0, 0.0, 0.4],
+                  swiglu_limits_shared=[0.0, 0.0, 0.3, 0.5],
+                  rope_parameters={GLOBAL: rope(1e6, partial_rotary_factor=0.5), LOCAL: rope(1e4, partial_rotary_factor=1.0)}))
+    yield "step35", lambda: Converted("step35", tf.Step3p7ForConditionalGeneration, tf.Step3p7Config(text_config=step, vision_config={
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28, "patch_size": 14}),
+        hub={"num_attention_groups": KV, "moe_num_experts": 4, "moe_top_k": 2, "moe_layers_enum": "1,2,3", "norm_expert_weight": True,
+             "partial_rotary_factors": [0.5, 1.0, 1.0, 1.0], "rope_theta": [1e6, 1e4, 1e4, 1e4],
+             "attention_other_setting": {"num_attention_heads": 6, "num_attention_groups": KV}}, seed=8)
+    yield "mellum", lambda: Converted("mellum", tf.MellumForCausalLM,
+        tf.MellumConfig(**b(**moe, num_hidden_layers=4, head_dim=16, sliding_window=24, layer_types=four,
+            rope_parameters={GLOBAL: {k: v for k, v in yarn.items() if k != "partial_rotary_factor"}, LOCAL: rope()})))
+    yield "hy_v3", lambda: Converted("hy_v3", tf.HYV3ForCausalLM,
+        tf.HYV3Config(**b(**moe, num_hidden_layers=3, head_dim=16, num_shared_experts=1, router_scaling_factor=1.7, rope_parameters=rope())),
+        hub={"route_norm": True})
+    pattern = [GLOBAL, LOCAL, LOCAL, LOCAL, LOCAL, GLOBAL]
+    yield "mimo2", lambda: Converted("mimo2", tf.MiMoV2FlashForCausalLM,
+        tf.MiMoV2FlashConfig(**b(num_hidden_layers=6, head_dim=24, v_head_dim=16, n_routed_experts=4, num_experts_per_tok=2,
+            moe_intermediate_size=24, intermediate_size=48, sliding_window=24, layer_types=pattern, num_key_value_heads=1,
+            rope_parameters={GLOBAL: rope(5e6, partial_rotary_factor=0.334), LOCAL: rope(1e4, partial_rotary_factor=0.334)})),
+        hub={"hybrid_layer_pattern": [int(kind == LOCAL) for kind in pattern], "swa_head_dim": 24, "swa_num_attention_heads": HEADS,
+             "swa_v_head_dim": 16, "swa_num_key_value_heads": 2, "topk_method": "noaux_tc", "layernorm_epsilon": 1e-5,
+             "rope_parameters": None, "rope_theta": 5e6, "swa_rope_theta": 1e4, "partial_rotary_factor": 0.334}, tweak=quiet)
+    granite = dict(num_hidden_layers=4, sliding_window=24, embedding_multiplier=6.0, logits_scaling=2.0, residual_multiplier=0.5,
+                   attention_multiplier=0.25, rope_parameters=rope(), layer_types=[GLOBAL] + [LOCAL] * 3,
+                   layer_rope_theta=[0, 1e4, 1e4, 1e4])
+    yield "granite_swa", lambda: Converted("granite_swa", tf.GraniteSWAForCausalLM, tf.GraniteSWAConfig(**b(**granite)),
+        hub={"no_rope_layers": [0, 1, 1, 1]})
+    yield "granite_swa-moe", lambda: Converted("granite_swa-moe", tf.GraniteMoeSWAForCausalLM,
+        tf.GraniteMoeSWAConfig(**b(**granite, intermediate_size=24, num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=32)),
+        hub={"no_rope_layers": [0, 1, 1, 1]})

@@ -31,11 +31,6 @@ def hybrid(name, model, config, **more):
     return lambda: Converted(name, model, config, tweak=decays, **more)
 
 
-def published(config):
-    names = {LINEAR: "mamba", FULL: "attention"}
-    return {**config, "layer_types": [names.get(kind, kind) for kind in config["layer_types"]]}
-
-
 def fixtures():
     partial = dict(rope_parameters=rope(partial_rotary_factor=0.25))
     yield "qwen3next", hybrid("qwen3next", tf.Qwen3NextForCausalLM, tf.Qwen3NextConfig(**{**BASE, **DELTA, **EXPERTS, **partial}))
@@ -54,11 +49,11 @@ def fixtures():
     scales = dict(embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.3, attention_multiplier=0.2)
     yield "granitehybrid", hybrid("granitehybrid", tf.GraniteMoeHybridForCausalLM,
                                   tf.GraniteMoeHybridConfig(**{**BASE, **mamba, **scales, "num_local_experts": 0, "shared_intermediate_size": 96,
-                                                               "position_embedding_type": "nope"}), edit=published)
+                                                               "position_embedding_type": "nope"}), hub=dict(layer_types=mamba["layer_types"]))
     yield "granitehybrid-moe", hybrid("granitehybrid-moe", tf.GraniteMoeHybridForCausalLM,
                                       tf.GraniteMoeHybridConfig(**{**BASE, **mamba, **scales, "num_local_experts": 4, "num_experts_per_tok": 2,
                                                                    "intermediate_size": 32, "shared_intermediate_size": 48,
-                                                                   "position_embedding_type": "nope"}), edit=published)
+                                                                   "position_embedding_type": "nope"}), hub=dict(layer_types=mamba["layer_types"]))
     yield "mamba2", hybrid("mamba2", tf.Mamba2ForCausalLM,
                            tf.Mamba2Config(vocab_size=BASE["vocab_size"], hidden_size=64, num_heads=4, head_dim=32, state_size=16, n_groups=2,
                                            conv_kernel=4, expand=2, chunk_size=16, num_hidden_layers=3, layer_norm_epsilon=1e-5,

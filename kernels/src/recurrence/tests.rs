@@ -1,3 +1,5 @@
+//! Convolutions and recurrences against plain Rust, whole and in pieces, on every tier.
+
 use std::ops::Range;
 
 use super::*;

@@ -173,7 +173,7 @@ impl Scheduler {
         let mut plan = Plan::default();
         self.make_place(&mut plan);
         let num_displaced = plan.preempted.len();
-        self.schedule_decode(&mut plan);
+        self.schedule_decode(&mut plan, budget.max_rows);
         self.schedule_drafts(&mut plan, budget);
         let beside = plan.num_decode > 0;
         let chunk_rows =
@@ -275,8 +275,9 @@ impl Scheduler {
         }
     }
 
-    /// Step 1: a row for everything that has one token pending.
-    fn schedule_decode(&mut self, plan: &mut Plan) {
+    /// Step 1: a row for everything that has one token pending, and those that must be computed once more,
+    /// as far as there is a row for each that comes after.
+    fn schedule_decode(&mut self, plan: &mut Plan, max_rows: usize) {
         let mut at = 0;
         while let Some(sequence) = self.running.get(at) {
             if !sequence.is_decoding() {
@@ -284,7 +285,9 @@ impl Scheduler {
                 continue;
             }
             let Some(at_now) = self.grow(at, plan) else { continue };
-            self.add_piece(plan, at_now, self.running[at_now].num_pending());
+            let after = self.running.len() - at_now - 1;
+            let most = max_rows.saturating_sub(plan.num_rows + after).max(1);
+            self.add_piece(plan, at_now, self.running[at_now].num_pending().min(most));
             at += 1;
         }
         plan.num_decode = plan.pieces.len();

@@ -98,7 +98,7 @@ pub(super) fn modern_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         }
     };
     let window = keys.opt_usize("attention.sliding_window")?.filter(|window| *window > 0);
-    let is_local = local_layers(keys, spec.layers.len())?;
+    let is_local = keys.windows_but_first(spec.layers.len(), MODERN_PERIOD)?;
     for (index, layer) in spec.layers.iter_mut().enumerate() {
         layer.attn_mut().causal = false;
         if !keys.has(&format!("blk.{index}.attn_norm.weight")) {
@@ -114,16 +114,6 @@ pub(super) fn modern_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         }
     }
     Ok(spec)
-}
-
-/// The file's flags, or all layers but the first of each period.
-fn local_layers(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>, ModelError> {
-    let key = "attention.sliding_window_pattern";
-    if let Some(flags) = keys.flags(key, layers)? {
-        return Ok(flags);
-    }
-    let period = keys.opt_usize(key)?.unwrap_or(MODERN_PERIOD);
-    Ok((0..layers).map(|index| period == 0 || !index.is_multiple_of(period)).collect())
 }
 
 fn encoder(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {

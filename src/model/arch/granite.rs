@@ -1,5 +1,5 @@
 //! Granite 3 and the dense 4: llama with four scales, some without positions; as a mixture of experts too,
-//! and with state-space layers in place of most of its attention.
+//! with windows and sinks, and with state-space layers in place of most of its attention.
 
 use super::family::{Architecture, Proof};
 use super::keys::Keys;
@@ -19,6 +19,12 @@ pub(super) const FAMILY: &[Architecture] = &[
         models: "Granite 4 (hybrid)",
         proof: Proof::Own,
         describe: granitehybrid,
+    },
+    Architecture {
+        name: "granite_swa",
+        models: "Granite with windows, dense and MoE",
+        proof: Proof::Own,
+        describe: granite_swa,
     },
 ];
 
@@ -41,6 +47,9 @@ pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 
 pub(super) fn granitemoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = granite(keys)?;
+    if keys.opt_usize("expert_count")?.unwrap_or(0) == 0 {
+        return Ok(spec);
+    }
     let shared = keys.opt_usize("expert_shared_feed_forward_length")?.filter(|width| *width > 0);
     for layer in &mut spec.layers {
         let FfnSpec::Gated { width, .. } = layer.ffn else { continue };
@@ -51,14 +60,33 @@ pub(super) fn granitemoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec)
 }
 
-/// Layers without key heads are state-space layers. Files without experts give their count as 0.
+/// Layers without key heads are state-space layers.
 fn granitehybrid(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let has_experts = keys.opt_usize("expert_count")?.is_some_and(|experts| experts > 0);
-    let mut spec = if has_experts { granitemoe(keys)? } else { granite(keys)? };
+    let mut spec = granitemoe(keys)?;
     let ssm = keys.ssm(true)?;
     for layer in &mut spec.layers {
         if layer.attn_mut().kv_heads == 0 {
             layer.mixer = MixerSpec::Ssm(ssm);
+        }
+    }
+    Ok(spec)
+}
+
+/// Layers a global layer is the first of, when the file does not say.
+const PERIOD: usize = 4;
+
+fn granite_swa(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = granitemoe(keys)?;
+    let layers = spec.layers.len();
+    let window = keys.usize("attention.sliding_window")?;
+    let is_local = keys.windows_but_first(layers, PERIOD)?;
+    let has_positions = keys.flags("attention.rope_pattern", layers)?;
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        let attn = layer.attn_mut();
+        attn.sinks = true;
+        attn.window = is_local[index].then_some(window);
+        if has_positions.as_ref().is_some_and(|flags| !flags[index]) {
+            attn.rope = None;
         }
     }
     Ok(spec)

@@ -383,13 +383,18 @@ impl Keys<'_> {
         Ok(moe)
     }
 
-    /// Makes mixtures of the feed-forward parts, except in the first layers if the file says so.
+    /// Makes mixtures of the feed-forward parts, except in the first layers if the file says so, by their
+    /// number or by their tensors.
     pub(super) fn mixtures(
         &self,
         spec: &mut ModelSpec,
         edit: impl Fn(&mut MoeSpec),
     ) -> Result<(), ModelError> {
-        let dense = self.opt_usize("leading_dense_block_count")?.unwrap_or(0);
+        let is_dense = |index: &usize| !self.has(&format!("blk.{index}.ffn_gate_inp.weight"));
+        let dense = match self.opt_usize("leading_dense_block_count")? {
+            Some(dense) => dense,
+            None => (0..spec.layers.len()).take_while(is_dense).count(),
+        };
         for layer in spec.layers.iter_mut().skip(dense) {
             let FfnSpec::Gated { width, .. } = layer.ffn else { continue };
             let mut moe = self.routed(width)?;
@@ -397,6 +402,21 @@ impl Keys<'_> {
             layer.ffn = FfnSpec::Moe(moe);
         }
         Ok(())
+    }
+
+    /// [`Keys::mixtures`] whose scores are sigmoids where the file does not say.
+    pub(super) fn sigmoid_mixtures(
+        &self,
+        spec: &mut ModelSpec,
+        edit: impl Fn(&mut MoeSpec),
+    ) -> Result<(), ModelError> {
+        let silent = self.opt_usize("expert_gating_func")?.unwrap_or(0) == 0;
+        self.mixtures(spec, |moe| {
+            if silent {
+                moe.score = MoeScore::Sigmoid;
+            }
+            edit(moe);
+        })
     }
 
     /// A window in some layers, and positions in those alone.
@@ -442,6 +462,29 @@ impl Keys<'_> {
             Some(flags) => flags.iter().map(|is_recurrent| !is_recurrent).collect(),
             None => (0..layers).map(|index| (index + 1).is_multiple_of(period)).collect(),
         })
+    }
+
+    /// Which layers see a window only: the file's pattern, else all but the first of each `period`.
+    pub(super) fn windows_but_first(
+        &self,
+        layers: usize,
+        period: usize,
+    ) -> Result<Vec<bool>, ModelError> {
+        let key = "attention.sliding_window_pattern";
+        if let Some(flags) = self.flags(key, layers)? {
+            return Ok(flags);
+        }
+        let period = self.opt_usize(key)?.unwrap_or(period);
+        Ok((0..layers).map(|index| period == 0 || !index.is_multiple_of(period)).collect())
+    }
+
+    /// A number for each layer, 0 where the file has none.
+    pub(super) fn limits(&self, key: &str, layers: usize) -> Result<Vec<f32>, ModelError> {
+        let whole = self.key(key);
+        match self.metadata.get(&whole) {
+            Some(_) => self.floats(&whole, layers),
+            None => Ok(vec![0.0; layers]),
+        }
     }
 
     /// A flag for each layer, if the key holds an array; converters write bools or integers.

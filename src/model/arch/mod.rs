@@ -1,6 +1,7 @@
 //! What families there are: a file for each, with its models and how metadata becomes a [`ModelSpec`].
 //! Nothing here computes. A file bears the family's name, its rows those of `general.architecture`.
 
+mod afmoe;
 mod alibi;
 mod apertus;
 mod arcee;
@@ -28,14 +29,18 @@ mod hunyuan;
 mod internlm;
 mod jais;
 mod keys;
+mod laguna;
 mod lfm2;
 mod llama;
 mod llama4;
 mod mamba;
+mod mellum;
+mod mimo;
 mod minicpm;
 mod minimax;
 mod mistral;
 mod mpt;
+mod muse;
 mod nemotron;
 mod olmo;
 mod orion;
@@ -47,6 +52,7 @@ mod seed_oss;
 mod smollm;
 mod stablelm;
 mod starcoder;
+mod step;
 mod unread;
 mod xverse;
 
@@ -62,6 +68,7 @@ use super::spec::{HeadSpec, ModelSpec, RopeSpec};
 const DECODERS: &[&[Architecture]] = &[
     llama::FAMILY,
     llama4::FAMILY,
+    muse::FAMILY,
     mistral::FAMILY,
     smollm::FAMILY,
     internlm::FAMILY,
@@ -69,6 +76,7 @@ const DECODERS: &[&[Architecture]] = &[
     xverse::FAMILY,
     plamo::FAMILY,
     arcee::FAMILY,
+    afmoe::FAMILY,
     apertus::FAMILY,
     seed_oss::FAMILY,
     minicpm::FAMILY,
@@ -87,6 +95,10 @@ const DECODERS: &[&[Architecture]] = &[
     ernie::FAMILY,
     exaone::FAMILY,
     hunyuan::FAMILY,
+    laguna::FAMILY,
+    mellum::FAMILY,
+    mimo::FAMILY,
+    step::FAMILY,
     nemotron::FAMILY,
     gpt2::FAMILY,
     gptneox::FAMILY,

@@ -1,13 +1,14 @@
 //! What the CPU back end holds.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use kolosal_kernels::attention::{AttnScratch, KvLayout, KvPool};
 use kolosal_kernels::memory::Arena;
 use kolosal_kernels::pool::Pool;
+use kolosal_kernels::recurrence::StatePages;
 
 use super::locking::Locking;
-use super::recurrence::States;
 use super::tensor::Buffers;
 use crate::model::batch::Span;
 use crate::model::ops::Ops;
@@ -40,6 +41,14 @@ pub(super) struct KvCache {
     /// Of each layer, the slopes of its linear biases.
     pub(super) slopes: Vec<Option<Vec<f32>>>,
     pub(super) blocks: KvPool,
+}
+
+/// State of all layers, in pages.
+#[derive(Default)]
+pub(super) struct States {
+    pub(super) pages: StatePages,
+    /// Where in a page each layer has the rows of its convolution, and its recurrence.
+    pub(super) layers: Vec<[Range<usize>; 2]>,
 }
 
 impl CpuOps {

@@ -1,24 +1,14 @@
 //! Layers that carry a state, on the CPU back end.
 
-use std::ops::Range;
-
 use kolosal_kernels::recurrence::{self, ConvInput, ScanInput, StatePages, StateSpan};
 
-use super::backend::CpuOps;
+use super::backend::{CpuOps, States};
 use super::linear::activation;
 use super::tensor::CpuTensor;
 use crate::model::batch::Span;
 use crate::model::carried::StateSpec;
 use crate::model::error::ModelError;
 use crate::model::ops::{Conv, Recur, Scan};
-
-/// State of all layers, in pages.
-#[derive(Default)]
-pub(super) struct States {
-    pages: StatePages,
-    /// Where in a page each layer has the rows of its convolution, and its recurrence.
-    layers: Vec<[Range<usize>; 2]>,
-}
 
 impl Recur for CpuOps {
     fn reserve_states(&mut self, layers: &[StateSpec], pages: usize) -> Result<(), ModelError> {
