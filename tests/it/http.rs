@@ -3,6 +3,7 @@
 mod anthropic;
 mod bad_input;
 mod bounds;
+mod codings;
 mod compatibility;
 mod connections;
 mod cut;
