@@ -22,7 +22,7 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 14] = [
+const V1_SEGMENTS: [&str; 15] = [
     "chat",
     "completions",
     "embeddings",
@@ -33,6 +33,7 @@ const V1_SEGMENTS: [&str; 14] = [
     "engines",
     "health",
     "rerank",
+    "score",
     "tokenize",
     "detokenize",
     "apply-template",

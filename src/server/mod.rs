@@ -31,6 +31,7 @@ mod parameters;
 mod reply;
 mod rerank;
 mod schema;
+mod score;
 mod span;
 mod spec;
 mod sse;

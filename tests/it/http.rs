@@ -14,6 +14,7 @@ mod front;
 mod harness;
 mod hostile;
 mod inference;
+mod llama;
 mod local;
 mod model;
 mod native;
