@@ -1,6 +1,7 @@
 //! From a registered engine to a loaded one.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,13 +9,16 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::chat::preparation::Preparations;
-use crate::chat::{TextModel, TextOptions};
+use crate::chat::{SamplingDefaults, TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
 use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
 use crate::model::{self, Purpose, Runner};
 
 use super::spec::{EngineSpec, LoadParams};
+
+/// Bytes of a `generation_config.json` that are read.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A model in memory with its engine running.
 pub struct Loaded {
@@ -24,7 +28,7 @@ pub struct Loaded {
 }
 
 /// What is known of a loaded model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelInfo {
     /// `general.architecture`.
     pub architecture: String,
@@ -51,6 +55,8 @@ pub struct ModelInfo {
     pub reasons: bool,
     /// Values of a hidden state, if the file says so.
     pub embedding_len: Option<u32>,
+    /// How the model's makers advise to choose tokens.
+    pub sampling: SamplingDefaults,
     /// What a person should know: a parameter without effect, a shorter context than asked for.
     pub warnings: Vec<String>,
 }
@@ -183,7 +189,8 @@ impl Loader for GgufLoader {
         let gguf = open(spec, path)?.while_wanted(move || !token.is_cancelled());
         // A bad vocabulary is found out before the weights are read.
         let text = TextModel::from_gguf(gguf.metadata())?;
-        let text = Arc::new(text.with_options(self.text).sharing(Arc::clone(&self.preparations)));
+        let text = text.with_options(self.text).sharing(Arc::clone(&self.preparations));
+        let text = Arc::new(text.advised(generation_config(path)));
         still_wanted(spec, cancelled)?;
         let runner = self.backend.runner(&gguf, &spec.params);
         // If it failed, it failed for that.
@@ -195,6 +202,8 @@ impl Loader for GgufLoader {
         info.purpose = runner.spec().purpose;
         info.warnings = warnings(&spec.params, &info);
         info.warnings.extend(runner.spec().warning.clone());
+        let unheeded = SamplingDefaults::unheeded(gguf.metadata());
+        info.warnings.extend(unheeded.into_iter().map(|key| format!("{key} is not heeded")));
         if info.purpose == Purpose::Generate {
             info.warnings.extend(text.warning().map(str::to_owned));
         }
@@ -248,6 +257,7 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         template.as_ref().is_some_and(|text| words.iter().any(|word| text.contains(word)))
     };
     ModelInfo {
+        sampling: SamplingDefaults::from_gguf(metadata).or(generation_config(&path)),
         device: String::new(),
         name: text("general.name"),
         parameters: gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum(),
@@ -263,6 +273,21 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         warnings: Vec::new(),
         architecture,
     }
+}
+
+/// What the file beside weights in safetensors files advises; nothing, if there is none that can be read.
+fn generation_config(path: &Path) -> SamplingDefaults {
+    let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
+    let dir = match path.parent() {
+        _ if path.is_dir() => path,
+        Some(dir) if is_weights => dir,
+        _ => return SamplingDefaults::default(),
+    };
+    let file = std::fs::File::open(dir.join("generation_config.json"));
+    let config = file.ok().and_then(|file| {
+        serde_json::from_reader(std::io::BufReader::new(file.take(MAX_CONFIG_BYTES))).ok()
+    });
+    config.as_ref().map(SamplingDefaults::from_generation_config).unwrap_or_default()
 }
 
 fn trained_context(metadata: &Metadata, architecture: &str) -> Option<u32> {
@@ -307,4 +332,25 @@ fn warm_up(engine: &Engine) -> Result<()> {
         ..Request::default()
     };
     engine.submit(request)?.wait_blocking().map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_in_safetensors_have_a_file_with_advice_beside_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let advised = || generation_config(dir.path());
+        assert_eq!(advised(), SamplingDefaults::default());
+        let file = dir.path().join("generation_config.json");
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(advised(), SamplingDefaults::default());
+        std::fs::write(&file, r#"{"do_sample": true, "temperature": 0.5, "top_k": 20}"#).unwrap();
+        let (temperature, top_k) = (Some(0.5), Some(20));
+        let expected = SamplingDefaults { temperature, top_k, ..SamplingDefaults::default() };
+        assert_eq!(advised(), expected);
+        assert_eq!(generation_config(&dir.path().join("model.safetensors")), expected);
+        assert_eq!(generation_config(&dir.path().join("a.gguf")), SamplingDefaults::default());
+    }
 }

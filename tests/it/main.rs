@@ -6,6 +6,7 @@
 mod beats;
 mod cli;
 mod code_map;
+mod defaults;
 mod embedding;
 mod engine;
 mod fuzz;

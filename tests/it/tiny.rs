@@ -130,7 +130,7 @@ impl Tiny {
         writer.set("tokenizer.ggml.bos_token_id", 258u32);
         writer.set("tokenizer.ggml.eos_token_id", 257u32);
         for (name, value) in &self.extra {
-            let name = if name.contains('.') && name.starts_with("tokenizer") {
+            let name = if ["tokenizer.", "general."].iter().any(|begin| name.starts_with(begin)) {
                 (*name).to_owned()
             } else {
                 key(name)
