@@ -312,6 +312,14 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
             params.n_ctx, info.context_len
         ));
     }
+    let trained = info.trained_context_len.unwrap_or(0) as usize;
+    if params.n_ctx == 0 && info.context_len < trained {
+        warnings.push(format!(
+            "the context is {} of the {trained} tokens that the model was trained for: n_ctx or \
+             max_kv_bytes give more",
+            info.context_len
+        ));
+    }
     if params.use_mlock && info.device != "cpu" {
         warnings.push(format!("use_mlock: weights on {} cannot be locked", info.device));
     }
