@@ -9,6 +9,7 @@ use super::conversation::check_text_only;
 use super::grammar::{GrammarCompiler, GrammarError};
 use super::grammar_cache::GRAMMAR_CACHE_BYTES;
 use super::preparation::Preparations;
+use super::rank_template::RankTemplate;
 use super::{
     ChatInput, ChatTemplate, Patience, ReasoningTags, Rendered, Stopped, Tokenizer, ToolFormat,
     Until,
@@ -24,6 +25,8 @@ const COMPILERS: usize = 2;
 pub struct TextModel {
     pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
+    /// Of a model that judges documents.
+    pub rank_template: Option<RankTemplate>,
     /// User-defined tokens that the template itself writes, ascending: in a user's text they are
     /// text, as control tokens are.
     guarded: Vec<u32>,
@@ -108,6 +111,7 @@ impl TextModel {
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
             template,
+            rank_template: RankTemplate::from_gguf(meta),
             guarded,
             reasoning,
             tool_format,

@@ -97,10 +97,10 @@ impl Worker {
             num_blocks: spec.num_blocks,
             first_blocks: spec.first_blocks(),
             max_running: if spec.one_at_a_time { 1 } else { config.max_running },
-            prefix_cache: config.prefix_cache && !spec.is_encoder(),
-            whole_sequences: spec.is_encoder(),
+            prefix_cache: config.prefix_cache && !spec.sees_later,
+            whole_sequences: spec.sees_later,
         });
-        let max_rows = match spec.is_encoder() {
+        let max_rows = match spec.sees_later {
             true => spec.max_rows,
             false => config.max_batch_tokens.min(spec.max_rows),
         };

@@ -16,7 +16,7 @@ use super::ops::cpu::CpuOps;
 use super::options::{DeviceChoice, RunnerOptions};
 use super::runner::Runner;
 use super::safetensors;
-use super::spec::{HeadSpec, ModelSpec};
+use super::spec::ModelSpec;
 use super::threads;
 use super::transformers::{self, TransformersRunner};
 use super::weights::{self, Files};
@@ -170,8 +170,8 @@ fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
     let affordable = options.max_kv_bytes / model.kv_bytes_per_block().max(1);
     // One block more than a full context: the prefix cache may hold a shared one.
     let blocks = KvBlocks { first: one + 1, most: wanted.min(affordable).max(one) + 1 };
-    // An encoder computes a text in one step.
-    let least = if model.head == HeadSpec::Logits { 1 } else { context_len };
+    // Where tokens see later ones, a text is computed in one step.
+    let least = if model.sees_later() { context_len } else { 1 };
     Capacity { context_len, blocks, max_rows: options.max_rows.max(least) }
 }
 

@@ -30,6 +30,9 @@ pub struct RunnerSpec {
     pub device: String,
     /// What the model is for.
     pub purpose: Purpose,
+    /// Tokens see those after them: a sequence must be computed in one step, and no part of it can be
+    /// reused by another.
+    pub sees_later: bool,
     /// Sequences take turns: the runner keeps the state of one.
     pub one_at_a_time: bool,
     /// What did not go as asked while loading, though all works.
@@ -53,11 +56,10 @@ impl RunnerSpec {
         self.num_blocks.saturating_sub(self.kv_growth.later_blocks)
     }
 
-    /// Tokens see those after them: a sequence must be computed in one step, and no part of it can
-    /// be reused by another.
+    /// The model continues text.
     #[must_use]
-    pub fn is_encoder(&self) -> bool {
-        self.purpose != Purpose::Generate
+    pub fn writes(&self) -> bool {
+        self.purpose == Purpose::Generate
     }
 }
 
@@ -69,7 +71,7 @@ pub enum Purpose {
     Generate,
     /// Embeddings alone.
     Embed,
-    /// Scores of pairs of texts: a cross-encoder.
+    /// Scores of pairs of texts.
     Rank,
 }
 

@@ -83,6 +83,11 @@ pub enum HeadSpec {
     None,
     /// A norm: normed hidden states are the result.
     Norm,
+    /// A norm and two projections (`dense_2`, `dense_3`), of which the last makes `out` values. They are
+    /// meant for the mean of hidden states; as they are linear, the mean of what they make is the same.
+    Dense { inner: usize, out: usize },
+    /// A norm, and the logits of two answers (`cls.output`): the score is what yes has before no.
+    YesNo,
     /// Scores from a hidden state: `cls.output(tanh(cls(x)))`, with or without the inner layer.
     Classifier { inner: bool, scores: usize },
 }
@@ -93,9 +98,15 @@ impl ModelSpec {
     pub fn purpose(&self) -> Purpose {
         match self.head {
             HeadSpec::Logits => Purpose::Generate,
-            HeadSpec::None | HeadSpec::Norm => Purpose::Embed,
-            HeadSpec::Classifier { .. } => Purpose::Rank,
+            HeadSpec::None | HeadSpec::Norm | HeadSpec::Dense { .. } => Purpose::Embed,
+            HeadSpec::Classifier { .. } | HeadSpec::YesNo => Purpose::Rank,
         }
+    }
+
+    /// Tokens see those after them.
+    #[must_use]
+    pub fn sees_later(&self) -> bool {
+        self.layers.iter().filter_map(LayerSpec::attn).any(|attn| !attn.causal)
     }
 
     /// Bytes of KV that one block takes over all layers (f16).

@@ -91,6 +91,7 @@ impl TransformersRunner {
                 candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
             },
             purpose: Purpose::Generate,
+            sees_later: false,
             one_at_a_time: true,
             warning: None,
         };

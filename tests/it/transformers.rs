@@ -47,7 +47,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 fn whatever_the_model_read_before_a_sequence_is_read_right() {
     let (_, tokens, expected) = fixture("lfm2");
     let runner = &mut *runner();
-    assert!(runner.spec().one_at_a_time && !runner.spec().is_encoder());
+    assert!(runner.spec().one_at_a_time && runner.spec().writes());
     let other: Vec<u32> = tokens.iter().rev().copied().collect();
     // (sequence, from, to): in one piece, in chunks, going on, from the start again, a single token.
     let steps = [

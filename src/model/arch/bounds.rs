@@ -1,7 +1,7 @@
 //! Bounds of what a description may say.
 
 use crate::model::error::ModelError;
-use crate::model::spec::{AttnSpec, FfnSpec, LatentSpec, ModelSpec, MoeSpec};
+use crate::model::spec::{AttnSpec, FfnSpec, HeadSpec, LatentSpec, ModelSpec, MoeSpec};
 
 /// Bounds that keep absurd files from absurd allocations.
 pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
@@ -13,6 +13,9 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
         limit("residual stream count", altup.streams, 16)?;
         limit("width of a layer's input", altup.width, 1 << 14)?;
         limit("rank of the way past attention", altup.rank, 1 << 14)?;
+    }
+    if let HeadSpec::Dense { inner, out } = spec.head {
+        limit("width of a dense layer", inner.max(out), 1 << 18)?;
     }
     limit("width of a layer's input", spec.layer_input.unwrap_or(1), 1 << 14)?;
     for layer in &spec.layers {

@@ -158,6 +158,18 @@ impl<O: Load> Loader<'_, O> {
                 let table = self.ops.load_table(&embd)?;
                 (table, Head::Norm(self.norm("output_norm", hidden, spec.norm)?))
             }
+            HeadSpec::Dense { inner, out } => {
+                let table = self.ops.load_table(&embd)?;
+                let norm = self.norm("output_norm", hidden, spec.norm)?;
+                let first = self.linear("dense_2", inner, hidden)?;
+                let layers = [first, self.linear("dense_3", out, inner)?];
+                (table, Head::Dense { norm, layers })
+            }
+            HeadSpec::YesNo => {
+                let table = self.ops.load_table(&embd)?;
+                let norm = self.norm("output_norm", hidden, spec.norm)?;
+                (table, Head::YesNo { norm, out: self.linear("cls.output", 2, hidden)? })
+            }
             HeadSpec::Classifier { inner, scores } => {
                 let table = self.ops.load_table(&embd)?;
                 let inner = match inner {
