@@ -61,7 +61,10 @@ impl<O: Ops> Decoder<O> {
             purpose: model.purpose(),
             sees_later: model.sees_later(),
             one_at_a_time: false,
-            warning: ops.warning(),
+            warning: match (model.warning.clone(), ops.warning()) {
+                (Some(ours), Some(theirs)) => Some(format!("{ours}; {theirs}")),
+                (ours, theirs) => ours.or(theirs),
+            },
         };
         Ok(Self { ops, model, weights, spec, hidden: Vec::new() })
     }

@@ -88,11 +88,16 @@ impl<O: Load> Loader<'_, O> {
     ) -> Result<Moe<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
         let experts = spec.experts;
-        let [gates, ups] = self.gates_and_ups(index, hidden, spec)?;
+        let gates_and_ups = match spec.gated {
+            true => self.gates_and_ups(index, hidden, spec)?,
+            false => {
+                let ups = self.experts(&name("ffn_up_exps"), experts, spec.width, hidden)?;
+                ups.into_iter().map(|up| (None, up)).collect()
+            }
+        };
         let downs = self.experts(&name("ffn_down_exps"), experts, hidden, spec.width)?;
-        let experts = gates
+        let experts = gates_and_ups
             .into_iter()
-            .zip(ups)
             .zip(downs)
             .map(|((gate, up), down)| Gated { gate, up, down })
             .collect();
@@ -113,7 +118,8 @@ impl<O: Load> Loader<'_, O> {
             },
             experts,
             shared: match spec.shared_width {
-                Some(width) => Some(self.gated(index, "_shexp", hidden, width)?),
+                Some(width) if spec.gated => Some(self.gated(index, "_shexp", hidden, width)?),
+                Some(width) => Some(self.plain(index, "_shexp", hidden, width)?),
                 None => None,
             },
             shared_gate: match spec.shared_gate {
@@ -129,20 +135,20 @@ impl<O: Load> Loader<'_, O> {
         index: usize,
         hidden: usize,
         spec: &MoeSpec,
-    ) -> Result<[Vec<O::Linear>; 2], ModelError> {
+    ) -> Result<Vec<(Option<O::Linear>, O::Linear)>, ModelError> {
         let name = |part: &str| format!("blk.{index}.ffn_{part}_exps");
         let (experts, width, fused) = (spec.experts, spec.width, name("gate_up"));
         if self.gguf.tensor(&format!("{fused}.weight")).is_none() {
             let gates = self.experts(&name("gate"), experts, width, hidden)?;
-            return Ok([gates, self.experts(&name("up"), experts, width, hidden)?]);
+            let ups = self.experts(&name("up"), experts, width, hidden)?;
+            return Ok(gates.into_iter().map(Some).zip(ups).collect());
         }
         let mut halves = self.halves_of_experts(&fused, experts, width, hidden)?.into_iter();
-        let (mut gates, mut ups) = (Vec::with_capacity(experts), Vec::with_capacity(experts));
+        let mut all = Vec::with_capacity(experts);
         while let (Some(gate), Some(up)) = (halves.next(), halves.next()) {
-            gates.push(gate);
-            ups.push(up);
+            all.push((Some(gate), up));
         }
-        Ok([gates, ups])
+        Ok(all)
     }
 }
 
@@ -233,6 +239,7 @@ mod tests {
             used: 2,
             width: 8,
             act: ActSpec::Silu,
+            gated: true,
             score,
             normalise,
             scale: 1.0,

@@ -25,6 +25,10 @@ pub struct ModelSpec {
     /// Blocks of the file after the layers: they guess tokens further ahead and are left out.
     pub spare_blocks: usize,
     pub norm: NormSpec,
+    /// Parts of names of tensors that are of no use within `context_len`.
+    pub left_out: &'static [&'static str],
+    /// What a user should know of how the model is run.
+    pub warning: Option<String>,
     /// Norms have weights in the file; without, they scale by one (OLMo 1).
     pub norms_learned: bool,
     /// The distinct rotary embeddings; layers name theirs by index.

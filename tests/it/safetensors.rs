@@ -350,7 +350,16 @@ async fn embeddings_equal_those_of_transformers() {
 
 #[test]
 fn encoders_in_gguf_equal_those_of_transformers() {
-    for name in ["nomic-bert", "modern-bert", "jina-bert-v2", "gemma-embedding"] {
+    for name in [
+        "nomic-bert",
+        "nomic-bert-moe",
+        "modern-bert",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "gemma-embedding",
+        "llama-embed",
+        "eurobert",
+    ] {
         let gguf = Gguf::open(&folder(name).join("model.gguf")).unwrap();
         let expected = expected(name);
         let tokens = ids(&expected["tokens"]);

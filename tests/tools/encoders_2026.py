@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tests/data/hf/gemma-embedding and tests/data/hf/qwen3-reranker: tiny random models as llama.cpp's converter writes them, with
-what transformers makes of them.
+"""Writes encoders and a reranker to tests/data/hf: tiny random models as llama.cpp's converter writes them, with what transformers makes of
+them.
 
 Needs what parity_2026.py needs. The tests need the committed files alone.
 """
@@ -32,8 +32,8 @@ def encoded(values):
     return base64.b64encode(np.ascontiguousarray(values.astype("<f4")).tobytes()).decode()
 
 
-def convert(name, arch, folder, config, own=None, **more):
-    """The converter's file of the model in `folder`."""
+def convert(name, arch, folder, config, own=None, kind=None, **more):
+    """The converter's file of the model in `folder`; `kind` is its architecture where the converter's class has several."""
     import conversion  # of llama.cpp
     import gguf
 
@@ -42,13 +42,17 @@ def convert(name, arch, folder, config, own=None, **more):
     target.mkdir(exist_ok=True)
 
     class Plain(base):
-        model_arch = base.model_arch
+        model_arch = kind and gguf.MODEL_ARCH[kind] or base.model_arch
+        _position_offset = None
 
         def set_vocab(self):
             if own is None:
                 self.gguf_writer.add_vocab_size(VOCAB)
             else:
                 super().set_vocab()
+
+        def _xlmroberta_tokenizer_init(self):
+            pass
 
         def get_vocab_base_pre(self, tokenizer):
             return own
@@ -89,6 +93,93 @@ def gemma():
         mean = model(tokens).last_hidden_state[0].mean(0)
         vector = dense[1] @ (dense[0] @ mean)
     (target / "expected.json").write_text(json.dumps({"tokens": tokens[0].tolist(), "mean": encoded(vector.numpy())}))
+
+
+def write_mean(target, model, seen=lambda tokens: {}):
+    """The mean of what a model makes of tokens."""
+    tokens = torch.randint(3, VOCAB, (1, 60), generator=torch.Generator().manual_seed(11))
+    with torch.no_grad():
+        mean = model(tokens, **seen(tokens)).last_hidden_state[0].mean(0)
+    (target / "expected.json").write_text(json.dumps({"tokens": tokens[0].tolist(), "mean": encoded(mean.numpy())}))
+
+
+SMALL = {**BASE, "hidden_size": 32, "intermediate_size": 48}
+
+
+def encoder(name, arch, model, seen=lambda tokens: {}, **more):
+    model = model.float().eval()
+    fill(model, 7)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        target = convert(name, arch, Path(folder), model.config, **more)
+    write_mean(target, model, seen)
+
+
+def encoders():
+    """Llama with a mask that hides nothing, its relative EuroBERT, and BERT with rotary positions."""
+    all_seen = lambda tokens: {"attention_mask": torch.zeros(1, 1, tokens.shape[1], tokens.shape[1])}
+    torch.manual_seed(1)
+    encoder("llama-embed", "LlamaBidirectionalModel", tf.LlamaModel(tf.LlamaConfig(**SMALL, num_hidden_layers=2)), all_seen)
+    encoder("eurobert", "EuroBertModel", tf.EuroBertModel(tf.EuroBertConfig(**SMALL, num_hidden_layers=2, mask_token_id=3, classifier_pooling="mean")))
+    config = tf.JinaEmbeddingsV3Config(hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, vocab_size=VOCAB,
+                                       max_position_embeddings=256, attn_implementation="eager")
+    encoder("jina-bert-v3", "XLMRobertaModel", tf.JinaEmbeddingsV3Model(config, add_pooling_layer=False), kind="JINA_BERT_V3")
+
+
+class Experts(torch.nn.Module):
+    """Two of four experts without gates, weighed by a softmax over all."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = torch.nn.Linear(32, 4, bias=False)
+        self.up, self.down = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((4, 48, 32), (4, 32, 48)))
+
+    def forward(self, x):
+        weights, picked = torch.softmax(self.router(x), -1).topk(2)
+        every = torch.einsum("ehf,btef->bteh", self.down, torch.nn.functional.gelu(torch.einsum("efh,bth->btef", self.up, x)))
+        return (every.gather(2, picked[..., None].expand(-1, -1, -1, 32)) * weights[..., None]).sum(2)
+
+
+def nomic():
+    """Nomic BERT with plain parts and, in the second layer, experts. transformers has no class of it, so this is one of ours."""
+    import gguf
+
+    torch.manual_seed(1)
+    config = tf.NomicBertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, vocab_size=VOCAB,
+                                max_position_embeddings=256, attn_implementation="eager")
+    model = tf.NomicBertModel(config).float().eval()
+    layers = model.encoder.layers if hasattr(model, "encoder") else model.layers
+    layers[0].mlp = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 32))
+    layers[1].mlp = Experts()
+    fill(model, 7)
+    parts = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+             "mlp.0": "ffn_up", "mlp.2": "ffn_down", "mlp.router": "ffn_gate_inp", "post_attention_layernorm": "attn_output_norm",
+             "post_mlp_layernorm": "layer_output_norm"}
+    top = {"embeddings.word_embeddings": "token_embd", "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm"}
+    target = OUT / "nomic-bert-moe"
+    target.mkdir(exist_ok=True)
+    w = gguf.GGUFWriter(None, "nomic-bert-moe")
+    meta = {"block_count": 2, "embedding_length": 32, "feed_forward_length": 48, "context_length": 256, "attention.head_count": 4,
+            "vocab_size": VOCAB, "pooling_type": 1, "attention.causal": False, "attention.layer_norm_epsilon": 1e-12,
+            "moe_every_n_layers": 2, "expert_count": 4, "expert_used_count": 2, "rope.freq_base": float(config.rope_parameters["rope_theta"])}
+    for key, value in meta.items():
+        {bool: w.add_bool, int: w.add_uint32, float: w.add_float32}[type(value)](f"nomic-bert-moe.{key}", value)
+    for name, value in model.named_parameters():
+        base, _, kind = name.rpartition(".")
+        value = value.detach().numpy()
+        if base.startswith("layers."):
+            _, index, part = base.split(".", 2)
+            name = f"blk.{index}.ffn_{kind}_exps.weight" if part == "mlp" else f"blk.{index}.{parts[part]}.{kind}"
+        elif base in top:
+            name = f"{top[base]}.{kind}"
+        else:
+            continue  # the pooler
+        w.add_tensor(name, np.ascontiguousarray(value.astype(np.float16) if value.ndim > 1 else value))
+    w.write_header_to_file(target / "model.gguf")
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    write_mean(target, model)
 
 
 def words():
@@ -134,4 +225,6 @@ def reranker():
 
 if __name__ == "__main__":
     gemma()
+    encoders()
+    nomic()
     reranker()

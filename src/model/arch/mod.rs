@@ -113,7 +113,7 @@ const DECODERS: &[&[Architecture]] = &[
     gpt_oss::FAMILY,
 ];
 /// Encoders: embeddings and scores, no text.
-const ENCODERS: &[&[Architecture]] = &[bert::FAMILY, gemma::ENCODER];
+const ENCODERS: &[&[Architecture]] = &[bert::FAMILY, llama::ENCODERS, gemma::ENCODER];
 
 /// Families that candle-transformers runs for us, one sequence at a time: names and models.
 pub const THROUGH_TRANSFORMERS: &[(&str, &str)] = &[("lfm2", "LFM 2")];

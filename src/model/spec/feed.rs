@@ -98,6 +98,8 @@ pub struct MoeSpec {
     pub used: usize,
     pub width: usize,
     pub act: ActSpec,
+    /// Experts, those that every token takes too, have gates.
+    pub gated: bool,
     pub score: MoeScore,
     /// The taken experts' weights are made to sum to one.
     pub normalise: bool,

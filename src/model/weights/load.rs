@@ -49,6 +49,7 @@ pub fn load<O: Load>(
         .filter(|name| !loader.used.contains(*name))
         .filter(|name| !IGNORED.iter().any(|ignored| name.contains(ignored)))
         .filter(|name| !is_spare(name, spec))
+        .filter(|name| !spec.left_out.iter().any(|part| name.contains(part)))
         .collect();
     if unused.is_empty() {
         return Ok(weights);
