@@ -16,6 +16,7 @@ mod infill;
 mod json_pieces;
 pub(crate) mod partial;
 pub mod preparation;
+mod rank_template;
 mod reasoning;
 pub mod rerank;
 mod scanner;

@@ -1,11 +1,13 @@
-//! Documents ordered by how well they answer a query: scored in pairs by a cross-encoder, or by the
-//! cosine of their embeddings.
+//! Documents ordered by how well they answer a query: scored in pairs by a cross-encoder, one by one by a
+//! model that answers yes or no, or by the cosine of their embeddings.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::embedding::{EmbedForm, EmbedInput, MAX_INPUTS, compute, embed};
 use super::preparation::stopped;
-use super::{Patience, Special, TextModel, Until};
+use super::rank_template::RankTemplate;
+use super::{Patience, Special, Stopped, TextModel, Until};
 use crate::engine::{EmbedRequest, Engine};
 use crate::error::{Error, Result};
 use crate::model::Purpose;
@@ -41,7 +43,7 @@ pub struct Ranking {
 /// What scores mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// Of a classifier: any number, 0 is undecided.
+    /// Of a classifier, or of yes before no: any number, 0 is undecided.
     Logit,
     /// Of two vectors, -1 to 1.
     Cosine,
@@ -100,23 +102,9 @@ async fn by_classifier(
     request: RankRequest,
 ) -> Result<Ranking> {
     let (context, field) = (request.context(engine), request.field);
-    let pairs = prepared(text, request, move |reader| {
-        let query = reader.query(context)?;
-        let tokenizer = &reader.text.tokenizer;
-        let empty = tokenizer.pair(&query, &[]).0.len();
-        if empty >= context {
-            let problem = format!(
-                "query: its {} tokens leave no room for a document in a context of {context}",
-                query.len()
-            );
-            return Err(Error::invalid("query", problem).with_code("context_length_exceeded"));
-        }
-        let documents = (0..reader.request.documents.len()).map(|i| {
-            let document = reader.document(i, context - empty)?;
-            let (prompt, second_from) = tokenizer.pair(&query, &document);
-            Ok(EmbedRequest { prompt, second_from, ..EmbedRequest::default() })
-        });
-        documents.collect::<Result<Vec<_>>>()
+    let pairs = prepared(text, request, move |reader| match &reader.text.rank_template {
+        Some(template) => reader.judgements(template, context),
+        None => reader.pairs(context),
     });
     let pairs = pairs.await?;
     let (vectors, prompt_tokens) = compute(engine, pairs, &|i| format!("{field}[{i}]")).await?;
@@ -203,6 +191,89 @@ impl Reader<'_> {
         let until = Until { max_tokens: room, patience: self.patience.clone() };
         tokenizer.encode_until(document, Special::Plain, &until).map_err(told)
     }
+
+    /// Query and document side by side, for a cross-encoder.
+    fn pairs(&self, context: usize) -> Result<Vec<EmbedRequest>> {
+        let query = self.query(context)?;
+        let tokenizer = &self.text.tokenizer;
+        let empty = tokenizer.pair(&query, &[]).0.len();
+        if empty >= context {
+            return Err(no_room(query.len(), context));
+        }
+        let documents = (0..self.request.documents.len()).map(|i| {
+            let document = self.document(i, context - empty)?;
+            let (prompt, second_from) = tokenizer.pair(&query, &document);
+            Ok(EmbedRequest { prompt, second_from, ..EmbedRequest::default() })
+        });
+        documents.collect()
+    }
+
+    /// Prompts that ask whether a document answers the query.
+    fn judgements(&self, template: &RankTemplate, context: usize) -> Result<Vec<EmbedRequest>> {
+        let request = self.request;
+        let num_query = self.query(context)?.len();
+        let until = Until { max_tokens: usize::MAX, patience: self.patience.clone() };
+        let empty = self.judgement(template, "", &until).map_err(|why| {
+            stopped(why, "query", |least| format!("query: at least {least} tokens"))
+        })?;
+        if empty.len() >= context {
+            return Err(no_room(num_query, context));
+        }
+        let all = context - empty.len();
+        let mut prompts = Vec::with_capacity(request.documents.len());
+        for i in 0..request.documents.len() {
+            let mut room = all;
+            let prompt = loop {
+                let document = self.shortened(i, room)?;
+                let prompt = self.judgement(template, &document, &until);
+                let prompt =
+                    prompt.map_err(|why| stopped(why, request.field, |_| String::new()))?;
+                // Where texts meet, tokens may be others than by themselves.
+                match prompt.len().checked_sub(context).filter(|over| *over > 0) {
+                    None => break prompt,
+                    Some(over) => room = room.saturating_sub(over),
+                }
+            };
+            prompts.push(EmbedRequest { prompt, ..EmbedRequest::default() });
+        }
+        Ok(prompts)
+    }
+
+    fn judgement(
+        &self,
+        template: &RankTemplate,
+        document: &str,
+        until: &Until,
+    ) -> std::result::Result<Vec<u32>, Stopped> {
+        let tokenizer = &self.text.tokenizer;
+        let (text, protected) = template.render(tokenizer, &self.request.query, document);
+        let mut tokens = tokenizer.encode_except_until(&text, &protected, until)?;
+        tokenizer.add_bos_to(&mut tokens);
+        Ok(tokens)
+    }
+
+    /// The document as far as it is read: whole, or what so many of its tokens say.
+    fn shortened(&self, i: usize, room: usize) -> Result<Cow<'_, str>> {
+        let (request, whole) = (self.request, &self.request.documents[i]);
+        let tokens = self.document(i, room)?;
+        if !request.cut_to_context && request.max_document_tokens.is_none() {
+            return Ok(Cow::Borrowed(whole));
+        }
+        let mut text = self.text.tokenizer.decode(&tokens);
+        if !whole.ends_with(char::REPLACEMENT_CHARACTER) {
+            // A character may be cut in two.
+            let len = text.trim_end_matches(char::REPLACEMENT_CHARACTER).len();
+            text.truncate(len);
+        }
+        Ok(Cow::Owned(text))
+    }
+}
+
+fn no_room(num_query: usize, context: usize) -> Error {
+    let problem = format!(
+        "query: its {num_query} tokens leave no room for a document in a context of {context}"
+    );
+    Error::invalid("query", problem).with_code("context_length_exceeded")
 }
 
 /// The inputs of an embedding are the query and then the documents.

@@ -10,6 +10,7 @@ use super::defaults::SamplingDefaults;
 use super::grammar::{GrammarCompiler, GrammarError};
 use super::grammar_cache::GRAMMAR_CACHE_BYTES;
 use super::preparation::Preparations;
+use super::rank_template::RankTemplate;
 use super::{
     ChatInput, ChatTemplate, Patience, ReasoningTags, Rendered, Stopped, Tokenizer, ToolFormat,
     Until,
@@ -25,6 +26,8 @@ const COMPILERS: usize = 2;
 pub struct TextModel {
     pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
+    /// Of a model that judges documents.
+    pub rank_template: Option<RankTemplate>,
     /// User-defined tokens that the template itself writes, ascending: in a user's text they are
     /// text, as control tokens are.
     guarded: Vec<u32>,
@@ -110,6 +113,7 @@ impl TextModel {
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
             template,
+            rank_template: RankTemplate::from_gguf(meta),
             guarded,
             reasoning,
             tool_format,

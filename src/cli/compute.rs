@@ -57,7 +57,7 @@ impl Opened {
             lock_weights: false,
         };
         let runner = load_runner(&gguf, &options).context(path.display())?;
-        if runner.spec().is_encoder() {
+        if !runner.spec().writes() {
             let text = format!("{}: this command is for models that write text", path.display());
             return Err(Failure::failed(text));
         }

@@ -41,7 +41,7 @@ impl Request {
     /// # Errors
     /// The first limit that is passed, with its value and that of the request.
     pub fn validate(&self, spec: &RunnerSpec) -> Result<(), Error> {
-        if spec.is_encoder() {
+        if !spec.writes() {
             let text = match spec.purpose {
                 Purpose::Rank => "this model ranks documents (/v1/rerank); it writes no text",
                 _ => "this model makes embeddings (/v1/embeddings); it writes no text",

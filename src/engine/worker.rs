@@ -99,10 +99,10 @@ impl Worker {
             first_blocks: spec.first_blocks(),
             max_running,
             num_states: spec.num_states,
-            prefix_cache: config.prefix_cache && !spec.is_encoder(),
-            whole_sequences: spec.is_encoder(),
+            prefix_cache: config.prefix_cache && !spec.sees_later,
+            whole_sequences: spec.sees_later,
         });
-        let max_rows = match spec.is_encoder() {
+        let max_rows = match spec.sees_later {
             true => spec.max_rows,
             false => config.max_batch_tokens.min(spec.max_rows),
         };

@@ -58,14 +58,20 @@ impl<O: Ops> Decoder<O> {
             weight_bytes: ops.weight_bytes(),
             hidden: match model.head {
                 HeadSpec::Logits | HeadSpec::None | HeadSpec::Norm => model.hidden,
+                HeadSpec::Dense { out, .. } => out,
                 HeadSpec::Classifier { scores, .. } => scores,
+                HeadSpec::YesNo => 1,
             },
             pooling: model.pooling,
             device: ops.device(),
             purpose: model.purpose(),
             num_states: capacity.states,
             state_bytes: model.state_bytes(),
-            warning: ops.warning(),
+            sees_later: model.sees_later(),
+            warning: match (model.warning.clone(), ops.warning()) {
+                (Some(ours), Some(theirs)) => Some(format!("{ours}; {theirs}")),
+                (ours, theirs) => ours.or(theirs),
+            },
         };
         Ok(Self { ops, model, weights, spec, hidden: Vec::new() })
     }
@@ -107,12 +113,7 @@ impl<O: Ops> Decoder<O> {
         self.hidden.clear();
         if !batch.hidden_rows.is_empty() {
             let rows = ops.rows(&x, &batch.hidden_rows)?;
-            let rows = match &weights.head {
-                Head::Logits { norm, .. } | Head::Norm(norm) => ops.norm(&rows, norm)?,
-                Head::None => rows,
-                Head::Classifier { inner, out } => classify(ops, rows, inner.as_ref(), out)?,
-            };
-            self.hidden = ops.host(rows)?.to_vec();
+            self.hidden = result(ops, rows, &weights.head)?;
         }
         if batch.logit_rows.is_empty() {
             return Ok(Floats::default());
@@ -127,6 +128,29 @@ impl<O: Ops> Decoder<O> {
         finish_logits(&mut logits, model);
         Ok(logits)
     }
+}
+
+/// What the head makes of hidden states (rows, hidden), on the host.
+fn result<O: Ops>(ops: &mut O, rows: O::Tensor, head: &Head<O>) -> Result<Vec<f32>, ModelError> {
+    let rows = match head {
+        Head::Logits { norm, .. } | Head::Norm(norm) => ops.norm(&rows, norm)?,
+        Head::None => rows,
+        Head::Dense { norm, layers: [first, last] } => {
+            let rows = ops.norm_act(&rows, norm)?;
+            let [rows] = ops.linear(&rows, [first])?;
+            let rows = ops.act(&rows)?;
+            let [rows] = ops.linear(&rows, [last])?;
+            rows
+        }
+        Head::Classifier { inner, out } => classify(ops, rows, inner.as_ref(), out)?,
+        Head::YesNo { norm, out } => {
+            let rows = ops.norm_act(&rows, norm)?;
+            let [logits] = ops.linear(&rows, [out])?;
+            let logits = ops.host(logits)?;
+            return Ok(logits.chunks_exact(2).map(|pair| pair[0] - pair[1]).collect());
+        }
+    };
+    Ok(ops.host(rows)?.to_vec())
 }
 
 /// (rows, scores) of hidden states (rows, hidden).

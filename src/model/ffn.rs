@@ -10,7 +10,6 @@ use super::spec::{FfnSpec, MoeSpec, NormSpec};
 /// Weights of one layer.
 pub(super) enum Ffn<O: Load> {
     Gated(Gated<O>),
-    Plain { up: O::Linear, down: O::Linear },
     Moe(Moe<O>),
     None,
     Both(Box<Both<O>>),
@@ -60,17 +59,12 @@ impl<O: Ops> Ffn<O> {
             }
         };
         match (self, spec) {
-            (Self::Gated(weights), FfnSpec::Gated { act, sparsity: None, .. }) => {
-                weights.run(ops, input, *act)
-            }
+            (
+                Self::Gated(weights),
+                FfnSpec::Gated { act, sparsity: None, .. } | FfnSpec::Plain { act, .. },
+            ) => weights.run(ops, input, *act),
             (Self::Gated(weights), FfnSpec::Gated { act, sparsity: Some(deviations), .. }) => {
                 weights.run_sparse(ops, input, (*act, *deviations))
-            }
-            (Self::Plain { up, down }, FfnSpec::Plain { act, .. }) => {
-                let [up] = ops.linear(input, [up])?;
-                let hidden = ops.unary_act(&up, *act)?;
-                let [out] = ops.linear(&hidden, [down])?;
-                Ok(out)
             }
             _ => unreachable!("weights are loaded by the same spec: this is a bug"),
         }
@@ -134,13 +128,9 @@ impl<O: Load> Loader<'_, O> {
         (hidden, norm): (usize, NormSpec),
         spec: &FfnSpec,
     ) -> Result<Ffn<O>, ModelError> {
-        let name = |part: &str| format!("blk.{index}.ffn_{part}");
         Ok(match spec {
             FfnSpec::Gated { width, .. } => Ffn::Gated(self.gated(index, "", hidden, *width)?),
-            FfnSpec::Plain { width, .. } => Ffn::Plain {
-                up: self.linear(&name("up"), *width, hidden)?,
-                down: self.linear(&name("down"), hidden, *width)?,
-            },
+            FfnSpec::Plain { width, .. } => Ffn::Gated(self.plain(index, "", hidden, *width)?),
             FfnSpec::None => Ffn::None,
             FfnSpec::Moe(moe) => {
                 Ffn::Moe(self.moe(index, (hidden, RouterScale::OfResults), moe)?)

@@ -34,6 +34,9 @@ pub struct RunnerSpec {
     pub num_states: usize,
     /// Bytes of one page: the state of one sequence over all layers.
     pub state_bytes: usize,
+    /// Tokens see those after them: a sequence must be computed in one step, and no part of it can be
+    /// reused by another.
+    pub sees_later: bool,
     /// What did not go as asked while loading, though all works.
     pub warning: Option<String>,
 }
@@ -64,11 +67,10 @@ impl RunnerSpec {
         }
     }
 
-    /// Tokens see those after them: a sequence must be computed in one step, and no part of it can
-    /// be reused by another.
+    /// The model continues text.
     #[must_use]
-    pub fn is_encoder(&self) -> bool {
-        self.purpose != Purpose::Generate
+    pub fn writes(&self) -> bool {
+        self.purpose == Purpose::Generate
     }
 }
 
@@ -80,7 +82,7 @@ pub enum Purpose {
     Generate,
     /// Embeddings alone.
     Embed,
-    /// Scores of pairs of texts: a cross-encoder.
+    /// Scores of pairs of texts.
     Rank,
 }
 

@@ -26,6 +26,10 @@ pub struct ModelSpec {
     /// Blocks of the file after the layers: they guess tokens further ahead and are left out.
     pub spare_blocks: usize,
     pub norm: NormSpec,
+    /// Parts of names of tensors that are of no use within `context_len`.
+    pub left_out: &'static [&'static str],
+    /// What a user should know of how the model is run.
+    pub warning: Option<String>,
     /// Norms have weights in the file; without, they scale by one (OLMo 1).
     pub norms_learned: bool,
     /// The name of the norm before the head.
@@ -86,6 +90,11 @@ pub enum HeadSpec {
     None,
     /// A norm: normed hidden states are the result.
     Norm,
+    /// A norm and two projections (`dense_2`, `dense_3`), of which the last makes `out` values. They are
+    /// meant for the mean of hidden states; as they are linear, the mean of what they make is the same.
+    Dense { inner: usize, out: usize },
+    /// A norm, and the logits of two answers (`cls.output`): the score is what yes has before no.
+    YesNo,
     /// Scores from a hidden state: `cls.output(tanh(cls(x)))`, with or without the inner layer.
     Classifier { inner: bool, scores: usize },
 }
@@ -96,9 +105,15 @@ impl ModelSpec {
     pub fn purpose(&self) -> Purpose {
         match self.head {
             HeadSpec::Logits => Purpose::Generate,
-            HeadSpec::None | HeadSpec::Norm => Purpose::Embed,
-            HeadSpec::Classifier { .. } => Purpose::Rank,
+            HeadSpec::None | HeadSpec::Norm | HeadSpec::Dense { .. } => Purpose::Embed,
+            HeadSpec::Classifier { .. } | HeadSpec::YesNo => Purpose::Rank,
         }
+    }
+
+    /// Tokens see those after them.
+    #[must_use]
+    pub fn sees_later(&self) -> bool {
+        self.layers.iter().filter_map(LayerSpec::attn).any(|attn| !attn.causal)
     }
 
     /// Bytes of KV that one block takes over all layers (f16).
@@ -138,6 +153,11 @@ pub enum MixerSpec {
     ShortConv(ShortConvSpec),
     Delta(DeltaSpec),
     Ssm(SsmSpec),
+    /// Attention and a state-space mixer side by side, whose outputs are added (Falcon H1).
+    Both {
+        attn: AttnSpec,
+        ssm: SsmSpec,
+    },
     /// Nothing: the layer is a feed-forward part alone.
     None,
 }
@@ -147,7 +167,9 @@ impl LayerSpec {
     #[must_use]
     pub fn attn(&self) -> Option<&AttnSpec> {
         match &self.mixer {
-            MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => Some(attn),
+            MixerSpec::Attention(attn)
+            | MixerSpec::Latent { attn, .. }
+            | MixerSpec::Both { attn, .. } => Some(attn),
             _ => None,
         }
     }
@@ -166,7 +188,7 @@ impl LayerSpec {
             MixerSpec::Delta(delta) => {
                 StateSpec { conv: rows(delta.taps, delta.channels()), scan: Some(delta.shape) }
             }
-            MixerSpec::Ssm(ssm) => {
+            MixerSpec::Ssm(ssm) | MixerSpec::Both { ssm, .. } => {
                 StateSpec { conv: rows(ssm.taps, ssm.channels()), scan: Some(ssm.shape) }
             }
         }
@@ -176,7 +198,9 @@ impl LayerSpec {
     /// in its place in some.
     pub fn attn_mut(&mut self) -> &mut AttnSpec {
         match &mut self.mixer {
-            MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => attn,
+            MixerSpec::Attention(attn)
+            | MixerSpec::Latent { attn, .. }
+            | MixerSpec::Both { attn, .. } => attn,
             _ => unreachable!("a layer without attention: this is a bug"),
         }
     }

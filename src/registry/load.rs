@@ -328,7 +328,7 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
 
 /// One token through the whole model: first-use costs are paid here and not by the first request.
 fn warm_up(engine: &Engine) -> Result<()> {
-    if engine.spec().is_encoder() {
+    if !engine.spec().writes() {
         let request = EmbedRequest { prompt: vec![0], ..EmbedRequest::default() };
         return engine.embed(request)?.wait_blocking().map(|_| ());
     }

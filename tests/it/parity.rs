@@ -368,6 +368,18 @@ fn every_architecture_has_a_fixture() {
     }
 }
 
+/// The fixtures' index picks 128 of at most 256 tokens.
+#[test]
+fn contexts_end_where_an_index_would_leave_tokens_out() {
+    for name in ["deepseek32", "glm-dsa"] {
+        let (gguf, ..) = fixture(name);
+        let runner = runner(&gguf, DeviceChoice::Cpu, 1);
+        assert_eq!(runner.spec().context_len, 128, "{name}");
+        let warning = runner.spec().warning.clone().unwrap_or_default();
+        assert!(warning.contains("the context ends at 128 tokens"), "{name}: {warning}");
+    }
+}
+
 /// The rows of each head from pairs (0, 1), (2, 3) to pairs (i, i + turned / 2), as converters lay them out
 /// for rotary embeddings with sections.
 fn to_halves(bytes: &[u8], heads: usize, turned: usize) -> Vec<u8> {

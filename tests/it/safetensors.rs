@@ -351,7 +351,16 @@ async fn embeddings_equal_those_of_transformers() {
 
 #[test]
 fn encoders_in_gguf_equal_those_of_transformers() {
-    for name in ["nomic-bert", "modern-bert", "jina-bert-v2"] {
+    for name in [
+        "nomic-bert",
+        "nomic-bert-moe",
+        "modern-bert",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "gemma-embedding",
+        "llama-embed",
+        "eurobert",
+    ] {
         let gguf = Gguf::open(&folder(name).join("model.gguf")).unwrap();
         let expected = expected(name);
         let tokens = ids(&expected["tokens"]);
@@ -411,6 +420,49 @@ async fn scores_equal_those_of_transformers() {
             embed(&text, &engine, vec![EmbedInput::Tokens(vec![5])], EmbedForm::default()).await;
         assert_eq!(refused.unwrap_err().param.as_deref(), Some("model"));
     }
+}
+
+/// A decoder that answers yes or no, as a GGUF file with the prompt that asks it.
+#[tokio::test]
+async fn judgements_equal_those_of_transformers() {
+    let gguf = Gguf::open(&folder("qwen3-reranker").join("model.gguf")).unwrap();
+    let text = Arc::new(TextModel::from_gguf(gguf.metadata()).unwrap());
+    let runner = load_runner(&gguf, &options(DeviceChoice::Cpu)).unwrap();
+    let config = EngineConfig { max_batch_tokens: 64, ..EngineConfig::default() };
+    let engine = Engine::start(runner, config).unwrap();
+    assert_eq!((engine.spec().purpose, engine.spec().pooling), (Purpose::Rank, Pooling::Last));
+    let expected = expected("qwen3-reranker");
+    let pairs = expected["pairs"].as_array().unwrap();
+    let query = expected["query"].as_str().unwrap().to_owned();
+    let documents: Vec<String> =
+        pairs.iter().map(|pair| pair["text"].as_str().unwrap().to_owned()).collect();
+    for (pair, document) in pairs.iter().zip(&documents) {
+        let template = text.rank_template.as_ref().unwrap();
+        let (prompt, protected) = template.render(&text.tokenizer, &query, document);
+        let tokens = text.tokenizer.encode_except(&prompt, &protected);
+        assert_eq!(tokens, ids(&pair["ids"]), "{document}");
+    }
+    let request = RankRequest { query, documents, field: "documents", ..RankRequest::default() };
+    let ranking = rank(&text, &engine, request.clone()).await.unwrap();
+    for (pair, score) in pairs.iter().zip(ranking.relevance()) {
+        let difference = (f64::from(score) - pair["score"].as_f64().unwrap()).abs();
+        assert!(difference < 1e-3, "{difference}");
+    }
+    // Again, with what the prompts have in common from the cache.
+    assert_eq!(rank(&text, &engine, request.clone()).await.unwrap(), ranking);
+    assert!(engine.stats().prefix_hit_tokens > 0);
+    let long = RankRequest { documents: vec!["cats sleep ".repeat(200)], ..request };
+    let error = rank(&text, &engine, long.clone()).await.unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("documents[0]"), "{error}");
+    let cut = RankRequest { cut_to_context: true, ..long.clone() };
+    let cut = rank(&text, &engine, cut).await.unwrap();
+    assert!((500..=512).contains(&cut.prompt_tokens), "{}", cut.prompt_tokens);
+    let few = RankRequest { max_document_tokens: Some(3), ..long };
+    let few = rank(&text, &engine, few).await.unwrap();
+    let empty = pairs[2]["ids"].as_array().unwrap().len() as u32;
+    assert!(few.prompt_tokens < empty + 4, "{}", few.prompt_tokens);
+    let refused = engine.submit(crate::engine::request(vec![5], 1)).err().unwrap();
+    assert_eq!(refused.param.as_deref(), Some("model"), "{refused}");
 }
 
 /// all-MiniLM-L6-v2, where `KOLOSAL_TEST_EMBED_MODEL` names its directory: tests/data/hf/minilm.json

@@ -39,10 +39,10 @@ def fill(model, seed):
 class Converted:
     """A tiny random model as the converter writes it, and what transformers computes with it."""
 
-    def __init__(self, name, model, config, arch=None, tweak=None, seed=7, fused=False, hub=None):
-        self.name, self.arch, self.fused = name, arch or model.__name__, fused
-        # What configurations on the hub call otherwise.
-        self.hub = hub or {}
+    def __init__(self, name, model, config, arch=None, tweak=None, seed=7, fused=False, hub=None, nested=None, extra=None):
+        self.name, self.arch, self.fused, self.nested = name, arch or model.__name__, fused, nested
+        # What configurations on the hub call otherwise, and keys beside those of the converter.
+        self.hub, self.extra = hub or {}, extra or {}
         torch.manual_seed(1)
         self.model = model(config).float().eval()
         fill(self.model, seed)
@@ -51,18 +51,27 @@ class Converted:
                 for key, p in self.model.state_dict().items():
                     tweak(key, p)
 
+    def published(self):
+        """The configuration as the hub has it; what is None there is absent."""
+        return {key: value for key, value in {**self.model.config.to_dict(), **self.hub}.items()
+                if value is not None or key not in self.hub}
+
     def write(self):
         import conversion  # of llama.cpp
         import gguf
 
         base = conversion.get_model_class(self.arch)
+        base = getattr(base, self.nested) if self.nested else base
 
         class Plain(base):
             model_arch = base.model_arch
 
-            def set_vocab(self):
-                if f"{self.gguf_writer.arch}.vocab_size" not in self.gguf_writer.kv_data[0]:
-                    self.gguf_writer.add_vocab_size(VOCAB)
+            def set_vocab(own):
+                for key, value in self.extra.items():
+                    add = own.gguf_writer.add_float32 if isinstance(value, float) else own.gguf_writer.add_uint32
+                    add(f"{own.gguf_writer.arch}.{key}", value)
+                if f"{own.gguf_writer.arch}.vocab_size" not in own.gguf_writer.kv_data[0]:
+                    own.gguf_writer.add_vocab_size(VOCAB)
 
         self.model.config.architectures = [self.arch]
         with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +82,7 @@ class Converted:
             Plain.no_mtp = True
             Plain(Path(folder), gguf.LlamaFileType.MOSTLY_F16, OUT / f"{self.name}.gguf", eager=True, model_name=self.name,
                   fuse_gate_up_exps=self.fused,
-                  hparams={**self.model.config.to_dict(), **self.hub}).write()
+                  hparams=self.published()).write()
         tokens = torch.randint(3, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(11))
         with torch.no_grad():
             logits = self.model(tokens).logits[0]
@@ -177,3 +186,23 @@ def fixtures():
     yield "granite_swa-moe", lambda: Converted("granite_swa-moe", tf.GraniteMoeSWAForCausalLM,
         tf.GraniteMoeSWAConfig(**b(**granite, intermediate_size=24, num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=32)),
         hub={"no_rope_layers": [0, 1, 1, 1]})
+    latent = dict(num_key_value_heads=HEADS, q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
+                  n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32, num_hidden_layers=3,
+                  routed_scaling_factor=1.7)
+    # The index picks as many tokens as the test has, and more than the context.
+    index = dict(index_topk=128, index_head_dim=16, index_n_heads=2, first_k_dense_replace=1, mlp_layer_types=["dense", "sparse", "sparse"])
+    yield "deepseek32", lambda: Converted("deepseek32", tf.DeepseekV32ForCausalLM,
+        tf.DeepseekV32Config(**b(**latent, **index, n_group=2, topk_group=1, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+            "original_max_position_embeddings": 64, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 0.7})),
+        hub={"scoring_func": "sigmoid"}, tweak=quiet)
+    yield "glm-dsa", lambda: Converted("glm-dsa", tf.GlmMoeDsaForCausalLM,
+        tf.GlmMoeDsaConfig(**b(**latent, **index, indexer_types=["full", "full", "shared"], rope_parameters=rope())),
+        hub={"scoring_func": "sigmoid"}, tweak=quiet)
+    yield "mistral4", lambda: Converted("mistral4", tf.Mistral4ForCausalLM,
+        tf.Mistral4Config(**b(**latent, first_k_dense_replace=0, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+            "original_max_position_embeddings": 64, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1})), arch="Mistral3ForConditionalGeneration", nested="Mistral4Model", fused=True,
+        # As files from Mistral's own format have them.
+        extra={"attention.temperature_scale": 0.1, "attention.temperature_length": 64}, tweak=quiet, seed=8)
+    yield "jais2", lambda: Converted("jais2", tf.Jais2ForCausalLM,
+        tf.Jais2Config(**{**BASE, "rms_norm_eps": None}, num_hidden_layers=2, layer_norm_eps=1e-5, rope_parameters=rope()))

@@ -1,5 +1,5 @@
 //! BERT and its relatives: encoders with a norm on each sum; Nomic BERT with rotary positions and a
-//! gated feed-forward part; Jina BERT 2 with linear biases; ModernBERT with norms before its parts and
+//! gated feed-forward part, or with experts; Jina BERT 2 with linear biases, 3 with rotary positions; ModernBERT with norms before its parts and
 //! windows in most layers.
 
 use super::alibi::{MAX_ALIBI_BIAS, set_alibi};
@@ -7,7 +7,7 @@ use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{
-    ActSpec, EmbedNorm, FfnSpec, HeadSpec, ModelSpec, Norms, QkNorm, RopeStyle,
+    ActSpec, EmbedNorm, FfnSpec, HeadSpec, ModelSpec, MoeSpec, Norms, QkNorm, RopeStyle,
 };
 
 pub(super) const FAMILY: &[Architecture] = &[
@@ -28,6 +28,18 @@ pub(super) const FAMILY: &[Architecture] = &[
         models: "Jina Embeddings 2",
         proof: Proof::Ours,
         describe: jina_bert_v2,
+    },
+    Architecture {
+        name: "jina-bert-v3",
+        models: "Jina Embeddings 3, without its tasks' adapters",
+        proof: Proof::Own,
+        describe: jina_bert_v3,
+    },
+    Architecture {
+        name: "nomic-bert-moe",
+        models: "Nomic Embed 2",
+        proof: Proof::Ours,
+        describe: nomic_bert_moe,
     },
     Architecture {
         name: "modern-bert",
@@ -55,6 +67,29 @@ pub(super) fn bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
 
 pub(super) fn nomic_bert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     encoder(keys)
+}
+
+/// BERT with rotary positions.
+fn jina_bert_v3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = encoder(keys)?;
+    for layer in &mut spec.layers {
+        layer.ffn = layer.ffn.plain(ActSpec::GeluErf);
+    }
+    Ok(spec)
+}
+
+/// The same with experts in the second of so many layers; what they weigh does not sum to one.
+fn nomic_bert_moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = jina_bert_v3(keys)?;
+    let every = keys.opt_usize("moe_every_n_layers")?.unwrap_or(0);
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        let FfnSpec::Plain { width, act } = layer.ffn else { continue };
+        if every > 0 && index % every == 1 {
+            let moe = keys.moe(width)?;
+            layer.ffn = FfnSpec::Moe(MoeSpec { act, gated: false, normalise: false, ..moe });
+        }
+    }
+    Ok(spec)
 }
 
 /// Gates lie in a tensor of their own or above the up projection; some sizes have none.

@@ -4,7 +4,7 @@ use kolosal_kernels::recurrence::{MAX_KEY_DIM, MAX_TAPS};
 
 use crate::model::carried::ScanShape;
 use crate::model::error::ModelError;
-use crate::model::spec::{AttnSpec, FfnSpec, LatentSpec, MixerSpec, ModelSpec, MoeSpec};
+use crate::model::spec::{AttnSpec, FfnSpec, HeadSpec, LatentSpec, MixerSpec, ModelSpec, MoeSpec};
 
 /// Bounds that keep absurd files from absurd allocations.
 pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
@@ -16,6 +16,9 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
         limit("residual stream count", altup.streams, 16)?;
         limit("width of a layer's input", altup.width, 1 << 14)?;
         limit("rank of the way past attention", altup.rank, 1 << 14)?;
+    }
+    if let HeadSpec::Dense { inner, out } = spec.head {
+        limit("width of a dense layer", inner.max(out), 1 << 18)?;
     }
     limit("width of a layer's input", spec.layer_input.unwrap_or(1), 1 << 14)?;
     for layer in &spec.layers {
@@ -36,7 +39,9 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
         match &layer.mixer {
             MixerSpec::ShortConv(conv) => limit("taps of the convolution", conv.taps, MAX_TAPS)?,
             MixerSpec::Delta(delta) => check_scan(delta.taps, &delta.shape)?,
-            MixerSpec::Ssm(ssm) => check_scan(ssm.taps, &ssm.shape)?,
+            MixerSpec::Ssm(ssm) | MixerSpec::Both { ssm, .. } => {
+                check_scan(ssm.taps, &ssm.shape)?;
+            }
             MixerSpec::Attention(_) | MixerSpec::Latent { .. } | MixerSpec::None => {}
         }
     }
@@ -109,6 +114,7 @@ fn check_experts(moe: &MoeSpec) -> Result<(), ModelError> {
     limit("used expert count", moe.used, moe.experts)?;
     limit("expert width", moe.width, 1 << 20)?;
     limit("width of the shared experts", moe.shared_width.unwrap_or(1), 1 << 20)?;
+    limit("width that experts read", moe.latent.unwrap_or(1), 1 << 18)?;
     let Some(groups) = moe.groups else { return Ok(()) };
     limit("used expert group count", groups.used, groups.count)?;
     if !moe.experts.is_multiple_of(groups.count)

@@ -1,5 +1,6 @@
 //! DeepSeek and what follows it: a few shared experts beside many small ones; from V2 on latent
-//! attention, from V3 on sigmoid scores with a bias that chooses.
+//! attention, from V3 on sigmoid scores with a bias that chooses; in V3.2 and GLM-5 an index that picks the
+//! tokens to attend to.
 
 use super::family::{Architecture, Proof};
 use super::keys::Keys;
@@ -20,6 +21,24 @@ pub(super) const FAMILY: &[Architecture] = &[
         models: "DeepSeek V2, V3 and R1, Kimi K2, GLM-4.7-Flash, GigaChat 3",
         proof: Proof::Own,
         describe: deepseek2,
+    },
+    Architecture {
+        name: "mistral4",
+        models: "Mistral 4 (text)",
+        proof: Proof::Own,
+        describe: deepseek2,
+    },
+    Architecture {
+        name: "deepseek32",
+        models: "DeepSeek V3.2, as far as its index picks all tokens",
+        proof: Proof::Own,
+        describe: deepseek32,
+    },
+    Architecture {
+        name: "glm-dsa",
+        models: "GLM-5, as far as its index picks all tokens",
+        proof: Proof::Own,
+        describe: deepseek32,
     },
 ];
 
@@ -59,6 +78,25 @@ pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
             }
         })?;
     }
+    Ok(spec)
+}
+
+/// An index picks `top_k` tokens for each query: all of them in contexts that are no longer. The model is
+/// run within such a context, where the index is of no use.
+fn deepseek32(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = deepseek2(keys)?;
+    for key in ["head_count", "key_length", "types"] {
+        keys.leave_out(&format!("attention.indexer.{key}"));
+    }
+    let top_k = keys.usize("attention.indexer.top_k")?;
+    if top_k < spec.context_len {
+        spec.context_len = top_k;
+        spec.warning = Some(format!(
+            "the context ends at {top_k} tokens: beyond it the model attends to tokens that an index \
+             picks, which is not supported"
+        ));
+    }
+    spec.left_out = &[".indexer."];
     Ok(spec)
 }
 

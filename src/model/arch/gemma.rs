@@ -6,7 +6,8 @@ use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
 use crate::model::spec::{
-    ActSpec, AltUpSpec, FfnSpec, ModelSpec, Norms, QkNorm, RopeScaling, RopeSpec, RopeStyle,
+    ActSpec, AltUpSpec, FfnSpec, HeadSpec, ModelSpec, Norms, QkNorm, RopeScaling, RopeSpec,
+    RopeStyle,
 };
 
 pub(super) const FAMILY: &[Architecture] = &[
@@ -20,6 +21,14 @@ pub(super) const FAMILY: &[Architecture] = &[
         describe: gemma3n,
     },
 ];
+
+/// It makes embeddings.
+pub(super) const ENCODER: &[Architecture] = &[Architecture {
+    name: "gemma-embedding",
+    models: "EmbeddingGemma",
+    proof: Proof::Own,
+    describe: gemma_embedding,
+}];
 
 /// Layers a global layer is one of, when the file does not say.
 const GEMMA2_PATTERN: usize = 2;
@@ -86,6 +95,26 @@ pub(super) fn gemma3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
             layer.attn_mut().window = Some(window);
             layer.attn_mut().rope = Some(1);
         }
+    }
+    Ok(spec)
+}
+
+/// Gemma 3 whose tokens see those after them too, in windows of which half lies on each side.
+fn gemma_embedding(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = gemma3(keys)?;
+    for layer in &mut spec.layers {
+        let attn = layer.attn_mut();
+        attn.causal = false;
+        attn.window = attn.window.map(|window| window / 2 + 1);
+    }
+    spec.head = HeadSpec::Norm;
+    let rows = |name: &str| keys.gguf.tensor(name).and_then(|found| found.shape.first().copied());
+    if let (Some(inner), Some(out)) = (rows("dense_2.weight"), rows("dense_3.weight")) {
+        spec.head = HeadSpec::Dense { inner, out };
+    }
+    for key in ["dense_2_feat_in", "dense_2_feat_out", "dense_3_feat_in", "dense_3_feat_out"] {
+        // The tensors' shapes say the same.
+        keys.leave_out(key);
     }
     Ok(spec)
 }

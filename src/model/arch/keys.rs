@@ -310,6 +310,8 @@ impl Keys<'_> {
             context_len: self.usize("context_length")?,
             layers: Vec::new(),
             spare_blocks: 0,
+            left_out: &[],
+            warning: None,
             norm,
             norms_learned: true,
             last_norm: "output_norm",
@@ -342,6 +344,7 @@ impl Keys<'_> {
             used: self.usize("expert_used_count")?,
             width: self.opt_usize("expert_feed_forward_length")?.unwrap_or(width),
             act: ActSpec::Silu,
+            gated: true,
             score: MoeScore::Softmax,
             normalise: true,
             scale: 1.0,
@@ -351,6 +354,7 @@ impl Keys<'_> {
             shared_scale: 1.0,
             groups: None,
             weigh_input: false,
+            latent: None,
         })
     }
 

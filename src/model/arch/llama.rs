@@ -1,9 +1,10 @@
-//! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 3 and others.
+//! Llama and what shares its graph: SmolLM, Mistral, Mixtral, TinyLlama, InternLM 3 and others; encoders in
+//! its form.
 
 use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
+use crate::model::spec::{FfnSpec, HeadSpec, ModelSpec, RopeStyle};
 
 pub(super) const FAMILY: &[Architecture] = &[Architecture {
     name: "llama",
@@ -11,6 +12,37 @@ pub(super) const FAMILY: &[Architecture] = &[Architecture {
     proof: Proof::Own,
     describe: llama,
 }];
+
+/// They make embeddings.
+pub(super) const ENCODERS: &[Architecture] = &[
+    Architecture {
+        name: "llama-embed",
+        models: "Llama Embed Nemotron",
+        proof: Proof::Own,
+        describe: llama_embed,
+    },
+    Architecture {
+        name: "eurobert",
+        models: "EuroBERT, Jina Embeddings 5",
+        proof: Proof::Own,
+        describe: eurobert,
+    },
+];
+
+/// Llama whose tokens see those after them too.
+fn llama_embed(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = llama(keys)?;
+    spec.layers.iter_mut().for_each(|layer| layer.attn_mut().causal = false);
+    spec.head = HeadSpec::Norm;
+    Ok(spec)
+}
+
+/// The same with other pairs in its rotary embedding.
+fn eurobert(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = llama_embed(keys)?;
+    spec.ropes.iter_mut().for_each(|rope| rope.style = RopeStyle::Neox);
+    Ok(spec)
+}
 
 pub(super) fn llama(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let rope = keys.rope(RopeStyle::Norm, keys.head_dim()?)?;

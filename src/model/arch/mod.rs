@@ -116,7 +116,7 @@ const DECODERS: &[&[Architecture]] = &[
     mamba::FAMILY,
 ];
 /// Encoders: embeddings and scores, no text.
-const ENCODERS: &[&[Architecture]] = &[bert::FAMILY];
+const ENCODERS: &[&[Architecture]] = &[bert::FAMILY, llama::ENCODERS, gemma::ENCODER];
 
 /// What a family has been compared with; `None` for one that is not known.
 #[must_use]
@@ -157,10 +157,13 @@ pub fn describe(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     spec.pooling = match spec.head {
         // Scores come from the first token, whether the file says so or not.
         HeadSpec::Classifier { .. } => Pooling::First,
-        HeadSpec::Logits | HeadSpec::None | HeadSpec::Norm => keys.pooling()?,
+        HeadSpec::YesNo => Pooling::Last,
+        HeadSpec::Logits | HeadSpec::None | HeadSpec::Norm | HeadSpec::Dense { .. } => {
+            keys.pooling()?
+        }
     };
     let key = keys.key("attention.causal");
-    if spec.head == HeadSpec::Logits && metadata.bool(&key)? == Some(false) {
+    if !spec.sees_later() && metadata.bool(&key)? == Some(false) {
         let problem = "attention to later tokens is not supported here".to_owned();
         return Err(ModelError::BadKey { key, problem });
     }

@@ -6,7 +6,8 @@ use super::keys::Keys;
 use crate::model::carried::{DeltaSpec, Rule};
 use crate::model::error::ModelError;
 use crate::model::spec::{
-    FfnSpec, GateAct, GateSpec, GateWidth, MixerSpec, ModelSpec, MoeSpec, Norms, QkNorm, RopeStyle,
+    FfnSpec, GateAct, GateSpec, GateWidth, HeadSpec, MixerSpec, ModelSpec, MoeSpec, Norms, QkNorm,
+    RopeStyle,
 };
 
 pub(super) const FAMILY: &[Architecture] = &[
@@ -29,7 +30,12 @@ pub(super) const FAMILY: &[Architecture] = &[
         proof: Proof::Own,
         describe: qwen2,
     },
-    Architecture { name: "qwen3", models: "Qwen 3", proof: Proof::Own, describe: qwen3 },
+    Architecture {
+        name: "qwen3",
+        models: "Qwen 3, Qwen 3 Reranker",
+        proof: Proof::Own,
+        describe: qwen3,
+    },
     Architecture { name: "qwen3moe", models: "Qwen 3 MoE", proof: Proof::Own, describe: qwen3moe },
     Architecture {
         name: "qwen3vl",
@@ -73,7 +79,25 @@ pub(super) fn qwen3(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     for layer in &mut spec.layers {
         layer.attn_mut().qk_norm = QkNorm::PerHead;
     }
+    if keys.has("cls.output.weight") {
+        spec.head = judge(keys)?;
+    }
     Ok(spec)
+}
+
+/// A reranker that answers yes or no; its file has the logits of these answers alone.
+fn judge(keys: &Keys<'_>) -> Result<HeadSpec, ModelError> {
+    let template = "tokenizer.chat_template.rerank";
+    if keys.metadata.str(template)?.is_none() {
+        return Err(ModelError::MissingKey(template.to_owned()));
+    }
+    let key = keys.key("classifier.output_labels");
+    let labels = keys.metadata.strings(&key)?.unwrap_or_default();
+    if !labels.is_empty() && !labels.iter().map(|label| &**label).eq([&b"yes"[..], b"no"]) {
+        let problem = "a reranker's labels are yes and no, in this order".to_owned();
+        return Err(ModelError::BadKey { key, problem });
+    }
+    Ok(HeadSpec::YesNo)
 }
 
 pub(super) fn qwen2moe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {

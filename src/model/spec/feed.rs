@@ -101,6 +101,8 @@ pub struct MoeSpec {
     pub used: usize,
     pub width: usize,
     pub act: ActSpec,
+    /// Experts, those that every token takes too, have gates.
+    pub gated: bool,
     pub score: MoeScore,
     /// The taken experts' weights are made to sum to one.
     pub normalise: bool,
@@ -118,6 +120,8 @@ pub struct MoeSpec {
     pub groups: Option<Groups>,
     /// A taken expert's weight multiplies its input, not its output (llama4).
     pub weigh_input: bool,
+    /// Width of what the experts that a token chooses read and make, between two more matrices (Nemotron 3).
+    pub latent: Option<usize>,
 }
 
 /// Groups of equally many neighbouring experts.

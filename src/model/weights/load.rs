@@ -49,6 +49,7 @@ pub fn load<O: Load>(
         .filter(|name| !loader.used.contains(*name))
         .filter(|name| !IGNORED.iter().any(|ignored| name.contains(ignored)))
         .filter(|name| !is_spare(name, spec))
+        .filter(|name| !spec.left_out.iter().any(|part| name.contains(part)))
         .collect();
     if unused.is_empty() {
         return Ok(weights);
@@ -157,6 +158,18 @@ impl<O: Load> Loader<'_, O> {
             HeadSpec::Norm => {
                 let table = self.ops.load_table(&embd)?;
                 (table, Head::Norm(self.norm(spec.last_norm, hidden, spec.norm)?))
+            }
+            HeadSpec::Dense { inner, out } => {
+                let table = self.ops.load_table(&embd)?;
+                let norm = self.norm("output_norm", hidden, spec.norm)?;
+                let first = self.linear("dense_2", inner, hidden)?;
+                let layers = [first, self.linear("dense_3", out, inner)?];
+                (table, Head::Dense { norm, layers })
+            }
+            HeadSpec::YesNo => {
+                let table = self.ops.load_table(&embd)?;
+                let norm = self.norm("output_norm", hidden, spec.norm)?;
+                (table, Head::YesNo { norm, out: self.linear("cls.output", 2, hidden)? })
             }
             HeadSpec::Classifier { inner, scores } => {
                 let table = self.ops.load_table(&embd)?;

@@ -28,8 +28,23 @@ pub struct Weights<O: Load> {
 
 /// See [`HeadSpec`](super::spec::HeadSpec).
 pub enum Head<O: Load> {
-    Logits { norm: Norm<O::Vector>, out: O::Linear },
+    Logits {
+        norm: Norm<O::Vector>,
+        out: O::Linear,
+    },
     None,
     Norm(Norm<O::Vector>),
-    Classifier { inner: Option<O::Linear>, out: O::Linear },
+    Dense {
+        norm: Norm<O::Vector>,
+        layers: [O::Linear; 2],
+    },
+    /// Of yes, then of no.
+    YesNo {
+        norm: Norm<O::Vector>,
+        out: O::Linear,
+    },
+    Classifier {
+        inner: Option<O::Linear>,
+        out: O::Linear,
+    },
 }
