@@ -32,6 +32,7 @@ mod keys;
 mod laguna;
 mod llama;
 mod llama4;
+mod maincoder;
 mod mellum;
 mod mimo;
 mod minicpm;
@@ -41,7 +42,9 @@ mod mpt;
 mod muse;
 mod nemotron;
 mod olmo;
+mod openelm;
 mod orion;
+mod pangu;
 mod phi;
 mod plamo;
 mod qwen;
@@ -95,7 +98,10 @@ const DECODERS: &[&[Architecture]] = &[
     exaone::FAMILY,
     hunyuan::FAMILY,
     laguna::FAMILY,
+    maincoder::FAMILY,
     mellum::FAMILY,
+    openelm::FAMILY,
+    pangu::FAMILY,
     mimo::FAMILY,
     step::FAMILY,
     nemotron::FAMILY,
