@@ -291,7 +291,11 @@ impl Place<'_> {
 
 /// What was given, by key.
 #[derive(Clone, Debug, Default)]
-pub struct Given(Vec<GivenParam>);
+pub struct Given {
+    all: Vec<GivenParam>,
+    /// Keys of what has its default, as nothing was said.
+    defaulted: Vec<&'static str>,
+}
 
 #[derive(Clone, Debug)]
 struct GivenParam {
@@ -305,7 +309,7 @@ impl Given {
     /// How whoever sent it called it.
     #[must_use]
     pub fn path(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|given| given.key == key).map(|given| given.path.as_str())
+        self.all.iter().find(|given| given.key == key).map(|given| given.path.as_str())
     }
 
     #[must_use]
@@ -313,10 +317,21 @@ impl Given {
         self.path(key).is_some()
     }
 
+    /// Whether nothing was said of it and it has a default of the list that was read.
+    #[must_use]
+    pub fn is_defaulted(&self, key: &str) -> bool {
+        self.defaulted.contains(&key)
+    }
+
     /// The number that it is.
     #[must_use]
     pub fn number(&self, key: &str) -> Option<f64> {
-        self.0.iter().find(|given| given.key == key)?.value.as_f64()
+        self.all.iter().find(|given| given.key == key)?.value.as_f64()
+    }
+
+    fn join(&mut self, other: Self) {
+        self.all.extend(other.all);
+        self.defaulted.extend(other.defaulted);
     }
 
     /// An error about a parameter that was given, or about `key` if it was not; the text follows the
@@ -351,7 +366,7 @@ pub fn read<T, W: Copy>(
             }
             _ => Value::Null,
         };
-        if let Some(other) = all.0.iter().find(|other| other.key == param.key) {
+        if let Some(other) = all.all.iter().find(|other| other.key == param.key) {
             if kept.is_null() || kept != other.value {
                 let text =
                     format!("it is another name of {}, which says something else", other.path);
@@ -363,24 +378,28 @@ pub fn read<T, W: Copy>(
             let Value::Object(mut fields) = value else {
                 return Err(mistyped(&here, "an object", &value));
             };
-            all.0.extend(read(params, &mut fields, target, &here)?.0);
+            all.join(read(params, &mut fields, target, &here)?);
             refuse_rest(fields, params, &here)?;
         } else {
             param.put(value, target, &here)?;
         }
-        all.0.push(GivenParam { key: param.key, path: here.path, value: kept });
+        all.all.push(GivenParam { key: param.key, path: here.path, value: kept });
     }
-    for param in params.iter().filter(|param| !all.has(param.key)) {
+    for param in params {
+        if all.has(param.key) {
+            continue;
+        }
         if param.is_required {
             let error = place.at(param.name).error("this required field is missing");
             return Err(error.with_code("missing_required_parameter"));
         }
+        all.defaulted.extend(param.default.map(|_| param.key));
         match (param.default, param.kind) {
             (Some(Scalar::Number(value)), Kind::Number { set, .. }) => set(target, value),
             (Some(Scalar::Integer(value)), Kind::Integer { set, .. }) => set(target, value),
             // A table that is absent is one that says nothing.
             (_, Kind::Table { params, .. }) => {
-                read(params, &mut Map::new(), target, &place.at(param.name))?;
+                all.join(read(params, &mut Map::new(), target, &place.at(param.name))?);
             }
             _ => {}
         }
@@ -390,7 +409,7 @@ pub fn read<T, W: Copy>(
 
 /// Says again what was said, about another target: numbers, switches and words.
 pub fn apply<T, W: Copy>(params: &[Param<T, W>], given: &Given, target: &mut T) {
-    for GivenParam { key, value, .. } in &given.0 {
+    for GivenParam { key, value, .. } in &given.all {
         let Some(param) = params.iter().find(|param| param.key == *key) else { continue };
         match (param.kind, value) {
             (Kind::Number { set, .. }, Value::Number(number)) => {

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kolosal_server::model::gguf::{Access, Gguf};
-use kolosal_server::model::{BLOCK, Batch, Runner, RunnerOptions, Span, load_runner, open};
+use kolosal_server::model::{
+    BLOCK, Batch, Runner, RunnerOptions, Span, SpanState, load_runner, open,
+};
 use serde_json::Value;
 
 #[path = "../../tests/it/tiny.rs"]
@@ -93,7 +95,10 @@ pub fn push(
     let (rows, kv_len) = (first_row..batch.len() as u32, start + tokens.len());
     batch.logit_rows.extend(rows.end - num_logits as u32..rows.end);
     let blocks = (first_block..).take(kv_len.div_ceil(BLOCK)).map(|block| block as u32).collect();
-    batch.spans.push(Span { rows, kv_len: kv_len as u32, blocks });
+    // Sequences come in the same order in every batch.
+    let page = batch.spans.len() as u32;
+    let state = SpanState { from: (start > 0).then_some(page), to: page, saves: Vec::new() };
+    batch.spans.push(Span { rows, kv_len: kv_len as u32, blocks, state: Some(state) });
 }
 
 /// Always the same numbers.

@@ -18,6 +18,16 @@ pub fn add_scaled(x: &mut [f32], y: &[f32], scale: f32, pool: &Pool) {
     });
 }
 
+/// `x *= y`.
+pub fn mul(x: &mut [f32], y: &[f32], pool: &Pool) {
+    assert_eq!(x.len(), y.len(), "values to multiply");
+    let level = Level::current();
+    over_values(pool, x, |start, x| {
+        let y = &y[start..start + x.len()];
+        dispatch(level, Apply { op: Op::Mul, x, y });
+    });
+}
+
 /// `x *= factor`.
 pub fn scale(x: &mut [f32], factor: f32, pool: &Pool) {
     unary(x, Op::Scale(factor), pool);
@@ -90,6 +100,7 @@ fn unary(x: &mut [f32], op: Op, pool: &Pool) {
 enum Op {
     /// `x + scale * y`.
     AddScaled(f32),
+    Mul,
     Scale(f32),
     Softcap(f32),
     Activate(Activation),
@@ -102,6 +113,7 @@ impl Op {
     fn apply<S: Simd>(self, s: S, x: S::F, y: S::F) -> S::F {
         match self {
             Op::AddScaled(scale) => s.fma(y, s.splat(scale), x),
+            Op::Mul => s.mul(x, y),
             Op::Scale(factor) => s.mul(x, s.splat(factor)),
             Op::Softcap(cap) => math::softcap(s, x, cap),
             Op::Activate(activation) => activation.apply(s, x),

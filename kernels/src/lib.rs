@@ -6,6 +6,7 @@
 //! - [`linear`]: packed weights, quantised activations, `out = acts · Wᵀ`
 //! - [`attention`], [`rope`], [`norm`], [`elementwise`]: everything between the matrix
 //!   products
+//! - [`recurrence`]: layers that carry a state from token to token
 //! - [`memory`]: buffers that go back to the system
 //! - [`sample`]: passes over a row of logits
 //! - `simd` and `math`: sixteen lanes on every tier; `exp` and friends on them
@@ -29,6 +30,7 @@ pub mod norm;
 mod parallel;
 pub mod pool;
 pub mod quant;
+pub mod recurrence;
 pub mod rope;
 pub mod rows;
 pub mod sample;

@@ -31,6 +31,16 @@ impl EmbedInput {
     }
 }
 
+/// How embeddings are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EmbedForm {
+    /// Keep so many leading values of each vector.
+    pub dimensions: Option<usize>,
+    /// Cut inputs to so many tokens, those that frame them included; otherwise one that is longer than
+    /// the context is an error.
+    pub max_tokens: Option<usize>,
+}
+
 /// Embeddings in the order of the inputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Embeddings {
@@ -40,7 +50,7 @@ pub struct Embeddings {
     pub prompt_tokens: u32,
 }
 
-/// Computes the embedding of each input. With `dimensions`, so many leading values are kept.
+/// Computes the embedding of each input.
 ///
 /// # Errors
 /// 400 with the field's path for an input that is empty or longer than the context, and for more
@@ -49,8 +59,9 @@ pub async fn embed(
     text: &Arc<TextModel>,
     engine: &Engine,
     inputs: Vec<EmbedInput>,
-    dimensions: Option<usize>,
+    form: EmbedForm,
 ) -> Result<Embeddings> {
+    let EmbedForm { dimensions, max_tokens } = form;
     if inputs.is_empty() || inputs.len() > MAX_INPUTS {
         let problem = format!("inputs must be from 1 to {MAX_INPUTS}, are {}", inputs.len());
         return Err(Error::invalid("input", problem));
@@ -70,7 +81,8 @@ pub async fn embed(
     let bytes = inputs.iter().map(EmbedInput::num_bytes).sum();
     let reading = move |patience: &Patience| {
         let until = Until { max_tokens: context, patience: patience.clone() };
-        requests(inputs, &model, &until)
+        let cut = max_tokens.map(|max| max.min(context));
+        requests(inputs, &model, (&until, cut))
     };
     let requests = text.preparations().run(bytes, reading).await?;
     let field = |i: usize| format!("input[{i}]");
@@ -133,12 +145,23 @@ async fn take_first(
     Ok(())
 }
 
-fn requests(inputs: Vec<EmbedInput>, text: &TextModel, until: &Until) -> Result<Vec<EmbedRequest>> {
+/// `cut`: tokens that each input has at most.
+fn requests(
+    inputs: Vec<EmbedInput>,
+    text: &TextModel,
+    (until, cut): (&Until, Option<usize>),
+) -> Result<Vec<EmbedRequest>> {
     let context = until.max_tokens;
+    let frame = text.tokenizer.frame(Vec::new()).len();
     let request = |(i, input): (usize, EmbedInput)| {
         let field = format!("input[{i}]");
         let prompt = match input {
             EmbedInput::Text(input) if input.is_empty() => Vec::new(),
+            EmbedInput::Text(input) if cut.is_some() => {
+                let room = cut.unwrap_or(context).saturating_sub(frame);
+                let start = text.tokenizer.encode_start(&input, room, &until.patience);
+                text.tokenizer.frame(start.map_err(|why| stopped(why, &field, |_| field.clone()))?)
+            }
             EmbedInput::Text(input) => {
                 let read = text.tokenizer.encode_until(&input, Special::Parse, until);
                 let too_long = |least| {
@@ -146,7 +169,10 @@ fn requests(inputs: Vec<EmbedInput>, text: &TextModel, until: &Until) -> Result<
                 };
                 text.tokenizer.frame(read.map_err(|why| stopped(why, &field, too_long))?)
             }
-            EmbedInput::Tokens(tokens) => tokens,
+            EmbedInput::Tokens(mut tokens) => {
+                tokens.truncate(cut.unwrap_or(usize::MAX));
+                tokens
+            }
         };
         if prompt.is_empty() {
             let problem = format!("{field}: an input must not be empty");

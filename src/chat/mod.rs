@@ -3,6 +3,7 @@
 
 mod breakers;
 pub mod conversation;
+mod defaults;
 mod detokenizer;
 mod easing;
 pub mod embedding;
@@ -27,6 +28,7 @@ mod tools;
 
 pub use breakers::DEFAULT_BREAKERS;
 pub use conversation::ChatInput;
+pub use defaults::SamplingDefaults;
 pub use detokenizer::Detokenizer;
 pub use infill::{ExtraFile, Infill};
 pub use reasoning::{Part, ReasoningSplitter, ReasoningTags};

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::embedding::{EmbedInput, MAX_INPUTS, compute, embed};
+use super::embedding::{EmbedForm, EmbedInput, MAX_INPUTS, compute, embed};
 use super::preparation::stopped;
 use super::rank_template::RankTemplate;
 use super::{Patience, Special, Stopped, TextModel, Until};
@@ -24,6 +24,9 @@ pub struct RankRequest {
     pub max_document_tokens: Option<usize>,
     /// Documents are cut to what the context leaves them; otherwise a longer one is an error.
     pub cut_to_context: bool,
+    /// Tokens of a prompt at most, query and document together where they are read together; what is
+    /// longer is cut off the document, and off a query that is read by itself.
+    pub max_prompt_tokens: Option<usize>,
     /// What the caller calls the documents; errors name it.
     pub field: &'static str,
 }
@@ -44,6 +47,13 @@ pub enum Scale {
     Logit,
     /// Of two vectors, -1 to 1.
     Cosine,
+}
+
+impl RankRequest {
+    /// Tokens that a prompt may have.
+    fn context(&self, engine: &Engine) -> usize {
+        engine.spec().context_len.min(self.max_prompt_tokens.unwrap_or(usize::MAX))
+    }
 }
 
 impl Ranking {
@@ -91,7 +101,7 @@ async fn by_classifier(
     engine: &Engine,
     request: RankRequest,
 ) -> Result<Ranking> {
-    let (context, field) = (engine.spec().context_len, request.field);
+    let (context, field) = (request.context(engine), request.field);
     let pairs = prepared(text, request, move |reader| match &reader.text.rank_template {
         Some(template) => reader.judgements(template, context),
         None => reader.pairs(context),
@@ -107,18 +117,23 @@ async fn by_cosine(
     engine: &Engine,
     request: RankRequest,
 ) -> Result<Ranking> {
-    let (context, field) = (engine.spec().context_len, request.field);
+    let (context, field) = (request.context(engine), request.field);
     let inputs = prepared(text, request, move |reader| {
         let tokenizer = &reader.text.tokenizer;
         let room = context.saturating_sub(tokenizer.frame(Vec::new()).len());
-        let query = EmbedInput::Tokens(tokenizer.frame(reader.query(context)?));
+        let query = match reader.request.max_prompt_tokens {
+            Some(_) => reader.start_of_query(room)?,
+            None => reader.query(context)?,
+        };
+        let query = EmbedInput::Tokens(tokenizer.frame(query));
         let documents = (0..reader.request.documents.len())
             .map(|i| Ok(EmbedInput::Tokens(tokenizer.frame(reader.document(i, room)?))));
         std::iter::once(Ok(query)).chain(documents).collect::<Result<Vec<_>>>()
     });
     let inputs = inputs.await?;
-    let embeddings =
-        embed(text, engine, inputs, None).await.map_err(|error| renamed(error, field))?;
+    let embeddings = embed(text, engine, inputs, EmbedForm::default())
+        .await
+        .map_err(|error| renamed(error, field))?;
     let Some((query, documents)) = embeddings.vectors.split_first() else {
         return Err(Error::internal("no embedding of the query"));
     };
@@ -151,6 +166,12 @@ impl Reader<'_> {
         })
     }
 
+    fn start_of_query(&self, count: usize) -> Result<Vec<u32>> {
+        let query = &self.request.query;
+        let start = self.text.tokenizer.encode_start(query, count, self.patience);
+        start.map_err(|why| stopped(why, "query", |_| "query".to_owned()))
+    }
+
     /// Tokens of a document: as many as the request wants, or all if there is room.
     fn document(&self, i: usize, room: usize) -> Result<Vec<u32>> {
         let request = self.request;
@@ -162,7 +183,8 @@ impl Reader<'_> {
             })
         };
         let wanted = request.max_document_tokens.unwrap_or(usize::MAX);
-        if request.cut_to_context || wanted <= room {
+        let is_cut = request.cut_to_context || request.max_prompt_tokens.is_some();
+        if is_cut || wanted <= room {
             let start = tokenizer.encode_start(document, wanted.min(room), self.patience);
             return start.map_err(told);
         }

@@ -6,6 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::breakers::{self, DEFAULT_BREAKERS};
 use super::conversation::check_text_only;
+use super::defaults::SamplingDefaults;
 use super::grammar::{GrammarCompiler, GrammarError};
 use super::grammar_cache::GRAMMAR_CACHE_BYTES;
 use super::preparation::Preparations;
@@ -40,6 +41,7 @@ pub struct TextModel {
     /// Made for the first grammar.
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
     options: TextOptions,
+    sampling: SamplingDefaults,
     compilers: Arc<Semaphore>,
     preparations: Arc<Preparations>,
 }
@@ -120,6 +122,7 @@ impl TextModel {
             default_breakers: OnceLock::new(),
             grammars: OnceLock::new(),
             options: TextOptions::default(),
+            sampling: SamplingDefaults::from_gguf(meta),
             compilers: Arc::new(Semaphore::new(COMPILERS)),
             preparations: Arc::default(),
         })
@@ -142,6 +145,18 @@ impl TextModel {
     pub fn with_options(mut self, options: TextOptions) -> Self {
         self.options = options;
         self
+    }
+
+    /// What the model's makers advise beyond its metadata, which says more; to be set before it is used.
+    #[must_use]
+    pub fn advised(mut self, sampling: SamplingDefaults) -> Self {
+        self.sampling = self.sampling.or(sampling);
+        self
+    }
+
+    /// How the model's makers advise to choose tokens.
+    pub fn sampling(&self) -> SamplingDefaults {
+        self.sampling
     }
 
     /// See [`TextOptions::constrain_tools`].

@@ -132,13 +132,18 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
 pub(super) fn load_params(defaults: &EngineDefaults) -> Result<LoadParams> {
     Ok(LoadParams {
         n_ctx: defaults.n_ctx,
-        n_keep: LoadParams::default().n_keep.min(defaults.n_ctx),
+        n_keep: kept(LoadParams::default().n_keep, defaults.n_ctx),
         n_parallel: defaults.n_parallel,
         n_batch: defaults.n_batch,
         n_ubatch: defaults.n_ubatch.min(defaults.n_batch),
         quantize: quantize(defaults.quantize.as_deref())?,
         ..LoadParams::default()
     })
+}
+
+/// `n_keep`, which lies within a context that is given.
+fn kept(n_keep: u32, n_ctx: u32) -> u32 {
+    if n_ctx == 0 { n_keep } else { n_keep.min(n_ctx) }
 }
 
 fn quantize(name: Option<&str>) -> Result<Option<Quantize>> {
@@ -156,7 +161,7 @@ pub(super) fn engine_spec(model: &ModelConfig, defaults: &EngineDefaults) -> Res
     let n_batch = model.n_batch.unwrap_or(base.n_batch);
     let params = LoadParams {
         n_ctx,
-        n_keep: model.n_keep.unwrap_or(base.n_keep.min(n_ctx)),
+        n_keep: model.n_keep.unwrap_or(kept(base.n_keep, n_ctx)),
         n_parallel: model.n_parallel.unwrap_or(base.n_parallel),
         n_batch,
         n_ubatch: model.n_ubatch.unwrap_or(base.n_ubatch.min(n_batch)),

@@ -12,11 +12,11 @@ use super::assembly::{self, Caller};
 use super::failure::{Context, Failure, Outcome};
 use super::output::stdin_is_terminal;
 use super::{App, interruptible};
-use crate::chat::ChatInput;
 use crate::chat::conversation::{Message, Role};
 use crate::chat::generation::{
     Beat, BlockKind, End, FinishReason, GenerationRequest, PromptInput, generate,
 };
+use crate::chat::{ChatInput, SamplingDefaults};
 use crate::config::ModelConfig;
 use crate::registry::{Loaded, Loader};
 
@@ -219,9 +219,8 @@ impl Chat<'_> {
         let mut request = GenerationRequest::new(PromptInput::Chat(input));
         request.max_tokens = self.args.max_tokens;
         request.seed = self.args.seed;
-        if let Some(temperature) = self.args.temperature {
-            request.sampling.temperature = temperature;
-        }
+        request.said.temperature = self.args.temperature;
+        request.otherwise = SamplingDefaults::OURS;
         request
     }
 }

@@ -1,6 +1,6 @@
 //! Sequences fed to a [`Runner`] by hand, for measurements that need no scheduler.
 
-use crate::model::{BLOCK, Batch, Logits, Runner, Span};
+use crate::model::{BLOCK, Batch, Logits, Runner, Span, SpanState};
 
 use super::failure::{Context, Failure, Outcome};
 
@@ -40,6 +40,12 @@ impl Lanes {
                 spec.num_blocks
             )));
         }
+        if (1..count).contains(&spec.num_states) {
+            let pages = spec.num_states;
+            return Err(Failure::failed(format!(
+                "{count} sequences need as many pages of state, there are {pages}"
+            )));
+        }
         let there = runner.grow_kv(needed);
         if there < needed {
             return Err(Failure::failed(format!(
@@ -69,7 +75,10 @@ impl Lanes {
         }
         let kv_len = start + tokens.len() as u32;
         let blocks = (first_block..).take((kv_len as usize).div_ceil(BLOCK)).collect();
-        batch.spans.push(Span { rows: first_row..end_row, kv_len, blocks });
+        // A lane's state stays in one page.
+        let page = lane as u32;
+        let state = SpanState { from: (start > 0).then_some(page), to: page, saves: Vec::new() };
+        batch.spans.push(Span { rows: first_row..end_row, kv_len, blocks, state: Some(state) });
         self.lengths[lane] = kv_len;
     }
 
@@ -135,8 +144,11 @@ mod tests {
         lanes.push(&mut batch, 1, &[4], Want::Nothing);
         lanes.push(&mut batch, 1, &[5; 40], Want::All);
         assert_eq!(&batch.slots[..5], &[0, 1, 2, 64, 65]);
-        assert_eq!(batch.spans[0], Span { rows: 0..3, kv_len: 3, blocks: vec![0] });
-        assert_eq!(batch.spans[2], Span { rows: 4..44, kv_len: 41, blocks: vec![2, 3] });
+        let state = |from, to| Some(SpanState { from, to, saves: Vec::new() });
+        let (first, last) = (state(None, 0), state(Some(1), 1));
+        assert_eq!(batch.spans[0], Span { rows: 0..3, kv_len: 3, blocks: vec![0], state: first });
+        let blocks = vec![2, 3];
+        assert_eq!(batch.spans[2], Span { rows: 4..44, kv_len: 41, blocks, state: last });
         assert_eq!(batch.logit_rows[..2], [2, 4]);
         assert_eq!(batch.logit_rows.len(), 41);
     }

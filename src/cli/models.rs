@@ -86,10 +86,6 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
     let parameters: u64 = gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum();
     let obstacle = super::inspect::obstacle(gguf);
     let supported = obstacle.is_none();
-    let runner = match arch::is_through_transformers(architecture) {
-        true => "candle-transformers, one sequence at a time",
-        false => "kolosal",
-    };
     let vocabulary = metadata.strings("tokenizer.ggml.tokens").ok().flatten();
     vec![
         ("name", text("general.name")),
@@ -97,7 +93,7 @@ fn facts(gguf: &Gguf, path: &Path) -> Vec<(&'static str, Value)> {
         ("supported", json!(supported)),
         ("obstacle", json!(obstacle)),
         ("compared_with", json!(arch::proof(architecture).map(arch::Proof::in_words))),
-        ("runner", json!(supported.then_some(runner))),
+        ("runner", json!(supported.then_some("kolosal"))),
         ("parameters", json!(parameters)),
         ("layers", number("block_count")),
         ("context", number("context_length")),

@@ -1,7 +1,7 @@
 //! Bounds of what says how a model is loaded, wherever it is said: the configuration, flags, requests.
 
-/// Tokens of a context.
-pub const N_CTX: (i64, i64) = (1, 1_000_000);
+/// Tokens of a context; 0 is the model's own.
+pub const N_CTX: (i64, i64) = (0, 1_000_000);
 /// Sequences that run at once.
 pub const N_PARALLEL: (i64, i64) = (1, 256);
 /// Tokens in one step.

@@ -138,7 +138,8 @@ impl Default for RegistryConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineDefaults {
-    /// Positions a sequence may have; capped by what the model was trained for.
+    /// Positions a sequence may have; capped by what the model was trained for. 0 = that, as far as
+    /// `max_kv_bytes` hold it.
     pub n_ctx: u32,
     /// Sequences that run at the same time; KV memory grows with it.
     pub n_parallel: u32,
@@ -150,7 +151,8 @@ pub struct EngineDefaults {
     pub threads: usize,
     /// Processors that an engine's compute threads are bound to, such as `0-3,8`; absent = to none.
     pub cpu_affinity: Option<String>,
-    /// Bytes of the KV pool of one engine at most; one full context always fits.
+    /// Bytes of the KV pool of one engine at most; one full context always fits. 0 = a quarter of what the
+    /// weights leave of the machine's memory.
     pub max_kv_bytes: u64,
     /// Requests that may wait for a place in one engine; more are refused with 503.
     pub max_waiting: usize,
@@ -169,13 +171,13 @@ pub struct EngineDefaults {
 impl Default for EngineDefaults {
     fn default() -> Self {
         Self {
-            n_ctx: 4096,
+            n_ctx: 0,
             n_parallel: 16,
             n_batch: 2048,
             n_ubatch: 512,
             threads: 0,
             cpu_affinity: None,
-            max_kv_bytes: 1 << 30,
+            max_kv_bytes: 0,
             max_waiting: 256,
             prefix_cache: true,
             target_step_ms: 100,

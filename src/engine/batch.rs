@@ -32,6 +32,7 @@ pub fn assemble(plan: &Plan, scheduler: &Scheduler) -> Batch {
             rows: first..batch.len() as u32,
             kv_len: end as u32,
             blocks: blocks.to_vec(),
+            state: piece.state.clone(),
         });
     }
     if !batch.types.is_empty() {

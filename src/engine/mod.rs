@@ -25,6 +25,7 @@ pub mod sampler;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+pub mod snapshot;
 pub mod stats;
 mod tenant;
 mod thread;

@@ -101,6 +101,12 @@ impl PrefixCache {
         Insertion::New
     }
 
+    /// Whether the block can be found.
+    #[must_use]
+    pub fn holds(&self, block: u32) -> bool {
+        self.nodes.get(block as usize).is_some_and(Option::is_some)
+    }
+
     /// Forgets an evicted block.
     pub fn forget(&mut self, block: u32) {
         if let Some(node) = self.nodes[block as usize].take() {

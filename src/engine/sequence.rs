@@ -2,7 +2,7 @@
 
 use super::prefix::{Key, block_hash};
 use super::tenant::Owner;
-use crate::model::BLOCK;
+use crate::model::{BLOCK, SpanState};
 
 /// What the scheduler must know of a new sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub struct NewSequence {
     pub embedded: bool,
     /// Where the second of two texts begins.
     pub second_from: Option<u32>,
+    /// Positions at which other prompts may part from this one, such as the ends of messages: states are
+    /// kept there.
+    pub marks: Vec<u32>,
 }
 
 /// A sequence as the scheduler sees it.
@@ -38,6 +41,7 @@ pub struct Sequence {
     prompt_logits: bool,
     embedded: bool,
     second_from: Option<u32>,
+    pub(super) marks: Vec<u32>,
     /// Chained hashes of the full blocks of `tokens`.
     hashes: Vec<u64>,
     /// Prompt rows whose logits were handed out; survives preemption.
@@ -54,6 +58,25 @@ pub struct Sequence {
     pub(super) was_admitted: bool,
     /// Guessed continuation, verified by the next step.
     pub(super) draft: Vec<u32>,
+    /// Tokens whose rows a decoding sequence computes once more, as its state is that before them.
+    pub(super) num_repeated: usize,
+    /// For models whose layers carry a state.
+    pub(super) state: Carried,
+}
+
+/// Where the state of a running sequence is, and where copies of it will be.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    /// The page with the state after `num_computed` tokens; none at the beginning.
+    pub(super) page: Option<u32>,
+    /// Blocks after which a snapshot is wanted, ascending.
+    pub(super) wanted: Vec<usize>,
+    /// Blocks up to the last snapshot.
+    pub(super) num_saved: usize,
+    /// The block behind which the last snapshot of generated tokens stands.
+    pub(super) trail: Option<u32>,
+    /// Pages of the step that is being computed.
+    pub(super) flight: Option<SpanState>,
 }
 
 impl Sequence {
@@ -68,6 +91,7 @@ impl Sequence {
             prompt_logits: new.prompt_logits,
             embedded: new.embedded,
             second_from: new.second_from,
+            marks: new.marks,
             hashes: Vec::new(),
             num_logits_done: 0,
             blocks: Vec::new(),
@@ -76,6 +100,8 @@ impl Sequence {
             has_collided: false,
             was_admitted: false,
             draft: Vec::new(),
+            num_repeated: 0,
+            state: Carried::default(),
         };
         sequence.extend_hashes();
         sequence
@@ -86,12 +112,12 @@ impl Sequence {
         self.id
     }
 
-    /// Prompt and generated tokens.
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.owner
     }
 
+    /// Prompt and generated tokens.
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -129,6 +155,12 @@ impl Sequence {
     #[must_use]
     pub fn num_pending(&self) -> usize {
         self.tokens.len() - self.num_computed
+    }
+
+    /// Its next step gives a token, as the one before did.
+    #[must_use]
+    pub(super) fn is_decoding(&self) -> bool {
+        self.num_pending() <= 1 + self.num_repeated
     }
 
     /// Physical blocks, in order of position.
@@ -194,6 +226,7 @@ impl Sequence {
     pub(super) fn reset(&mut self) -> Vec<u32> {
         self.num_computed = 0;
         self.num_committed = 0;
+        self.num_repeated = 0;
         self.draft.clear();
         std::mem::take(&mut self.blocks)
     }

@@ -93,10 +93,12 @@ impl Worker {
     #[must_use]
     pub fn new(runner: Box<dyn Runner>, config: &EngineConfig, meters: Arc<Meters>) -> Self {
         let spec = runner.spec();
+        let max_running = spec.max_running(config.max_running);
         let scheduler = Scheduler::new(SchedulerConfig {
             num_blocks: spec.num_blocks,
             first_blocks: spec.first_blocks(),
-            max_running: if spec.one_at_a_time { 1 } else { config.max_running },
+            max_running,
+            num_states: spec.num_states,
             prefix_cache: config.prefix_cache && !spec.sees_later,
             whole_sequences: spec.sees_later,
         });
@@ -106,8 +108,6 @@ impl Worker {
         };
         let target = Duration::from_millis(u64::from(config.target_step_ms));
         let target = (config.target_step_ms > 0).then_some(target);
-        // Some runners compute a sequence's last row only.
-        let max_draft = if spec.one_at_a_time { 0 } else { config.max_draft_tokens };
         let cost = if config.drafts_always { RowCost::free() } else { RowCost::default() };
         let worker = Self {
             budget: StepBudget::new(max_rows, target),
@@ -118,8 +118,8 @@ impl Worker {
             scratch: Scratch::default(),
             mask_helpers: MaskHelpers::new(config.mask_threads),
             meters,
-            speculation: Speculation::new(max_draft, cost),
-            max_running: config.max_running,
+            speculation: Speculation::new(config.max_draft_tokens, cost),
+            max_running,
             num_failed_steps: 0,
             growth: Growth::default(),
         };
@@ -162,6 +162,7 @@ impl Worker {
         };
         let embedded = pooler.is_some();
         let pools_all = pooler.as_ref().is_some_and(Pooler::wants_all_rows);
+        let marks = marks(&request);
         let sampler = sampler::Sampler::new(&mut request);
         let owner = writer.owner();
         let active = Active::new(&request, sampler, writer).pooling(pooler);
@@ -173,6 +174,7 @@ impl Worker {
             prompt_logits: request.prompt_logprobs.is_some() || pools_all,
             embedded,
             second_from,
+            marks,
             prompt: request.prompt,
         });
         match submitted {
@@ -267,6 +269,7 @@ impl Worker {
                 let embedded = self.embedded(plan);
                 self.pool(plan, &embedded, &hidden);
                 self.sample(plan, &embedded, &mut logits);
+                self.scheduler.settle(plan);
                 self.runner.recycle(logits);
                 Ok(())
             }
@@ -427,4 +430,15 @@ impl Worker {
         meters.prefix_hit.store(counts.prefix_hit, Relaxed);
         meters.preemptions.store(counts.preemptions, Relaxed);
     }
+}
+
+/// Where other prompts may part from this one: after its first message, which is what an application says
+/// every time; after its last, behind which templates may write something else next time; and after the
+/// one before, as the last is what people put in other words.
+fn marks(request: &Request) -> Vec<u32> {
+    let ends = request.prompt.iter().zip(1..);
+    let ends = ends.filter(|(token, _)| request.stop_tokens.contains(token)).map(|(_, end)| end);
+    let all: Vec<u32> = ends.collect();
+    let last = all.len().saturating_sub(2).max(1).min(all.len());
+    [&all[..all.len().min(1)], &all[last..]].concat()
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+pub use kolosal_kernels::recurrence::StateSave;
+
 /// Positions of KV in one block.
 pub const BLOCK: usize = 32;
 
@@ -33,6 +35,20 @@ pub struct Span {
     pub kv_len: u32,
     /// Physical blocks of positions `0..kv_len`, in order: `ceil(kv_len / BLOCK)` of them or more.
     pub blocks: Vec<u32>,
+    /// Where the sequence's state is, for models whose layers carry one from token to token.
+    pub state: Option<SpanState>,
+}
+
+/// Pages of state that a step reads and writes for one sequence. No page is written for two sequences,
+/// nor read for one and written for another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpanState {
+    /// The state before the span's rows; `None` at the beginning of the sequence.
+    pub from: Option<u32>,
+    /// Where the state after them goes; it may be the same page.
+    pub to: u32,
+    /// Copies of the state after some of the rows, ascending.
+    pub saves: Vec<StateSave>,
 }
 
 impl Batch {

@@ -15,6 +15,8 @@ use super::weights::{self, Files, Head, Weights};
 pub struct Capacity {
     pub context_len: usize,
     pub blocks: KvBlocks,
+    /// Pages of state; 0 for models without.
+    pub states: usize,
     pub max_rows: usize,
 }
 
@@ -42,6 +44,10 @@ impl<O: Ops> Decoder<O> {
         let weights = weights::load(&mut ops, &model, files, capacity.context_len)?;
         let attns: Vec<_> = model.layers.iter().map(LayerSpec::attn).collect();
         let kv_growth = ops.reserve_kv(&attns, capacity.blocks)?;
+        if capacity.states > 0 {
+            let states: Vec<_> = model.layers.iter().map(LayerSpec::state).collect();
+            ops.reserve_states(&states, capacity.states)?;
+        }
         let spec = RunnerSpec {
             vocab_size: model.vocab_size,
             context_len: capacity.context_len,
@@ -60,7 +66,8 @@ impl<O: Ops> Decoder<O> {
             device: ops.device(),
             purpose: model.purpose(),
             sees_later: model.sees_later(),
-            one_at_a_time: false,
+            num_states: capacity.states,
+            state_bytes: model.state_bytes(),
             warning: match (model.warning.clone(), ops.warning()) {
                 (Some(ours), Some(theirs)) => Some(format!("{ours}; {theirs}")),
                 (ours, theirs) => ours.or(theirs),

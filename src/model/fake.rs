@@ -4,9 +4,10 @@
 //! remembers position and history of what was written there. A wrong block table, slot, prefix hit
 //! or copy is thus either refused or changes the output.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use super::batch::{BLOCK, Batch, Span};
+use super::batch::{BLOCK, Batch, Span, StateSave};
 use super::runner::{KvGrowth, Logits, Pooling, Runner, RunnerError, RunnerSpec};
 
 /// Values of a hidden state.
@@ -20,6 +21,8 @@ pub struct FakeConfig {
     pub num_blocks: usize,
     /// Of them, those that are only there when they were asked for.
     pub later_blocks: usize,
+    /// Pages of state; without, it carries none.
+    pub num_states: usize,
     pub max_rows: usize,
     /// Other seeds are other models.
     pub seed: u64,
@@ -45,6 +48,7 @@ impl Default for FakeConfig {
             context_len: 4096,
             num_blocks: 256,
             later_blocks: 0,
+            num_states: 0,
             max_rows: 256,
             seed: 0,
             pooling: Pooling::Mean,
@@ -75,6 +79,8 @@ pub struct FakeRunner {
     config: FakeConfig,
     spec: RunnerSpec,
     slots: Vec<Option<Slot>>,
+    /// Pages of state: how many tokens were read, and the hash of them.
+    states: Vec<Option<(u32, u64)>>,
     /// Blocks of the pool that are there.
     ready_blocks: usize,
     steps: u64,
@@ -97,11 +103,14 @@ impl FakeRunner {
             hidden: HIDDEN,
             pooling: config.pooling,
             device: "cpu".to_owned(),
+            num_states: config.num_states,
+            state_bytes: if config.num_states == 0 { 0 } else { 12 },
             ..RunnerSpec::default()
         };
         let slots = vec![None; config.num_blocks * BLOCK];
         let ready_blocks = spec.first_blocks();
-        Self { config, spec, slots, ready_blocks, steps: 0, hook: None, hidden: Vec::new() }
+        let states = vec![None; config.num_states];
+        Self { config, spec, slots, states, ready_blocks, steps: 0, hook: None, hidden: Vec::new() }
     }
 
     /// Calls `hook` with the step's number at the start of every step, on the engine's thread.
@@ -142,7 +151,54 @@ impl FakeRunner {
         let mut slots = batch.slots.clone();
         slots.sort_unstable();
         slots.dedup();
-        if slots.len() == rows { Ok(()) } else { Err("a slot is written twice".to_owned()) }
+        if slots.len() != rows {
+            return Err("a slot is written twice".to_owned());
+        }
+        self.check_states(batch)
+    }
+
+    /// Every span has its pages where there are any, and no page is written twice or read by another.
+    fn check_states(&self, batch: &Batch) -> Result<(), String> {
+        let has_states = self.config.num_states > 0;
+        if batch.spans.iter().any(|span| span.state.is_some() != has_states) {
+            return Err(format!("state, where there are {} pages", self.config.num_states));
+        }
+        let mut writers = HashMap::new();
+        for (at, state) in batch.spans.iter().filter_map(|span| span.state.as_ref()).enumerate() {
+            for page in state.saves.iter().map(|save| save.page).chain([state.to]) {
+                if page as usize >= self.config.num_states || writers.insert(page, at).is_some() {
+                    return Err(format!("page {page} is none or written twice"));
+                }
+            }
+        }
+        for (at, state) in batch.spans.iter().filter_map(|span| span.state.as_ref()).enumerate() {
+            let writer = state.from.and_then(|page| writers.get(&page));
+            if writer.is_some_and(|&writer| writer != at) {
+                return Err(format!("page {:?} is read and written", state.from));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the state before a span's rows, which have these histories, the one before them first, and
+    /// leaves that after them, and its copies.
+    fn carry(&mut self, span: &Span, histories: &[u64]) -> Result<(), String> {
+        let Some(state) = &span.state else { return Ok(()) };
+        let first = span.kv_len - span.rows.len() as u32;
+        let read = match state.from {
+            Some(page) => self.states[page as usize],
+            None => Some((0, self.config.seed)),
+        };
+        if read != Some((first, histories[0])) {
+            return Err(format!("the state {read:?} is not that after {first} tokens"));
+        }
+        let last = StateSave { rows: span.rows.len() as u32, page: state.to };
+        for save in state.saves.iter().chain([&last]) {
+            let history = histories.get(save.rows as usize).filter(|_| save.rows > 0);
+            let history = *history.ok_or_else(|| format!("a copy after row {}", save.rows))?;
+            self.states[save.page as usize] = Some((first + save.rows, history));
+        }
+        Ok(())
     }
 
     fn check_span(&self, batch: &Batch, span: &Span) -> Result<(), String> {
@@ -172,10 +228,12 @@ impl FakeRunner {
         let mut history = self.config.seed;
         let mut tokens = Vec::with_capacity(span.kv_len as usize);
         let mut states = Vec::with_capacity(span.rows.len());
+        let mut histories = Vec::with_capacity(span.rows.len() + 1);
         for position in 0..span.kv_len {
             let at = position as usize;
             let slot = span.blocks[at / BLOCK] as usize * BLOCK + at % BLOCK;
             if position >= first {
+                histories.push(history);
                 let token = batch.tokens[(span.rows.start + position - first) as usize];
                 let history = extend(history, token);
                 self.slots[slot] = Some(Slot { position, token, history });
@@ -192,6 +250,8 @@ impl FakeRunner {
                 states.push(state(&self.config, history, &tokens));
             }
         }
+        histories.push(history);
+        self.carry(span, &histories)?;
         Ok(states)
     }
 }

@@ -11,6 +11,7 @@ use super::spec::{FfnSpec, MoeSpec, NormSpec};
 pub(super) enum Ffn<O: Load> {
     Gated(Gated<O>),
     Moe(Moe<O>),
+    None,
     Both(Box<Both<O>>),
 }
 
@@ -130,6 +131,7 @@ impl<O: Load> Loader<'_, O> {
         Ok(match spec {
             FfnSpec::Gated { width, .. } => Ffn::Gated(self.gated(index, "", hidden, *width)?),
             FfnSpec::Plain { width, .. } => Ffn::Gated(self.plain(index, "", hidden, *width)?),
+            FfnSpec::None => Ffn::None,
             FfnSpec::Moe(moe) => {
                 Ffn::Moe(self.moe(index, (hidden, RouterScale::OfResults), moe)?)
             }

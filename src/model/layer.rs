@@ -1,4 +1,4 @@
-//! One layer: what mixes rows (attention of some kind), a feed-forward part, and the norms around them.
+//! One layer: what mixes rows (attention, a convolution, a recurrence), a feed-forward part, and the norms around them.
 
 use super::attention::{Attention, Place};
 use super::error::ModelError;
@@ -7,6 +7,7 @@ use super::latent::Latent;
 use super::layer_inputs::OwnInput;
 use super::loader::Loader;
 use super::ops::{Load, Norm, Ops};
+use super::recurrent::{Delta, ShortConv, Ssm};
 use super::spec::{LayerSpec, MixerSpec, ModelSpec, NormSpec};
 
 /// Weights of one layer.
@@ -32,6 +33,10 @@ pub struct Layer<O: Load> {
 enum Mixer<O: Load> {
     Attention(Attention<O>),
     Latent(Box<Latent<O>>),
+    ShortConv(ShortConv<O>),
+    Delta(Box<Delta<O>>),
+    Ssm(Box<Ssm<O>>),
+    None,
 }
 
 impl<O: Ops> Layer<O> {
@@ -43,6 +48,10 @@ impl<O: Ops> Layer<O> {
         x: O::Tensor,
         scale: f32,
     ) -> Result<O::Tensor, ModelError> {
+        if matches!(self.mixer, Mixer::None) {
+            let fed = self.feed(ops, &self.input(&x), spec)?;
+            return ops.add(x, &fed, scale);
+        }
         let input = prepare(ops, &x, self.norm.as_ref())?;
         let mixed = self.mix(ops, (place, spec), &input)?;
         if spec.norms.parallel {
@@ -57,6 +66,9 @@ impl<O: Ops> Layer<O> {
         let mut x = ops.add(x, &mixed, scale)?;
         if let Some(norm) = &self.mixer_sum {
             x = ops.norm(&x, norm)?;
+        }
+        if matches!(self.ffn, Ffn::None) {
+            return Ok(x);
         }
         let fed = self.feed(ops, &self.input(&x), spec)?;
         let x = ops.add(x, &fed, scale)?;
@@ -98,6 +110,13 @@ impl<O: Ops> Layer<O> {
             (Mixer::Latent(weights), MixerSpec::Latent { attn, .. }) => {
                 weights.run(ops, place, input, attn)?
             }
+            (Mixer::ShortConv(weights), MixerSpec::ShortConv(conv)) => {
+                weights.run(ops, place, input, conv)?
+            }
+            (Mixer::Delta(weights), MixerSpec::Delta(delta)) => {
+                weights.run(ops, place, input, delta)?
+            }
+            (Mixer::Ssm(weights), MixerSpec::Ssm(ssm)) => weights.run(ops, place, input, ssm)?,
             _ => unreachable!("weights are loaded by the same spec: this is a bug"),
         };
         match &self.mixer_post {
@@ -143,6 +162,12 @@ impl<O: Load> Loader<'_, O> {
                 let latent = self.latent(index, hidden, attn.heads, (*latent, norm))?;
                 Mixer::Latent(Box::new(latent))
             }
+            MixerSpec::ShortConv(conv) => Mixer::ShortConv(self.short_conv(index, hidden, conv)?),
+            MixerSpec::Delta(delta) => {
+                Mixer::Delta(Box::new(self.delta(index, hidden, (delta, norm))?))
+            }
+            MixerSpec::None => Mixer::None,
+            MixerSpec::Ssm(ssm) => Mixer::Ssm(Box::new(self.ssm(index, hidden, (ssm, norm))?)),
         };
         let post = NormSpec { eps: norms.post_eps.unwrap_or(norm.eps), ..norm };
         let mut norm_by = |part: Option<&str>, spec: NormSpec| match part {

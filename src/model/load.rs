@@ -10,6 +10,7 @@ use super::batch::BLOCK;
 use super::decoder::{Capacity, Decoder};
 use super::error::ModelError;
 use super::gguf::{Access, Gguf, GgufError};
+use super::memory;
 use super::ops::KvBlocks;
 use super::ops::candle::CandleOps;
 use super::ops::cpu::CpuOps;
@@ -18,7 +19,6 @@ use super::runner::Runner;
 use super::safetensors;
 use super::spec::ModelSpec;
 use super::threads;
-use super::transformers::{self, TransformersRunner};
 use super::weights::{self, Files};
 
 /// A kind of device, for people.
@@ -65,12 +65,8 @@ pub fn load_runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runne
 
 fn runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, ModelError> {
     let Chosen { device, note } = device(&options.device)?;
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        let runner = TransformersRunner::load(gguf, options, device.unwrap_or(Device::Cpu))?;
-        return Ok(Box::new(runner.with_warning(note)));
-    }
     let model = arch::describe(gguf)?;
-    let capacity = capacity(&model, options);
+    let capacity = capacity(&model, options, weight_bytes(gguf, options));
     let files = Files { gguf, quantize: options.quantize };
     match device {
         Some(device) => {
@@ -94,9 +90,6 @@ fn runner(gguf: &Gguf, options: &RunnerOptions) -> Result<Box<dyn Runner>, Model
 /// # Errors
 /// As [`load_runner`], but for what only bytes, memory or devices tell.
 pub fn check(gguf: &Gguf, options: &RunnerOptions) -> Result<(), ModelError> {
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        return transformers::check(gguf, options);
-    }
     let model = arch::describe(gguf)?;
     check_weights(&model, gguf, options)
 }
@@ -107,7 +100,8 @@ fn check_weights(
     options: &RunnerOptions,
 ) -> Result<(), ModelError> {
     let files = Files { gguf, quantize: options.quantize };
-    weights::check(model, files, capacity(model, options).context_len)
+    let capacity = capacity(model, options, weight_bytes(gguf, options));
+    weights::check(model, files, capacity.context_len)
 }
 
 /// Bytes that [`load_runner`] will need: weights, activations, and of the KV pool what must be there from
@@ -116,13 +110,10 @@ fn check_weights(
 /// # Errors
 /// As [`check`].
 pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, ModelError> {
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        transformers::check(gguf, options)?;
-        return transformers::estimate_bytes(gguf, options);
-    }
     let model = arch::describe(gguf)?;
     check_weights(&model, gguf, options)?;
-    let capacity = capacity(&model, options);
+    let weights = weight_bytes(gguf, options);
+    let capacity = capacity(&model, options, weights);
     let block_bytes = model.kv_bytes_per_block();
     let KvBlocks { first, most } = capacity.blocks;
     let blocks = match grows(&options.device) {
@@ -133,12 +124,17 @@ pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, Model
     let widest = model.hidden.max(model.layers.iter().map(widest_row).max().unwrap_or(0));
     let activations = (widest * 4 * 6) as u64 * capacity.max_rows as u64
         + (model.vocab_size * 4 * options.n_parallel.max(1)) as u64;
-    // The packed form of low-bit types is slightly larger than the file's.
-    let weights = match options.quantize {
+    let states = model.state_bytes() as u64 * capacity.states as u64;
+    Ok(weights + kv + states + activations)
+}
+
+/// Bytes of the weights in memory: the packed form of low-bit types is slightly larger than the file's.
+fn weight_bytes(gguf: &Gguf, options: &RunnerOptions) -> u64 {
+    let bytes = match options.quantize {
         None => gguf.file_bytes(),
         Some(target) => target.bytes_of(gguf),
     };
-    Ok(weights + weights / 16 + kv + activations)
+    bytes + bytes / 16
 }
 
 /// Positions that a model was trained for, and bytes of keys and values in one block.
@@ -146,33 +142,77 @@ pub fn estimate_bytes(gguf: &Gguf, options: &RunnerOptions) -> Result<u64, Model
 /// # Errors
 /// As [`check`], as far as metadata tells.
 pub fn kv_figures(gguf: &Gguf) -> Result<(usize, usize), ModelError> {
-    if arch::is_through_transformers(gguf.metadata().architecture()?) {
-        return transformers::kv_figures(gguf);
-    }
     let model = arch::describe(gguf)?;
     Ok((model.context_len, model.kv_bytes_per_block()))
 }
 
 fn widest_row(layer: &super::spec::LayerSpec) -> usize {
-    use super::spec::FfnSpec;
+    use super::spec::{FfnSpec, MixerSpec};
     let ffn = match &layer.ffn {
         FfnSpec::Gated { width, .. } | FfnSpec::Plain { width, .. } => *width,
         FfnSpec::Moe(moe) => moe.width,
+        FfnSpec::None => 0,
         FfnSpec::Both { width, moe } => moe.width.max(*width),
     };
-    ffn.max(layer.attn().map_or(0, |attn| attn.heads * attn.head_dim))
+    let mixer = match &layer.mixer {
+        MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => attn.heads * attn.head_dim,
+        MixerSpec::ShortConv(conv) => 3 * conv.width,
+        MixerSpec::Delta(delta) => delta.channels(),
+        MixerSpec::Ssm(ssm) => ssm.channels(),
+        MixerSpec::None => 0,
+    };
+    ffn.max(mixer)
 }
 
-fn capacity(model: &ModelSpec, options: &RunnerOptions) -> Capacity {
-    let context_len = options.n_ctx.clamp(1, model.context_len);
+fn capacity(model: &ModelSpec, options: &RunnerOptions, weight_bytes: u64) -> Capacity {
+    let kv_bytes = kv_bytes(options, weight_bytes);
+    let states = states(model.state_bytes(), options.n_parallel, kv_bytes);
+    let left = kv_bytes.saturating_sub(states * model.state_bytes());
+    let affordable = left / model.kv_bytes_per_block().max(1);
+    let is_encoder = model.sees_later();
+    let fitted = match options.n_ctx {
+        0 if is_encoder => ENCODER_CONTEXT,
+        0 => affordable.saturating_mul(BLOCK).max(LEAST_CONTEXT),
+        given => given,
+    };
+    let context_len = fitted.clamp(1, model.context_len);
     let one = context_len.div_ceil(BLOCK);
     let wanted = one * options.n_parallel.max(1);
-    let affordable = options.max_kv_bytes / model.kv_bytes_per_block().max(1);
     // One block more than a full context: the prefix cache may hold a shared one.
     let blocks = KvBlocks { first: one + 1, most: wanted.min(affordable).max(one) + 1 };
     // Where tokens see later ones, a text is computed in one step.
-    let least = if model.sees_later() { context_len } else { 1 };
-    Capacity { context_len, blocks, max_rows: options.max_rows.max(least) }
+    let least = if is_encoder { context_len } else { 1 };
+    Capacity { context_len, blocks, states, max_rows: options.max_rows.max(least) }
+}
+
+/// Context of an encoder where none is asked for: its activations grow with it, as it computes a text in one
+/// step.
+const ENCODER_CONTEXT: usize = 4096;
+/// The context that is fitted to memory is no shorter.
+const LEAST_CONTEXT: usize = 2048;
+/// Bytes for keys, values and states at least, where none are given.
+const LEAST_KV_BYTES: u64 = 256 << 20;
+
+/// Bytes for keys, values and states: as asked for, or a share of the machine.
+fn kv_bytes(options: &RunnerOptions, weight_bytes: u64) -> usize {
+    if options.max_kv_bytes > 0 {
+        return options.max_kv_bytes;
+    }
+    let left = memory::limit().unwrap_or(4 << 30).saturating_sub(weight_bytes);
+    usize::try_from((left / 4).max(LEAST_KV_BYTES)).unwrap_or(usize::MAX)
+}
+
+/// Pages for states of `page_bytes`: two for each sequence that runs, and some for snapshots, within a
+/// quarter of `kv_bytes`. A sequence can always run.
+fn states(page_bytes: usize, n_parallel: usize, kv_bytes: usize) -> usize {
+    /// Of each sequence that may run: its own two, and what is kept of conversations.
+    const PAGES: usize = 8;
+    const LEAST: usize = 4;
+    if page_bytes == 0 {
+        return 0;
+    }
+    let wanted = PAGES * n_parallel.max(1);
+    wanted.min(kv_bytes / 4 / page_bytes).max(LEAST)
 }
 
 /// Where a model is to run.

@@ -13,6 +13,16 @@ pub fn available() -> Option<u64> {
     [host_free(), cgroup_free(), limits_free()].into_iter().flatten().min()
 }
 
+/// Bytes that this process may have in all: of the machine, and on Linux of the tightest control group and
+/// the resource limits. `None` where none of them can be read.
+#[must_use]
+pub fn limit() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok();
+    let of_limits = |name: &str| soft_limit(limits.as_deref()?, name);
+    let own = [of_limits("Max address space"), of_limits("Max data size")];
+    [host_total(), cgroup(|limit, _| limit)].into_iter().chain(own).flatten().min()
+}
+
 /// A copy.
 ///
 /// # Errors
@@ -39,6 +49,20 @@ fn host_free() -> Option<u64> {
     mem_available(&fs::read_to_string("/proc/meminfo").ok()?)
 }
 
+/// What the machine has.
+#[cfg(target_os = "linux")]
+fn host_total() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// What the machine has.
+#[cfg(not(target_os = "linux"))]
+fn host_total() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some(system.total_memory()).filter(|&bytes| bytes > 0)
+}
+
 /// What the machine has left without swapping; the system is asked through `sysinfo`.
 #[cfg(not(target_os = "linux"))]
 fn host_free() -> Option<u64> {
@@ -60,8 +84,14 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// What the tightest control group above this process leaves, version 2 then version 1.
+/// What the tightest control group above this process leaves.
 fn cgroup_free() -> Option<u64> {
+    cgroup(u64::saturating_sub)
+}
+
+/// The least of what `of` makes of limit and use of the control groups above this process, version 2 then
+/// version 1.
+fn cgroup(of: impl Fn(u64, u64) -> u64) -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut least = None;
     for line in groups.lines() {
@@ -78,8 +108,8 @@ fn cgroup_free() -> Option<u64> {
             let folder = Path::new(root).join(group);
             let number = |file: &str| read_number(&folder.join(file));
             if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
-                let free = limit.saturating_sub(usage);
-                least = Some(least.map_or(free, |least: u64| least.min(free)));
+                let value = of(limit, usage);
+                least = Some(least.map_or(value, |least: u64| least.min(value)));
             }
         }
     }

@@ -9,13 +9,15 @@ pub struct RunnerOptions {
     pub threads: usize,
     /// Processors that the threads are bound to, one after the other; empty = to none.
     pub cpus: Vec<usize>,
-    /// Positions that a sequence may have; capped by what the model was trained for.
+    /// Positions that a sequence may have; capped by what the model was trained for. 0 = that, as far as
+    /// `max_kv_bytes` hold it.
     pub n_ctx: usize,
     /// Sequences that may run at once; sizes the KV pool.
     pub n_parallel: usize,
     /// Rows in one batch.
     pub max_rows: usize,
-    /// Upper bound of the KV pool in bytes; the pool holds at least one full context regardless.
+    /// Upper bound of the KV pool and of states in bytes; one context and one sequence's state fit
+    /// regardless. 0 = a quarter of what the weights leave of the machine's memory.
     pub max_kv_bytes: usize,
     pub device: DeviceChoice,
     /// Matrices in floats are brought to this type on the way into memory.
@@ -43,10 +45,10 @@ impl Default for RunnerOptions {
         Self {
             threads: 0,
             cpus: Vec::new(),
-            n_ctx: 4096,
+            n_ctx: 0,
             n_parallel: 16,
             max_rows: 512,
-            max_kv_bytes: 1 << 30,
+            max_kv_bytes: 0,
             device: DeviceChoice::Auto,
             quantize: None,
             lock_weights: false,

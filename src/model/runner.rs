@@ -33,8 +33,10 @@ pub struct RunnerSpec {
     /// Tokens see those after them: a sequence must be computed in one step, and no part of it can be
     /// reused by another.
     pub sees_later: bool,
-    /// Sequences take turns: the runner keeps the state of one.
-    pub one_at_a_time: bool,
+    /// Pages of state, for models whose layers carry one from token to token; 0 where none do.
+    pub num_states: usize,
+    /// Bytes of one page: the state of one sequence over all layers.
+    pub state_bytes: usize,
     /// What did not go as asked while loading, though all works.
     pub warning: Option<String>,
 }
@@ -54,6 +56,15 @@ impl RunnerSpec {
     #[must_use]
     pub fn first_blocks(&self) -> usize {
         self.num_blocks.saturating_sub(self.kv_growth.later_blocks)
+    }
+
+    /// Sequences that can run at a time, of `wanted`: each may need two pages of state.
+    #[must_use]
+    pub fn max_running(&self, wanted: usize) -> usize {
+        match self.num_states {
+            0 => wanted,
+            pages => wanted.min(pages / 2).max(1),
+        }
     }
 
     /// The model continues text.

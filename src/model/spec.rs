@@ -7,6 +7,7 @@ mod attention;
 mod feed;
 
 use super::batch::BLOCK;
+use super::carried::{DeltaSpec, ShortConvSpec, SsmSpec, StateSpec};
 use super::runner::{Pooling, Purpose};
 
 pub use attention::{AttnSpec, GateAct, GateSpec, GateWidth, QkNorm, Temperature};
@@ -31,6 +32,8 @@ pub struct ModelSpec {
     pub warning: Option<String>,
     /// Norms have weights in the file; without, they scale by one (OLMo 1).
     pub norms_learned: bool,
+    /// The name of the norm before the head.
+    pub last_norm: &'static str,
     /// The distinct rotary embeddings; layers name theirs by index.
     pub ropes: Vec<RopeSpec>,
     /// Factor on the token embedding (gemma: √hidden).
@@ -121,6 +124,12 @@ impl ModelSpec {
         let own = attns.filter(|attn| attn.shares_kv.is_none());
         own.map(per_position).sum::<usize>() * BLOCK
     }
+
+    /// Bytes of the state that the layers carry for one sequence; 0 where none does.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.layers.iter().map(|layer| layer.state().len() * 4).sum()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +150,11 @@ pub enum MixerSpec {
         attn: AttnSpec,
         latent: LatentSpec,
     },
+    ShortConv(ShortConvSpec),
+    Delta(DeltaSpec),
+    Ssm(SsmSpec),
+    /// Nothing: the layer is a feed-forward part alone.
+    None,
 }
 
 impl LayerSpec {
@@ -149,13 +163,36 @@ impl LayerSpec {
     pub fn attn(&self) -> Option<&AttnSpec> {
         match &self.mixer {
             MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => Some(attn),
+            _ => None,
         }
     }
 
-    /// The same, to be changed.
+    /// What the layer carries from token to token.
+    #[must_use]
+    pub fn state(&self) -> StateSpec {
+        let rows = |taps: usize, columns: usize| (taps - 1) * columns;
+        match &self.mixer {
+            MixerSpec::Attention(_) | MixerSpec::Latent { .. } | MixerSpec::None => {
+                StateSpec::default()
+            }
+            MixerSpec::ShortConv(conv) => {
+                StateSpec { conv: rows(conv.taps, conv.width), scan: None }
+            }
+            MixerSpec::Delta(delta) => {
+                StateSpec { conv: rows(delta.taps, delta.channels()), scan: Some(delta.shape) }
+            }
+            MixerSpec::Ssm(ssm) => {
+                StateSpec { conv: rows(ssm.taps, ssm.channels()), scan: Some(ssm.shape) }
+            }
+        }
+    }
+
+    /// The same, to be changed: families describe attention in all layers before they put something else
+    /// in its place in some.
     pub fn attn_mut(&mut self) -> &mut AttnSpec {
         match &mut self.mixer {
             MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => attn,
+            _ => unreachable!("a layer without attention: this is a bug"),
         }
     }
 
@@ -164,7 +201,7 @@ impl LayerSpec {
     pub fn latent(&self) -> Option<&LatentSpec> {
         match &self.mixer {
             MixerSpec::Latent { latent, .. } => Some(latent),
-            MixerSpec::Attention(_) => None,
+            _ => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From a registered engine to a loaded one.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,13 +9,16 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::chat::preparation::Preparations;
-use crate::chat::{TextModel, TextOptions};
+use crate::chat::{SamplingDefaults, TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
 use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
 use crate::model::{self, Purpose, Runner};
 
 use super::spec::{EngineSpec, LoadParams};
+
+/// Bytes of a `generation_config.json` that are read.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A model in memory with its engine running.
 pub struct Loaded {
@@ -24,7 +28,7 @@ pub struct Loaded {
 }
 
 /// What is known of a loaded model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelInfo {
     /// `general.architecture`.
     pub architecture: String,
@@ -44,8 +48,6 @@ pub struct ModelInfo {
     pub device: String,
     /// The first file.
     pub path: PathBuf,
-    /// candle-transformers runs it, one sequence at a time.
-    pub one_at_a_time: bool,
     pub purpose: Purpose,
     /// Whether the file brings a chat template of its own.
     pub chat_template: bool,
@@ -53,6 +55,8 @@ pub struct ModelInfo {
     pub reasons: bool,
     /// Values of a hidden state, if the file says so.
     pub embedding_len: Option<u32>,
+    /// How the model's makers advise to choose tokens.
+    pub sampling: SamplingDefaults,
     /// What a person should know: a parameter without effect, a shorter context than asked for.
     pub warnings: Vec<String>,
 }
@@ -185,7 +189,8 @@ impl Loader for GgufLoader {
         let gguf = open(spec, path)?.while_wanted(move || !token.is_cancelled());
         // A bad vocabulary is found out before the weights are read.
         let text = TextModel::from_gguf(gguf.metadata())?;
-        let text = Arc::new(text.with_options(self.text).sharing(Arc::clone(&self.preparations)));
+        let text = text.with_options(self.text).sharing(Arc::clone(&self.preparations));
+        let text = Arc::new(text.advised(generation_config(path)));
         still_wanted(spec, cancelled)?;
         let runner = self.backend.runner(&gguf, &spec.params);
         // If it failed, it failed for that.
@@ -194,10 +199,11 @@ impl Loader for GgufLoader {
         let mut info = describe(&gguf, path.to_owned());
         info.context_len = runner.spec().context_len;
         runner.spec().device.clone_into(&mut info.device);
-        info.one_at_a_time = runner.spec().one_at_a_time;
         info.purpose = runner.spec().purpose;
         info.warnings = warnings(&spec.params, &info);
         info.warnings.extend(runner.spec().warning.clone());
+        let unheeded = SamplingDefaults::unheeded(gguf.metadata());
+        info.warnings.extend(unheeded.into_iter().map(|key| format!("{key} is not heeded")));
         if info.purpose == Purpose::Generate {
             info.warnings.extend(text.warning().map(str::to_owned));
         }
@@ -251,6 +257,7 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         template.as_ref().is_some_and(|text| words.iter().any(|word| text.contains(word)))
     };
     ModelInfo {
+        sampling: SamplingDefaults::from_gguf(metadata).or(generation_config(&path)),
         device: String::new(),
         name: text("general.name"),
         parameters: gguf.tensors().iter().map(|tensor| tensor.num_elements() as u64).sum(),
@@ -259,7 +266,6 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         context_len: 0,
         trained_context_len: trained_context(metadata, &architecture),
         path,
-        one_at_a_time: false,
         purpose: Purpose::default(),
         chat_template: template.is_some(),
         reasons: has(&["<think>", "enable_thinking", "<|channel|>analysis", "reasoning_content"]),
@@ -267,6 +273,21 @@ fn describe(gguf: &Gguf, path: PathBuf) -> ModelInfo {
         warnings: Vec::new(),
         architecture,
     }
+}
+
+/// What the file beside weights in safetensors files advises; nothing, if there is none that can be read.
+fn generation_config(path: &Path) -> SamplingDefaults {
+    let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
+    let dir = match path.parent() {
+        _ if path.is_dir() => path,
+        Some(dir) if is_weights => dir,
+        _ => return SamplingDefaults::default(),
+    };
+    let file = std::fs::File::open(dir.join("generation_config.json"));
+    let config = file.ok().and_then(|file| {
+        serde_json::from_reader(std::io::BufReader::new(file.take(MAX_CONFIG_BYTES))).ok()
+    });
+    config.as_ref().map(SamplingDefaults::from_generation_config).unwrap_or_default()
 }
 
 fn trained_context(metadata: &Metadata, architecture: &str) -> Option<u32> {
@@ -291,12 +312,16 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
             params.n_ctx, info.context_len
         ));
     }
-    if params.use_mlock && (info.one_at_a_time || info.device != "cpu") {
-        warnings.push(format!("use_mlock: weights on {} cannot be locked", info.device));
+    let trained = info.trained_context_len.unwrap_or(0) as usize;
+    if params.n_ctx == 0 && info.context_len < trained {
+        warnings.push(format!(
+            "the context is {} of the {trained} tokens that the model was trained for: n_ctx or \
+             max_kv_bytes give more",
+            info.context_len
+        ));
     }
-    if info.one_at_a_time {
-        warnings
-            .push("candle-transformers runs this architecture, one sequence at a time".to_owned());
+    if params.use_mlock && info.device != "cpu" {
+        warnings.push(format!("use_mlock: weights on {} cannot be locked", info.device));
     }
     warnings
 }
@@ -315,4 +340,25 @@ fn warm_up(engine: &Engine) -> Result<()> {
         ..Request::default()
     };
     engine.submit(request)?.wait_blocking().map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_in_safetensors_have_a_file_with_advice_beside_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let advised = || generation_config(dir.path());
+        assert_eq!(advised(), SamplingDefaults::default());
+        let file = dir.path().join("generation_config.json");
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(advised(), SamplingDefaults::default());
+        std::fs::write(&file, r#"{"do_sample": true, "temperature": 0.5, "top_k": 20}"#).unwrap();
+        let (temperature, top_k) = (Some(0.5), Some(20));
+        let expected = SamplingDefaults { temperature, top_k, ..SamplingDefaults::default() };
+        assert_eq!(advised(), expected);
+        assert_eq!(generation_config(&dir.path().join("model.safetensors")), expected);
+        assert_eq!(generation_config(&dir.path().join("a.gguf")), SamplingDefaults::default());
+    }
 }

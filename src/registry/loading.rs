@@ -11,7 +11,7 @@ type Row = Param<LoadParams>;
 
 /// Every parameter of loading a model. What one does not say holds as the server is configured.
 pub const LOADING: [Row; 12] = [
-    Row::integer("n_ctx", "Context of one sequence in tokens.", N_CTX, |params, x| {
+    Row::integer("n_ctx", "Context of one sequence in tokens; 0 is the model's own, as far as memory holds it.", N_CTX, |params, x| {
         params.n_ctx = x as u32;
     }),
     Row::integer(

@@ -123,7 +123,8 @@ impl Shared {
             Ok(loaded) => {
                 let (shared, id) = (Arc::downgrade(&self), id.clone());
                 loaded.engine.set_room(Arc::new(LoadRoom { shared, id, load_id }));
-                info!(engine = loaded.engine.config().name, "engine loaded");
+                let (spec, name) = (loaded.engine.spec(), &loaded.engine.config().name);
+                info!(engine = name, context = spec.context_len, "engine loaded");
             }
             Err(error) => warn!(engine = id, %error, "engine not loaded"),
         }

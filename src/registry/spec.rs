@@ -83,7 +83,7 @@ pub struct LoadParams {
 impl Default for LoadParams {
     fn default() -> Self {
         Self {
-            n_ctx: 4096,
+            n_ctx: 0,
             n_keep: 2048,
             n_parallel: 16,
             n_batch: 2048,
@@ -106,7 +106,8 @@ impl LoadParams {
     /// [`Kind::Invalid`] with the field's path, such as `loading_parameters.n_ctx`.
     pub fn validate(&self) -> Result<()> {
         within("n_ctx", self.n_ctx, N_CTX)?;
-        within("n_keep", self.n_keep, (0, i64::from(self.n_ctx)))?;
+        let most = if self.n_ctx == 0 { N_CTX.1 } else { i64::from(self.n_ctx) };
+        within("n_keep", self.n_keep, (0, most))?;
         within("n_parallel", self.n_parallel, N_PARALLEL)?;
         within("n_batch", self.n_batch, N_BATCH)?;
         within("n_ubatch", self.n_ubatch, (1, i64::from(self.n_batch)))?;

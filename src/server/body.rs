@@ -17,7 +17,8 @@ use poem_openapi::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::connection::{BodyBudget, State};
+use super::coding::{Coding, Undecoded, codings, decode};
+use super::connection::{BodyBudget, Held, State};
 use super::desk::decides;
 use super::error::Failure;
 use super::ignored::Ignored;
@@ -140,57 +141,83 @@ fn check_type(request: &Request) -> Result<()> {
 
 pub(super) async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
     check_type(request)?;
+    let codings = codings(request)?;
     let limits = request.data::<BodyLimits>().copied().unwrap_or_default();
-    let too_large = || {
-        let message = format!("the request body is over the limit of {} bytes", limits.max_bytes);
-        Failure::from(Error::new(Kind::TooLarge, message).with_code("request_too_large"))
-    };
     // A client that announces too much is told before it sends it.
     if let Some(length) = request.headers().get(poem::http::header::CONTENT_LENGTH) {
         let length = length.to_str().ok().and_then(|text| text.parse::<u64>().ok());
         if length.is_some_and(|length| length > limits.max_bytes as u64) {
-            return Err(too_large().into());
+            return Err(Unread::TooLarge.into_failure(&limits).into());
         }
     }
-    let _receiving = request.extensions().get::<Arc<State>>().map(|state| state.receive());
+    let receiving = request.extensions().get::<Arc<State>>().map(|state| state.receive());
     let budget = request.data::<BodyBudget>().cloned();
     let budget = budget.unwrap_or_else(|| BodyBudget::new(limits.max_bytes_in_flight));
-    let read = collect(body.take()?, limits.max_bytes, &budget);
-    match tokio::time::timeout(limits.read_timeout, read).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(Unread::TooLarge)) => Err(too_large().into()),
-        Ok(Err(Unread::NoRoom)) => {
-            let message = format!(
-                "the request bodies that are being read have reached {} bytes together",
-                budget.limit()
-            );
-            let error = Error::unavailable(message, 1).with_code("too_many_body_bytes");
-            Err(Failure::from(error).into())
-        }
-        Ok(Err(Unread::Failed(error))) => {
-            let message = format!("the request body could not be read: {error}");
-            Err(Failure::from(Error::new(Kind::Invalid, message)).into())
-        }
-        Err(_) => {
-            let seconds = limits.read_timeout.as_secs();
-            let message = format!("the request body did not arrive within {seconds} s");
-            let failure = Failure::from(Error::new(Kind::Timeout, message));
-            Err(failure.with_status(StatusCode::REQUEST_TIMEOUT).into())
-        }
-    }
+    let mut held = budget.hold();
+    let read = collect(body.take()?, limits.max_bytes, &mut held);
+    let read = tokio::time::timeout(limits.read_timeout, read).await.unwrap_or(Err(Unread::Late));
+    drop(receiving);
+    let decoded = match read {
+        Ok(bytes) => decoded(bytes, codings, limits.max_bytes, held).await,
+        unread => unread,
+    };
+    decoded.map_err(|unread| unread.into_failure(&limits).into())
 }
 
 /// Why a body is not here.
 enum Unread {
     TooLarge,
     NoRoom,
+    Late,
     Failed(std::io::Error),
+    Broken(String),
+}
+
+impl Unread {
+    fn into_failure(self, limits: &BodyLimits) -> Failure {
+        let max_bytes = limits.max_bytes;
+        match self {
+            Self::TooLarge => {
+                let text = format!("the request body is over the limit of {max_bytes} bytes");
+                Error::new(Kind::TooLarge, text).with_code("request_too_large").into()
+            }
+            Self::NoRoom => {
+                let text = format!(
+                    "the request bodies that are being read have reached {} bytes together",
+                    limits.max_bytes_in_flight
+                );
+                Error::unavailable(text, 1).with_code("too_many_body_bytes").into()
+            }
+            Self::Late => {
+                let seconds = limits.read_timeout.as_secs();
+                let text = format!("the request body did not arrive within {seconds} s");
+                let failure = Failure::from(Error::new(Kind::Timeout, text));
+                failure.with_status(StatusCode::REQUEST_TIMEOUT)
+            }
+            Self::Failed(error) => {
+                invalid(format!("the request body could not be read: {error}")).into()
+            }
+            Self::Broken(why) => {
+                let text = format!("the request body is not of its Content-Encoding: {why}");
+                Error::invalid("Content-Encoding", text).into()
+            }
+        }
+    }
+}
+
+impl From<Undecoded> for Unread {
+    fn from(undecoded: Undecoded) -> Self {
+        match undecoded {
+            Undecoded::TooLarge => Self::TooLarge,
+            Undecoded::NoRoom => Self::NoRoom,
+            Undecoded::Broken(why) => Self::Broken(why),
+        }
+    }
 }
 
 /// Takes memory as bytes come and not as they are promised; the budget counts them until the whole
 /// body is here.
-async fn collect(body: Body, max: usize, budget: &BodyBudget) -> Result<Vec<u8>, Unread> {
-    let mut held = budget.hold();
+async fn collect(body: Body, max: usize, held: &mut Held) -> Result<Vec<u8>, Unread> {
     let mut bytes = Vec::new();
     let mut stream = body.into_bytes_stream();
     while let Some(piece) = stream.next().await {
@@ -204,6 +231,26 @@ async fn collect(body: Body, max: usize, budget: &BodyBudget) -> Result<Vec<u8>,
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
+}
+
+/// A body without its codings, the last of which is the outermost.
+async fn decoded(
+    mut bytes: Vec<u8>,
+    codings: Vec<Coding>,
+    max: usize,
+    mut held: Held,
+) -> Result<Vec<u8>, Unread> {
+    if codings.is_empty() {
+        return Ok(bytes);
+    }
+    let work = move || {
+        for coding in codings.into_iter().rev() {
+            bytes = decode(coding, &bytes, max, &mut held)?;
+        }
+        Ok(bytes)
+    };
+    let work = tokio::task::spawn_blocking(work).await;
+    work.unwrap_or_else(|error| Err(Unread::Broken(error.to_string())))
 }
 
 /// The text of a JSON object, as far as that can be seen at its beginning.

@@ -92,10 +92,10 @@ impl Endpoint for StartPage {
     }
 }
 
-/// Programs say that they want something else than pages.
+/// Browsers ask for HTML by name; programs take anything, or do not say.
 fn wants_page(request: &Request) -> bool {
-    let accept = request.header(header::ACCEPT).unwrap_or("*/*");
-    ["text/html", "text/*", "*/*"].iter().any(|kind| accept.contains(kind))
+    let accept = request.header(header::ACCEPT).unwrap_or_default();
+    ["text/html", "text/*", "application/xhtml+xml"].iter().any(|kind| accept.contains(kind))
 }
 
 /// The page at `/docs`.

@@ -12,6 +12,7 @@ use poem_openapi::Object;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::absent::instead_of;
 use super::body::Json;
 use crate::error::{Error, Kind};
 
@@ -201,7 +202,10 @@ pub(crate) fn from_poem(error: &poem::Error, path: &str) -> Failure {
     }
     let status = error.status();
     let (kind, message) = match status {
-        StatusCode::NOT_FOUND => (Kind::NotFound, format!("unknown path {path}")),
+        StatusCode::NOT_FOUND => match instead_of(path) {
+            Some(sentence) => (Kind::NotFound, format!("{path} is not served: {sentence}")),
+            None => (Kind::NotFound, format!("unknown path {path}")),
+        },
         StatusCode::METHOD_NOT_ALLOWED => {
             (Kind::MethodNotAllowed, format!("{path} does not support this method"))
         }
@@ -217,6 +221,7 @@ pub(crate) fn from_poem(error: &poem::Error, path: &str) -> Failure {
         }
     };
     let code = match kind {
+        Kind::NotFound if instead_of(path).is_some() => Some("route_not_served"),
         Kind::NotFound => Some("not_found"),
         Kind::MethodNotAllowed => Some("method_not_allowed"),
         Kind::TooLarge => Some("request_too_large"),

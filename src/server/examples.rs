@@ -81,6 +81,17 @@ fn others() -> Vec<(&'static str, &'static str, Value)> {
                 "n_predict": 16,
             }),
         ),
+        (
+            "post",
+            "/completion",
+            json!({ "model": "my-model", "prompt": "Once upon a time", "n_predict": 16 }),
+        ),
+        ("post", "/embedding", json!({ "model": "my-model", "content": "The cat sleeps." })),
+        (
+            "post",
+            "/score",
+            json!({ "model": "my-model", "text_1": "A cat.", "text_2": ["A kitten.", "Rain."] }),
+        ),
         ("post", "/tokenize", json!({ "model": "my-model", "content": "Hello world" })),
         ("post", "/detokenize", json!({ "model": "my-model", "tokens": [11, 12] })),
         ("post", "/apply-template", json!({ "model": "my-model", "messages": messages() })),

@@ -22,7 +22,7 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 14] = [
+const V1_SEGMENTS: [&str; 15] = [
     "chat",
     "completions",
     "embeddings",
@@ -33,6 +33,7 @@ const V1_SEGMENTS: [&str; 14] = [
     "engines",
     "health",
     "rerank",
+    "score",
     "tokenize",
     "detokenize",
     "apply-template",
@@ -40,6 +41,8 @@ const V1_SEGMENTS: [&str; 14] = [
 ];
 /// Other names of `/v1/rerank`, which llama-server and Cohere use.
 pub(super) const RERANK_ALIASES: [&str; 3] = ["/reranking", "/v1/reranking", "/v2/rerank"];
+/// What may follow the name of an engine.
+const ENGINE_VERBS: [&str; 3] = ["status", "load", "unload"];
 /// Paths that answer during a shutdown too.
 const ALWAYS_ANSWERED: [&str; 4] = ["/livez", "/readyz", "/health", "/status"];
 
@@ -206,12 +209,23 @@ fn routed_path(path: &str) -> Option<String> {
     let bare = path.strip_prefix("/v1/").filter(has_segment).map(|rest| format!("/{rest}"));
     let current = bare.as_deref().unwrap_or(path);
     // The names of models may have slashes, which some clients send as they are.
-    if let Some(name) = current.strip_prefix("/models/")
-        && name.contains('/')
-    {
-        return Some(format!("/models/{}", name.replace('/', "%2F")));
+    let joined = [("/models/", &[][..]), ("/engines/", &ENGINE_VERBS[..])]
+        .into_iter()
+        .find_map(|(begin, verbs)| Some((begin, joined(current.strip_prefix(begin)?, verbs)?)));
+    match joined {
+        Some((begin, rest)) => Some(format!("{begin}{rest}")),
+        None => bare,
     }
-    bare
+}
+
+/// A name with slashes as one segment, and the verb that may follow it; `None`: it has none.
+fn joined(rest: &str, verbs: &[&str]) -> Option<String> {
+    let (name, verb) = match rest.rsplit_once('/') {
+        Some((name, last)) if verbs.contains(&last) => (name, Some(last)),
+        _ => (rest, None),
+    };
+    let name = name.contains('/').then(|| name.replace('/', "%2F"))?;
+    Some(verb.map_or_else(|| name.clone(), |verb| format!("{name}/{verb}")))
 }
 
 #[cfg(test)]
@@ -226,6 +240,10 @@ mod tests {
             ("/v1/models/org/a", Some("/models/org%2Fa")),
             ("/models/org/a", Some("/models/org%2Fa")),
             ("/v1/engines/a/status", Some("/engines/a/status")),
+            ("/engines/org/a:b/status", Some("/engines/org%2Fa:b/status")),
+            ("/v1/engines/org/sub/a/unload", Some("/engines/org%2Fsub%2Fa/unload")),
+            ("/engines/org/a", Some("/engines/org%2Fa")),
+            ("/engines/status", None),
             ("/status", Some("/health")),
             ("/v1/health", Some("/health")),
             ("/v1/status", None),

@@ -3,10 +3,12 @@
 //! [`App`] is the whole server as one endpoint, testable without sockets; [`run`] serves it on a
 //! listener until a signal, then drains. Every route is in the generated document ([`openapi_json`]).
 
+mod absent;
 mod anthropic;
 mod auth;
 mod body;
 mod browser;
+mod coding;
 mod common;
 mod connection;
 mod cors;
@@ -29,6 +31,7 @@ mod parameters;
 mod reply;
 mod rerank;
 mod schema;
+mod score;
 mod span;
 mod spec;
 mod sse;

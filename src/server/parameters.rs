@@ -3,10 +3,14 @@
 use super::{
     anthropic::MessagesRequest,
     desk::{Request, WireParam},
-    native::{InferenceChatRequest, InferenceCompletionRequest, InfillRequest},
+    native::{
+        InferenceChatRequest, InferenceCompletionRequest, InfillRequest, LlamaCompletionRequest,
+        LlamaEmbeddingRequest,
+    },
     ollama::{OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest},
     openai::{ChatCompletionRequest, CompletionRequest, CreateResponse, EmbeddingRequest},
     rerank::RerankRequest,
+    score::ScoreRequest,
 };
 use crate::param::{Effect, Kind, Scalar};
 
@@ -31,8 +35,11 @@ pub fn parameters() -> Vec<Parameter> {
         of::<InferenceChatRequest>("/v1/inference/chat/completions"),
         of::<CompletionRequest>("/v1/completions"),
         of::<InfillRequest>("/infill"),
+        of::<LlamaCompletionRequest>("/completion"),
+        of::<LlamaEmbeddingRequest>("/embedding"),
         of::<EmbeddingRequest>("/v1/embeddings"),
         of::<RerankRequest>("/v1/rerank"),
+        of::<ScoreRequest>("/v1/score"),
         of::<MessagesRequest>("/v1/messages"),
         of::<OllamaChatRequest>("/api/chat"),
         of::<OllamaGenerateRequest>("/api/generate"),

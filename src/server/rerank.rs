@@ -104,6 +104,7 @@ pub(crate) struct RankOptions {
     top_n: Option<u32>,
     with_texts: bool,
     max_tokens_per_doc: Option<u32>,
+    max_prompt_tokens: Option<usize>,
     truncate: bool,
     raw_scores: bool,
 }
@@ -143,6 +144,16 @@ impl Request for RerankRequest {
             COUNT,
             |options, x| options.max_tokens_per_doc = Some(x as u32),
         ),
+        Row::integer(
+            "truncate_prompt_tokens",
+            "Cut query and document together to so many tokens, from the document's end; -1: to the context.",
+            COUNT,
+            |options, x| {
+                options.max_prompt_tokens = Some(usize::try_from(x).unwrap_or(usize::MAX));
+            },
+        )
+        .unbounded()
+        .remarking("vLLM's; -1: the context"),
         Row::switch("truncate", "Cut documents to what the context holds.", |options, is_on| {
             options.truncate = is_on;
         }),
@@ -205,6 +216,7 @@ impl RerankRequest {
             documents,
             max_document_tokens: options.max_tokens_per_doc.map(|count| count as usize),
             cut_to_context: options.truncate,
+            max_prompt_tokens: options.max_prompt_tokens,
             field: if is_tei { "texts" } else { "documents" },
         };
         Ok((request, form))

@@ -16,8 +16,8 @@ use serde::{
 };
 use serde_json::Value;
 
-/// Gives a serde type its OpenAPI schema by hand.
-macro_rules! wire_type {
+/// Gives a type that is only written its OpenAPI schema by hand.
+macro_rules! wire_schema {
     ($type:ty, $name:literal, $schema:expr $(, $dependency:ty)*) => {
         impl poem_openapi::types::Type for $type {
             const IS_REQUIRED: bool = true;
@@ -45,6 +45,13 @@ macro_rules! wire_type {
                 Box::new(std::iter::once(self))
             }
         }
+    };
+}
+
+/// Gives a serde type its OpenAPI schema by hand.
+macro_rules! wire_type {
+    ($type:ty, $name:literal, $schema:expr $(, $dependency:ty)*) => {
+        crate::server::schema::wire_schema!($type, $name, $schema $(, $dependency)*);
 
         impl poem_openapi::types::ParseFromJSON for $type {
             fn parse_from_json(
@@ -105,6 +112,7 @@ macro_rules! wire_constants {
 
 pub(crate) use wire_constants;
 pub(crate) use wire_enum;
+pub(crate) use wire_schema;
 pub(crate) use wire_type;
 
 /// A string, or a list of `T`.

@@ -20,10 +20,14 @@ use super::{
     examples::request_examples,
     front::RERANK_ALIASES,
     ignored::takes_hints,
-    native::{EngineApi, HealthApi, InferenceApi, InfillApi, ProbeApi, TokenApi},
+    native::{
+        EngineApi, HealthApi, InferenceApi, InfillApi, LlamaCompletionApi, LlamaEmbeddingApi,
+        ProbeApi, PropsApi, TokenApi,
+    },
     ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
+    score::ScoreApi,
 };
 use crate::{
     error::{Error, Result},
@@ -51,7 +55,8 @@ const BARE_PATHS: [&str; 9] = [
 ];
 
 /// Paths without any alias; those below `/api/` have none either.
-const LONE_PATHS: [&str; 2] = ["/livez", "/readyz"];
+const LONE_PATHS: [&str; 7] =
+    ["/livez", "/readyz", "/completion", "/embedding", "/props", "/slots", "/tokenizer_info"];
 
 /// Fields of answers that may be null, and absent as well.
 const SKIPPED: [(&str, &str); 2] = [("ChatCompletionChunk", "usage"), ("Completion", "usage")];
@@ -61,9 +66,11 @@ type Apis =
     (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect, and ranking beside its embeddings.
-type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RerankApi);
+type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RankApis);
+/// Routes that rank.
+type RankApis = (RerankApi, ScoreApi);
 /// Routes of llama-server's form.
-type TextApis = (TokenApi, InfillApi);
+type TextApis = (TokenApi, InfillApi, LlamaCompletionApi, LlamaEmbeddingApi, PropsApi);
 /// Routes of Ollama's dialect.
 type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
 
@@ -76,11 +83,17 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),
-            RerankApi(Arc::clone(state)),
+            (RerankApi(Arc::clone(state)), ScoreApi(Arc::clone(state))),
         ),
         AnthropicApi(Arc::clone(state)),
         InferenceApi(Arc::clone(state)),
-        (TokenApi(Arc::clone(state)), InfillApi(Arc::clone(state))),
+        (
+            TokenApi(Arc::clone(state)),
+            InfillApi(Arc::clone(state)),
+            LlamaCompletionApi(Arc::clone(state)),
+            LlamaEmbeddingApi(Arc::clone(state)),
+            PropsApi(Arc::clone(state)),
+        ),
         EngineApi(Arc::clone(state)),
         HealthApi(Arc::clone(state)),
         ProbeApi(Arc::clone(state)),
@@ -238,6 +251,7 @@ fn tags() -> Value {
         { "name": "Messages", "description": "Conversations, compatible with Anthropic's API" },
         { "name": "Models", "description": "What can be asked" },
         { "name": "Tokens", "description": "Text to tokens and back, and conversations to text" },
+        { "name": "Llama", "description": "Texts that go on or whose middle is missing, compatible with llama-server's API" },
         { "name": "Ollama", "description": "Ollama's own API; failures are `{\"error\": \"…\"}`" },
         { "name": "Inference", "description": "The original Kolosal Server's own inference routes" },
         { "name": "Engines", "description": "Register, load, unload and remove engines" },

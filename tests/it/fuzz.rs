@@ -5,7 +5,9 @@ use std::path::Path;
 use kolosal_server::chat::conversation::{ChatInput, Message, Role};
 use kolosal_server::chat::{ChatTemplate, Special, TextModel};
 use kolosal_server::model::gguf::Gguf;
-use kolosal_server::model::{BLOCK, Batch, DeviceChoice, RunnerOptions, Span, load_runner};
+use kolosal_server::model::{
+    BLOCK, Batch, DeviceChoice, RunnerOptions, Span, SpanState, load_runner,
+};
 
 use crate::tiny::Tiny;
 
@@ -77,7 +79,12 @@ fn exercise(bytes: Vec<u8>) {
         tokens: vec![0; 3],
         positions: vec![0, 1, 2],
         slots: (0..3).map(|at| (BLOCK + at) as u32).collect(),
-        spans: vec![Span { rows: 0..3, kv_len: 3, blocks: vec![1] }],
+        spans: vec![Span {
+            rows: 0..3,
+            kv_len: 3,
+            blocks: vec![1],
+            state: Some(SpanState { from: None, to: 0, saves: Vec::new() }),
+        }],
         logit_rows: vec![2],
         ..Batch::default()
     };

@@ -3,6 +3,7 @@
 mod anthropic;
 mod bad_input;
 mod bounds;
+mod codings;
 mod compatibility;
 mod connections;
 mod cut;
@@ -13,6 +14,7 @@ mod front;
 mod harness;
 mod hostile;
 mod inference;
+mod llama;
 mod local;
 mod model;
 mod native;

@@ -6,6 +6,7 @@
 mod beats;
 mod cli;
 mod code_map;
+mod defaults;
 mod embedding;
 mod engine;
 mod fuzz;
@@ -14,6 +15,7 @@ mod gguf;
 mod grammar;
 mod http;
 mod hub;
+mod hybrid;
 mod layouts;
 mod lifecycle;
 mod loads;

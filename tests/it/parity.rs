@@ -3,7 +3,7 @@
 use kolosal_kernels::quant::GgmlType;
 use kolosal_server::model::gguf::{Array, Gguf, Value, Writer};
 use kolosal_server::model::{
-    BLOCK, Batch, DeviceChoice, Runner, RunnerOptions, Span, arch, load_runner,
+    BLOCK, Batch, DeviceChoice, Runner, RunnerOptions, Span, SpanState, arch, load_runner,
 };
 
 use crate::tiny::Tiny;
@@ -19,6 +19,13 @@ impl Sequence {
     fn new(tokens: &[u32], first_block: u32, capacity: usize) -> Self {
         let blocks = (0..capacity.div_ceil(BLOCK) as u32).map(|i| first_block + i).collect();
         Self { tokens: tokens.to_vec(), done: 0, blocks }
+    }
+
+    /// The page that has the number of the first block, which no other sequence has.
+    fn state(&self, rows: usize) -> Option<SpanState> {
+        let page = self.blocks[0];
+        let from = (self.done > rows).then_some(page);
+        Some(SpanState { from, to: page, saves: Vec::new() })
     }
 }
 
@@ -38,6 +45,7 @@ fn step(runner: &mut dyn Runner, sequences: &mut [(&mut Sequence, usize)]) -> Ve
             rows: start..batch.len() as u32,
             kv_len: sequence.done as u32,
             blocks: sequence.blocks[..sequence.done.div_ceil(BLOCK)].to_vec(),
+            state: sequence.state(*rows),
         });
     }
     batch.logit_rows = (0..batch.len() as u32).collect();
@@ -305,8 +313,6 @@ fn fixtures() -> Vec<(String, Gguf, Vec<u32>, Vec<Vec<f32>>)> {
     names.sort();
     names
         .into_iter()
-        // candle-transformers' models have tests of their own: see `transformers`.
-        .filter(|name| !arch::is_through_transformers(name))
         .map(|name| {
             let (model, tokens, logits) = fixture(&name);
             (name, model, tokens, logits)

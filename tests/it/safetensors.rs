@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kolosal_server::chat::embedding::{EmbedInput, embed};
+use kolosal_server::chat::embedding::{EmbedForm, EmbedInput, embed};
 use kolosal_server::chat::rerank::{RankRequest, Scale, rank};
 use kolosal_server::chat::{Special, TextModel};
 use kolosal_server::engine::{EmbedRequest, Engine, EngineConfig};
@@ -330,7 +330,7 @@ async fn embeddings_equal_those_of_transformers() {
         let cases = expected["texts"].as_array().unwrap();
         let input = |case: &Value| EmbedInput::Text(case["text"].as_str().unwrap().to_owned());
         let together = cases.iter().map(input).collect::<Vec<_>>();
-        let together = embed(&text, &engine, together, None).await.unwrap();
+        let together = embed(&text, &engine, together, EmbedForm::default()).await.unwrap();
         let mut num_tokens = 0;
         for (case, vector) in cases.iter().zip(&together.vectors) {
             let tokens = text.tokenizer.encode_prompt(case["text"].as_str().unwrap());
@@ -339,7 +339,8 @@ async fn embeddings_equal_those_of_transformers() {
             let cosine = cosine(vector, &floats(&case["embedding"]));
             assert!(cosine > 0.9999, "{name}: {cosine}");
             // Company changes no bit.
-            let alone = embed(&text, &engine, vec![input(case)], None).await.unwrap();
+            let alone =
+                embed(&text, &engine, vec![input(case)], EmbedForm::default()).await.unwrap();
             assert_eq!(&alone.vectors[0], vector, "{name}");
         }
         assert_eq!(together.prompt_tokens as usize, num_tokens);
@@ -415,7 +416,8 @@ async fn scores_equal_those_of_transformers() {
         assert_eq!(rank(&text, &engine, cut).await.unwrap().prompt_tokens, 160);
         let few = RankRequest { max_document_tokens: Some(3), ..long };
         assert!(rank(&text, &engine, few).await.unwrap().prompt_tokens < 40);
-        let refused = embed(&text, &engine, vec![EmbedInput::Tokens(vec![5])], None).await;
+        let refused =
+            embed(&text, &engine, vec![EmbedInput::Tokens(vec![5])], EmbedForm::default()).await;
         assert_eq!(refused.unwrap_err().param.as_deref(), Some("model"));
     }
 }
@@ -479,7 +481,9 @@ async fn a_real_embedding_model_equals_sentence_transformers() {
     for case in expected.as_array().unwrap() {
         let input = case["text"].as_str().unwrap().to_owned();
         assert_eq!(text.tokenizer.encode_prompt(&input), ids(&case["ids"]), "{input}");
-        let got = embed(&text, &engine, vec![EmbedInput::Text(input)], None).await.unwrap();
+        let got = embed(&text, &engine, vec![EmbedInput::Text(input)], EmbedForm::default())
+            .await
+            .unwrap();
         let cosine = cosine(&got.vectors[0], &floats(&case["embedding"]));
         assert!(cosine > 0.9999, "{cosine}");
     }

@@ -101,11 +101,13 @@ impl Simulation {
         let num_blocks = dice.pick(&[13, 14, 20, 60]);
         // Thirteen make a context, which is always there.
         let later_blocks = if dice.one_in(2) { num_blocks - 13 } else { 0 };
+        let num_states = dice.pick(&[0, 0, 2, 7, 18, 40]);
         let model = FakeConfig {
             vocab_size: dice.pick(&[4, 64]),
             context_len: 400,
             num_blocks,
             later_blocks,
+            num_states,
             max_rows,
             seed,
             eos: Some((1, dice.pick(&[0.01, 0.002]))),

@@ -130,7 +130,7 @@ impl Tiny {
         writer.set("tokenizer.ggml.bos_token_id", 258u32);
         writer.set("tokenizer.ggml.eos_token_id", 257u32);
         for (name, value) in &self.extra {
-            let name = if name.contains('.') && name.starts_with("tokenizer") {
+            let name = if ["tokenizer.", "general."].iter().any(|begin| name.starts_with(begin)) {
                 (*name).to_owned()
             } else {
                 key(name)
@@ -211,6 +211,7 @@ impl Maker {
                 self.linear(&name("up"), *width, hidden);
                 self.linear(&name("down"), hidden, *width);
             }
+            FfnSpec::None => {}
             FfnSpec::Moe(moe) => {
                 self.matrix(&name("gate_inp"), &[moe.experts, hidden]);
                 self.matrix(&name("gate_exps"), &[moe.experts, moe.width, hidden]);

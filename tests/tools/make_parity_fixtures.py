@@ -368,9 +368,11 @@ def main():
     failed = []
     import parity_2026  # these import this file
     import parity_families
+    import parity_hybrids
     import parity_positions
 
-    for name, make in [*fixtures(), *parity_families.fixtures(), *parity_positions.fixtures(), *parity_2026.fixtures()]:
+    for name, make in [*fixtures(), *parity_families.fixtures(), *parity_positions.fixtures(), *parity_2026.fixtures(),
+                       *parity_hybrids.fixtures()]:
         if wanted and name not in wanted:
             continue
         try:

@@ -101,8 +101,9 @@ pub async fn generate(
 pub async fn generate_all(
     text: &Arc<TextModel>,
     engine: &Engine,
-    requests: Vec<GenerationRequest>,
+    mut requests: Vec<GenerationRequest>,
 ) -> Result<Generation> {
+    requests.iter_mut().for_each(|request| request.settle_sampling(text.sampling()));
     if requests.is_empty() || requests.len() > MAX_PROMPTS {
         let text = format!("prompts must be from 1 to {MAX_PROMPTS}, are {}", requests.len());
         return Err(Error::invalid("prompt", text));

@@ -9,8 +9,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chat::preparation::{conversation_bytes, stopped};
 use crate::chat::{
-    ChatInput, ChatPrompt, Detokenizer, Infill, Patience, Special, TextModel, Tokenizer, Unread,
-    Until,
+    ChatInput, ChatPrompt, Detokenizer, Infill, Patience, SamplingDefaults, Special, TextModel,
+    Tokenizer, Unread, Until,
 };
 use crate::engine::sampling::{Breakers, MAX_BANNED_LEN};
 use crate::engine::{LogprobsOf, Request, Sampling};
@@ -110,6 +110,10 @@ pub struct GenerationRequest {
     /// Its `seed` is not used; see [`Self::seed`]. Nor are its banned sequences and DRY's breakers: see
     /// [`Self::bad_words`] and [`Self::dry_breakers`].
     pub sampling: Sampling,
+    /// What of `sampling` was asked for: of the rest the model's makers may have a better opinion.
+    pub said: SamplingDefaults,
+    /// What holds where they have none; else what stands in `sampling`.
+    pub otherwise: SamplingDefaults,
     /// As `sampling.logit_bias`, for each token of a text.
     pub text_bias: Vec<(String, f32)>,
     /// Words that may not occur in the output.
@@ -158,6 +162,8 @@ impl GenerationRequest {
             n: 1,
             best_of: None,
             sampling: Sampling::default(),
+            said: SamplingDefaults::default(),
+            otherwise: SamplingDefaults::default(),
             text_bias: Vec::new(),
             bad_words: Vec::new(),
             dry_breakers: Vec::new(),
@@ -176,6 +182,17 @@ impl GenerationRequest {
             time_limit: None,
             rules: None,
         }
+    }
+
+    /// How tokens are chosen on a model that advises this.
+    #[must_use]
+    pub fn defaults_on(&self, model: SamplingDefaults) -> SamplingDefaults {
+        self.said.or(model).or(self.otherwise)
+    }
+
+    /// Lets what the model's makers advise hold where nothing else was said.
+    pub(super) fn settle_sampling(&mut self, model: SamplingDefaults) {
+        self.defaults_on(model).put_into(&mut self.sampling);
     }
 
     fn prompt_field(&self) -> &'static str {

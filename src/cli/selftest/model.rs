@@ -5,11 +5,13 @@ use serde::Serialize;
 use super::super::App;
 use super::super::args::RunnerArgs;
 use super::super::compute::{Opened, Room};
-use super::super::failure::Outcome;
+use super::super::failure::{Context as _, Outcome};
 use super::super::lanes::{Lanes, Want, forward};
-use crate::model::{Batch, DeviceChoice, Logits, Runner};
+use crate::model::{Batch, DeviceChoice, Logits, Runner, memory, reference};
 
 const PROMPT: &str = "The capital of France is";
+/// What both sides lose by computing with few bits is less.
+const MAX_DISTANCE: f64 = 0.2;
 /// Tokens that are generated.
 const NUM_TOKENS: usize = 16;
 
@@ -22,6 +24,9 @@ pub(super) struct ModelReport {
     prompt: &'static str,
     tokens: Vec<u32>,
     text: String,
+    /// How far the prompt's logits are from those of candle-transformers, as a share of their size; absent
+    /// where it has no such model.
+    second_opinion: Option<f64>,
     problems: Vec<String>,
 }
 
@@ -30,6 +35,11 @@ impl ModelReport {
         let mark = if self.ok { "ok" } else { "FAIL" };
         app.out
             .line(format!("{mark} {} on {}: {}{:?}", self.name, self.device, PROMPT, self.text))?;
+        let opinion = match self.second_opinion {
+            Some(distance) => format!("candle-transformers differs by {:.2} %", distance * 100.0),
+            None => "no second opinion: candle-transformers has no such model".to_owned(),
+        };
+        app.out.line(opinion)?;
         self.problems.iter().try_for_each(|problem| app.out.line(format!("FAIL {problem}")))
     }
 }
@@ -59,6 +69,11 @@ pub(super) fn run(app: &App, name: &str, device: &DeviceChoice) -> Outcome<Model
     if !is_same {
         problems.push("a prompt read token by token gives other logits than at once".to_owned());
     }
+    let second_opinion = opened.second_opinion(&prompt, &at_once)?;
+    if second_opinion.is_some_and(|distance| distance.is_nan() || distance > MAX_DISTANCE) {
+        problems.push("candle-transformers computes other logits".to_owned());
+    }
+    let runner = opened.runner.as_mut();
     let mut logits = at_once;
     let mut tokens = Vec::with_capacity(NUM_TOKENS);
     for position in 0..NUM_TOKENS {
@@ -77,6 +92,7 @@ pub(super) fn run(app: &App, name: &str, device: &DeviceChoice) -> Outcome<Model
         prompt: PROMPT,
         text: tokenizer.decode(&tokens),
         tokens,
+        second_opinion,
         problems,
     })
 }
@@ -85,6 +101,33 @@ fn step(runner: &mut dyn Runner, lanes: &mut Lanes, lane: usize, token: u32) -> 
     let mut batch = Batch::default();
     lanes.push(&mut batch, lane, &[token], Want::Last);
     forward(runner, &batch)
+}
+
+impl Opened {
+    /// The distance between our logits and those of candle-transformers: the root mean square of what they
+    /// differ by, as a share of that of theirs.
+    fn second_opinion(&self, prompt: &[u32], ours: &Logits) -> Outcome<Option<f64>> {
+        // It holds the weights a second time.
+        let needed = self.gguf.file_bytes() / 4 * 5;
+        if memory::available().is_some_and(|free| free < needed) {
+            return Ok(None);
+        }
+        let theirs = reference::logits(&self.gguf, prompt).context("candle-transformers")?;
+        let Some(theirs) = theirs else { return Ok(None) };
+        if theirs.len() != ours.data.len() {
+            return Ok(None);
+        }
+        let mean = |values: &[f32]| {
+            values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64
+        };
+        // What all logits have in common changes nothing.
+        let (our_mean, their_mean) = (mean(&ours.data), mean(&theirs));
+        let pairs = ours.data.iter().zip(&theirs);
+        let pairs = pairs.map(|(a, b)| (f64::from(*a) - our_mean, f64::from(*b) - their_mean));
+        let (differ, all) = pairs
+            .fold((0.0, 0.0), |(differ, all), (a, b)| (differ + (a - b).powi(2), all + b.powi(2)));
+        Ok(Some((differ / all).sqrt()))
+    }
 }
 
 fn likeliest(logits: &Logits) -> Option<u32> {

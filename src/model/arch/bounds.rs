@@ -1,7 +1,10 @@
 //! Bounds of what a description may say.
 
+use kolosal_kernels::recurrence::{MAX_KEY_DIM, MAX_TAPS};
+
+use crate::model::carried::ScanShape;
 use crate::model::error::ModelError;
-use crate::model::spec::{AttnSpec, FfnSpec, HeadSpec, LatentSpec, ModelSpec, MoeSpec};
+use crate::model::spec::{AttnSpec, FfnSpec, HeadSpec, LatentSpec, MixerSpec, ModelSpec, MoeSpec};
 
 /// Bounds that keep absurd files from absurd allocations.
 pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
@@ -31,6 +34,13 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
                 limit("feed-forward width", *width, 1 << 20)?;
                 check_experts(moe)?;
             }
+            FfnSpec::None => {}
+        }
+        match &layer.mixer {
+            MixerSpec::ShortConv(conv) => limit("taps of the convolution", conv.taps, MAX_TAPS)?,
+            MixerSpec::Delta(delta) => check_scan(delta.taps, &delta.shape)?,
+            MixerSpec::Ssm(ssm) => check_scan(ssm.taps, &ssm.shape)?,
+            MixerSpec::Attention(_) | MixerSpec::Latent { .. } | MixerSpec::None => {}
         }
     }
     Ok(())
@@ -77,6 +87,21 @@ fn check_attention(
         return Err(ModelError::Limit(format!(
             "rope dimension {} does not fit head dimension {turned}",
             rope.dim
+        )));
+    }
+    Ok(())
+}
+
+fn check_scan(taps: usize, shape: &ScanShape) -> Result<(), ModelError> {
+    limit("taps of the convolution", taps, MAX_TAPS)?;
+    limit("head count of the recurrence", shape.heads, 1024)?;
+    limit("group count of the recurrence", shape.groups, shape.heads)?;
+    limit("size of the state", shape.key_dim, MAX_KEY_DIM)?;
+    limit("width of the recurrence's heads", shape.value_dim, 4096)?;
+    if !shape.heads.is_multiple_of(shape.groups) {
+        return Err(ModelError::Limit(format!(
+            "{} heads of the recurrence are not those of {} groups",
+            shape.heads, shape.groups
         )));
     }
     Ok(())

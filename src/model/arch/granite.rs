@@ -1,10 +1,10 @@
-//! Granite 3 and the dense 4: llama with four scales, some without positions; as a mixture of experts too;
-//! with windows and sinks.
+//! Granite 3 and the dense 4: llama with four scales, some without positions; as a mixture of experts too,
+//! with windows and sinks, and with state-space layers in place of most of its attention.
 
 use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{FfnSpec, ModelSpec, RopeStyle};
+use crate::model::spec::{FfnSpec, MixerSpec, ModelSpec, RopeStyle};
 
 pub(super) const FAMILY: &[Architecture] = &[
     Architecture { name: "granite", models: "Granite 3", proof: Proof::Own, describe: granite },
@@ -13,6 +13,12 @@ pub(super) const FAMILY: &[Architecture] = &[
         models: "Granite 3 MoE",
         proof: Proof::Own,
         describe: granitemoe,
+    },
+    Architecture {
+        name: "granitehybrid",
+        models: "Granite 4 (hybrid)",
+        proof: Proof::Own,
+        describe: granitehybrid,
     },
     Architecture {
         name: "granite_swa",
@@ -50,6 +56,18 @@ pub(super) fn granitemoe(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
         let mut moe = keys.moe(width)?;
         moe.shared_width = shared;
         layer.ffn = FfnSpec::Moe(moe);
+    }
+    Ok(spec)
+}
+
+/// Layers without key heads are state-space layers.
+fn granitehybrid(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = granitemoe(keys)?;
+    let ssm = keys.ssm(true)?;
+    for layer in &mut spec.layers {
+        if layer.attn_mut().kv_heads == 0 {
+            layer.mixer = MixerSpec::Ssm(ssm);
+        }
     }
     Ok(spec)
 }

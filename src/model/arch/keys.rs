@@ -294,17 +294,28 @@ impl Keys<'_> {
             norms: Norms::PRE,
         };
         Ok(ModelSpec {
-            architecture: self.name.to_owned(),
-            vocab_size: self.vocab_size()?,
-            hidden,
-            context_len: self.usize("context_length")?,
             layers: (0..layers).map(layer).collect(),
             spare_blocks,
+            ropes: vec![rope],
+            ..self.bare(norm)?
+        })
+    }
+
+    /// What most models are around their layers, which are not there yet.
+    pub(super) fn bare(&self, norm: NormSpec) -> Result<ModelSpec, ModelError> {
+        Ok(ModelSpec {
+            architecture: self.name.to_owned(),
+            vocab_size: self.vocab_size()?,
+            hidden: self.usize("embedding_length")?,
+            context_len: self.usize("context_length")?,
+            layers: Vec::new(),
+            spare_blocks: 0,
             left_out: &[],
             warning: None,
             norm,
             norms_learned: true,
-            ropes: vec![rope],
+            last_norm: "output_norm",
+            ropes: Vec::new(),
             embed_scale: 1.0,
             learned_positions: false,
             embed_norm: EmbedNorm::None,
@@ -440,6 +451,20 @@ impl Keys<'_> {
         }
         let period = self.opt_usize("attention.sliding_window_pattern")?.unwrap_or(period);
         Ok((0..layers).map(|index| period == 0 || index % period < period - 1).collect())
+    }
+
+    /// Which layers have attention where others carry a state: all but those that the file lists, or the
+    /// last of every `period`.
+    pub(super) fn attention_layers(
+        &self,
+        layers: usize,
+        period: usize,
+    ) -> Result<Vec<bool>, ModelError> {
+        let period = self.opt_usize("full_attention_interval")?.unwrap_or(period).max(1);
+        Ok(match self.flags("attention.recurrent_layers", layers)? {
+            Some(flags) => flags.iter().map(|is_recurrent| !is_recurrent).collect(),
+            None => (0..layers).map(|index| (index + 1).is_multiple_of(period)).collect(),
+        })
     }
 
     /// Which layers see a window only: the file's pattern, else all but the first of each `period`.

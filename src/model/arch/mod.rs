@@ -30,9 +30,11 @@ mod internlm;
 mod jais;
 mod keys;
 mod laguna;
+mod lfm2;
 mod llama;
 mod llama4;
 mod maincoder;
+mod mamba;
 mod mellum;
 mod mimo;
 mod minicpm;
@@ -59,7 +61,6 @@ mod xverse;
 
 pub use family::{Architecture, Proof};
 use keys::Keys;
-pub(super) use unread::check_against;
 
 use super::error::ModelError;
 use super::gguf::Gguf;
@@ -117,29 +118,21 @@ const DECODERS: &[&[Architecture]] = &[
     refact::FAMILY,
     jais::FAMILY,
     gpt_oss::FAMILY,
+    lfm2::FAMILY,
+    mamba::FAMILY,
 ];
 /// Encoders: embeddings and scores, no text.
 const ENCODERS: &[&[Architecture]] = &[bert::FAMILY, llama::ENCODERS, gemma::ENCODER];
 
-/// Families that candle-transformers runs for us, one sequence at a time: names and models.
-pub const THROUGH_TRANSFORMERS: &[(&str, &str)] = &[("lfm2", "LFM 2")];
-
 /// What a family has been compared with; `None` for one that is not known.
 #[must_use]
 pub fn proof(name: &str) -> Option<Proof> {
-    let own = all().find(|known| known.name == name).map(|known| known.proof);
-    own.or_else(|| is_through_transformers(name).then_some(Proof::Own))
-}
-
-/// Whether a family is one of [`THROUGH_TRANSFORMERS`].
-#[must_use]
-pub fn is_through_transformers(name: &str) -> bool {
-    THROUGH_TRANSFORMERS.iter().any(|(known, _)| *known == name)
+    all().find(|known| known.name == name).map(|known| known.proof)
 }
 
 /// Names of all families that can be run.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    all().map(|known| known.name).chain(THROUGH_TRANSFORMERS.iter().map(|(name, _)| *name))
+    all().map(|known| known.name)
 }
 
 /// Every family of ours, decoders first.
@@ -192,7 +185,9 @@ fn scale_scores(keys: &Keys<'_>, spec: &mut ModelSpec) -> Result<(), ModelError>
         return Ok(());
     }
     if let Some(scale) = keys.f32("attention.scale")?.filter(|scale| *scale != 0.0) {
-        spec.layers.iter_mut().for_each(|layer| layer.attn_mut().scale = scale);
+        for layer in spec.layers.iter_mut().filter(|layer| layer.attn().is_some()) {
+            layer.attn_mut().scale = scale;
+        }
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ fn step35(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
                 moe.shared_act = Some(limited(shared_limits[index]));
             }
             FfnSpec::Gated { act, .. } => *act = limited(shared_limits[index]),
-            FfnSpec::Plain { .. } | FfnSpec::Both { .. } => {}
+            FfnSpec::Plain { .. } | FfnSpec::Both { .. } | FfnSpec::None => {}
         }
     }
     Ok(spec)

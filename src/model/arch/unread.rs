@@ -3,7 +3,7 @@
 
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::gguf::{Array, Metadata, Value};
+use crate::model::gguf::{Array, Value};
 use crate::model::spec::{
     ActSpec, AttnSpec, FfnSpec, HeadSpec, LayerSpec, ModelSpec, MoeScore, MoeSpec, RopeScaling,
     RopeStyle,
@@ -48,23 +48,6 @@ pub(super) fn check(keys: &Keys<'_>, spec: &ModelSpec) -> Result<(), ModelError>
         None => Ok(()),
         Some((key, value)) => Err(not_understood(keys.name, key, value)),
     }
-}
-
-/// [`check`] for a family without a [`ModelSpec`], which reads `known` keys.
-pub(crate) fn check_against(
-    metadata: &Metadata,
-    name: &str,
-    known: &[&str],
-) -> Result<(), ModelError> {
-    for (key, value) in metadata.iter() {
-        let Some(key) = key.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')) else {
-            continue;
-        };
-        if !known.contains(&key) && !is_idle(key, value) {
-            return Err(not_understood(name, key, value));
-        }
-    }
-    Ok(())
 }
 
 fn not_understood(name: &str, key: &str, value: &Value) -> ModelError {
@@ -199,6 +182,7 @@ fn is_called(ffn: &FfnSpec, name: &[u8]) -> bool {
     let act = match ffn {
         FfnSpec::Gated { act, .. } | FfnSpec::Plain { act, .. } => *act,
         FfnSpec::Moe(moe) | FfnSpec::Both { moe, .. } => moe.act,
+        FfnSpec::None => return true,
     };
     match act {
         ActSpec::Silu => matches!(name, b"silu" | b"swish"),

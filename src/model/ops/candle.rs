@@ -3,6 +3,8 @@
 //! Correct everywhere before it is fast anywhere: attention gathers each sequence's blocks and works
 //! through plain matrix products.
 
+mod recurrence;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{D, DType, Device, Module, Tensor};
 use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::{self, GgmlType};
+
+use recurrence::States;
 
 use super::{Attend, KvBlocks, Load, Norm, Ops, Products, Tensors, WeightSource};
 use crate::model::batch::{BLOCK, Batch, Span};
@@ -22,6 +26,7 @@ use crate::model::spec::{ActSpec, AttnSpec, NormKind, RopeSpec, RopeStyle, Xielu
 pub struct CandleOps {
     device: Device,
     kv: Vec<LayerKv>,
+    states: States,
     positions: Option<Tensor>, // (T) u32
     slots: Vec<u32>,
     spans: Vec<Span>,
@@ -55,7 +60,9 @@ impl CandleOps {
     #[must_use]
     pub fn new(device: Device) -> Self {
         let (kv, slots, spans) = (Vec::new(), Vec::new(), Vec::new());
-        Self { device, kv, positions: None, slots, spans, weight_bytes: 0, num_blocks: 0 }
+        let states = States::default();
+        let (positions, weight_bytes, num_blocks) = (None, 0, 0);
+        Self { device, kv, states, positions, slots, spans, weight_bytes, num_blocks }
     }
 
     fn quantized(&mut self, source: &WeightSource<'_>) -> Result<Arc<QTensor>, ModelError> {
@@ -290,6 +297,14 @@ impl Tensors for CandleOps {
         let parts = x.reshape((factors.len(), ()))?;
         let factors = Tensor::from_slice(factors, (factors.len(), 1), &self.device)?;
         Ok(parts.broadcast_mul(&factors)?.reshape(x.shape())?)
+    }
+
+    fn mul(&mut self, x: Tensor, y: &Tensor) -> Result<Tensor, ModelError> {
+        Ok((x * y)?)
+    }
+
+    fn activate(&mut self, x: Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
+        activate(&x, act)
     }
 
     fn copy(&mut self, x: &Tensor) -> Result<Tensor, ModelError> {

@@ -2,7 +2,7 @@
 //! [`candle`] with portable candle tensors (CUDA, Metal, and the oracle of the CPU back end).
 //!
 //! They are traits by subject, each on those before: weights ([`Load`]), values ([`Tensors`]), linear
-//! layers ([`Products`]), keys and values ([`Attend`]), and all of it ([`Ops`]).
+//! layers ([`Products`]), keys and values ([`Attend`]), states ([`Recur`]), and all of it ([`Ops`]).
 
 pub mod candle;
 pub mod cpu;
@@ -13,6 +13,7 @@ use kolosal_kernels::memory::Floats;
 use kolosal_kernels::quant::GgmlType;
 
 use super::batch::Batch;
+use super::carried::{ScanShape, StateSpec};
 use super::error::ModelError;
 use super::runner::KvGrowth;
 use super::spec::{ActSpec, AttnSpec, NormSpec, RopeSpec};
@@ -102,6 +103,10 @@ pub trait Tensors: Load + Send {
         y: &Self::Tensor,
         scale: f32,
     ) -> Result<Self::Tensor, ModelError>;
+    /// `x · y`, value by value.
+    fn mul(&mut self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor, ModelError>;
+    /// `act(x)`.
+    fn activate(&mut self, x: Self::Tensor, act: ActSpec) -> Result<Self::Tensor, ModelError>;
     /// The same values once more.
     fn copy(&mut self, x: &Self::Tensor) -> Result<Self::Tensor, ModelError>;
     /// The columns `range` of each of `heads` equal parts of a row, side by side.
@@ -219,8 +224,55 @@ pub trait Attend: Tensors {
     ) -> Result<Self::Tensor, ModelError>;
 }
 
+/// A causal convolution of each column.
+#[derive(Debug)]
+pub struct Conv {
+    /// Rows that a row depends on, itself included.
+    pub taps: usize,
+    /// (taps, columns), the tap of the row itself last.
+    pub weights: Vec<f32>,
+    /// (columns).
+    pub bias: Option<Vec<f32>>,
+    /// Of the sum.
+    pub act: Option<ActSpec>,
+}
+
+/// A linear recurrence; see [`kolosal_kernels::recurrence`] for what it computes.
+pub struct Scan<'a, T> {
+    /// (T, groups · key_dim).
+    pub q: &'a T,
+    /// (T, groups · key_dim).
+    pub k: &'a T,
+    /// (T, heads · value_dim).
+    pub v: &'a T,
+    /// (T, heads), or (T, heads · key_dim).
+    pub decay: &'a [f32],
+    /// (T, heads).
+    pub gain: &'a [f32],
+    pub shape: &'a ScanShape,
+}
+
+/// States that layers carry from token to token, in pages that the spans of the batch name.
+pub trait Recur: Tensors {
+    /// Reserves pages for the states of these layers, some of which carry none.
+    fn reserve_states(&mut self, layers: &[StateSpec], pages: usize) -> Result<(), ModelError>;
+    /// Each column over the rows of its sequence: (T, columns).
+    fn conv(
+        &mut self,
+        layer: usize,
+        x: &Self::Tensor,
+        conv: &Conv,
+    ) -> Result<Self::Tensor, ModelError>;
+    /// What the queries find: (T, heads · value_dim).
+    fn scan(
+        &mut self,
+        layer: usize,
+        scan: &Scan<'_, Self::Tensor>,
+    ) -> Result<Self::Tensor, ModelError>;
+}
+
 /// What the decoder can do.
-pub trait Ops: Products + Attend {
+pub trait Ops: Products + Attend + Recur {
     /// Bytes of resident weights so far.
     fn weight_bytes(&self) -> usize;
     /// `cpu`, `cuda:0`, `metal:0`.

@@ -65,6 +65,8 @@ pub enum FfnSpec {
         width: usize,
         moe: MoeSpec,
     },
+    /// Nothing: the layer is a mixer alone.
+    None,
 }
 
 impl FfnSpec {
@@ -73,7 +75,7 @@ impl FfnSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         match self {
             Self::Moe(moe) | Self::Both { moe, .. } => Some(moe),
-            Self::Gated { .. } | Self::Plain { .. } => None,
+            Self::Gated { .. } | Self::Plain { .. } | Self::None => None,
         }
     }
 
@@ -85,6 +87,7 @@ impl FfnSpec {
                 *width
             }
             Self::Moe(moe) => moe.width,
+            Self::None => return Self::None,
         };
         Self::Plain { width, act }
     }

@@ -152,12 +152,12 @@ impl<O: Load> Loader<'_, O> {
                 } else {
                     self.ops.load_tied_table(&embd)?
                 };
-                (table, Head::Logits { norm: self.norm("output_norm", hidden, spec.norm)?, out })
+                (table, Head::Logits { norm: self.norm(spec.last_norm, hidden, spec.norm)?, out })
             }
             HeadSpec::None => (self.ops.load_table(&embd)?, Head::None),
             HeadSpec::Norm => {
                 let table = self.ops.load_table(&embd)?;
-                (table, Head::Norm(self.norm("output_norm", hidden, spec.norm)?))
+                (table, Head::Norm(self.norm(spec.last_norm, hidden, spec.norm)?))
             }
             HeadSpec::Dense { inner, out } => {
                 let table = self.ops.load_table(&embd)?;

@@ -67,7 +67,8 @@ impl AnthropicApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input()?;
-        let input_tokens = count_tokens(&self.0, &caller, &model, (input, "messages")).await?;
+        let input_tokens =
+            count_tokens(&self.0, &caller, Some(&model), (input, "messages")).await?;
         Ok(Reply::new(Json(TokenCount { input_tokens })))
     }
 }

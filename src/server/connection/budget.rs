@@ -26,10 +26,6 @@ impl BodyBudget {
         Self { limit, used: Arc::default() }
     }
 
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
     pub(crate) fn hold(&self) -> Held {
         Held { budget: self.clone(), bytes: 0 }
     }

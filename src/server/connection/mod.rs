@@ -15,6 +15,6 @@ mod table;
 mod watched;
 
 pub(super) use accept::serve;
-pub(crate) use budget::BodyBudget;
+pub(crate) use budget::{BodyBudget, Held};
 pub use limits::{ConnectionLimits, raise_descriptor_limit};
 pub(crate) use state::State;

@@ -20,6 +20,8 @@ pub(crate) struct Wanted {
     pub logprobs: bool,
     /// Token counts at the end of a stream.
     pub include_usage: bool,
+    /// And with every piece of it.
+    pub continuous_usage: bool,
     /// Pieces of a stream have their timings.
     pub timings: bool,
     /// A stream tells how much of the prompt was read.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::seat::lease;
+use super::seat::lease_named_or_only;
 use crate::{
     chat::{
         ChatInput, Patience, Unread, Until,
@@ -21,10 +21,10 @@ const MAX_COUNTED: usize = 1 << 20;
 pub(crate) async fn count_tokens(
     state: &AppState,
     caller: &Caller,
-    model: &str,
+    model: Option<&str>,
     (input, field): (ChatInput, &'static str),
 ) -> Result<usize> {
-    let lease = lease(state, model).await?;
+    let lease = lease_named_or_only(state, model).await?;
     let text = Arc::clone(&lease.text);
     let max_tokens = (2 * lease.engine.spec().context_len).max(MAX_COUNTED);
     let bytes = conversation_bytes(&input);

@@ -7,7 +7,7 @@ use crate::param::Effect;
 
 /// Names that decide what an answer is, beside those of the table: structures, names that single
 /// dialects have, and what only other servers have.
-const DECISIVE: [&str; 36] = [
+const DECISIVE: [&str; 38] = [
     "audio",
     "banned_tokens",
     "best_of",
@@ -40,6 +40,8 @@ const DECISIVE: [&str; 36] = [
     "tool_choice",
     "tools",
     "web_search_options",
+    "lora",
+    "truncate_prompt_tokens",
     "logprobs",
     "max_tokens",
     "min_tokens",

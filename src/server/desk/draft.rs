@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 use super::{Ask, Wanted};
 use crate::{
     chat::{
-        DEFAULT_BREAKERS,
+        DEFAULT_BREAKERS, SamplingDefaults,
         generation::{GenerationRequest, OutputRules, PromptInput, Shape},
     },
     engine::{
-        LogprobsOf,
+        LogprobsOf, Sampling,
         sampling::{Adaptive, Mirostat, MirostatVersion},
     },
     error::{Error, Result},
@@ -191,6 +191,7 @@ impl Draft {
     }
 
     fn settle_sampling(&mut self, given: &Given) -> Result<()> {
+        self.tell_apart(given);
         let sampling = &mut self.request.sampling;
         let MirostatDraft { version, tau, eta } = self.mirostat;
         let version = match version {
@@ -206,6 +207,22 @@ impl Draft {
             return Err(given.error("adaptive_target", text));
         }
         Ok(())
+    }
+
+    /// What was said, and what holds where neither that nor the model says anything.
+    fn tell_apart(&mut self, given: &Given) {
+        let Sampling { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
+            self.request.sampling;
+        let those = |is_one: &dyn Fn(&str) -> bool| SamplingDefaults {
+            temperature: is_one("temperature").then_some(temperature),
+            top_p: is_one("top_p").then_some(top_p),
+            top_k: is_one("top_k").then_some(top_k),
+            min_p: is_one("min_p").then_some(min_p),
+            repetition_penalty: is_one("repetition_penalty").then_some(repetition_penalty),
+        };
+        self.request.said = those(&|key| given.has(key));
+        let of_dialect = those(&|key| given.is_defaulted(key));
+        self.request.otherwise = of_dialect.or(SamplingDefaults::OURS);
     }
 
     fn settle_keep_alive(&mut self, given: &Given) -> Result<()> {

@@ -40,7 +40,7 @@ pub(crate) use render::{Begun, Now, Render};
 #[cfg(test)]
 pub(crate) use request::read;
 pub(crate) use request::{Body, Request};
-pub(crate) use seat::{Desk, Seat, lease_named_or_only};
+pub(crate) use seat::{Desk, Seat, lease_named_or_only, named_or_only, unless_only};
 pub(crate) use serve::Served;
 pub(crate) use timings::{PromptProgress, Timings, progress};
 pub(crate) use wire::{WireParam, wire};

@@ -186,7 +186,8 @@ fn dialect(path: &str) -> &'static str {
     match segment {
         "api" => "ollama",
         "messages" => "anthropic",
-        "infill" | "tokenize" | "detokenize" | "apply-template" => "llama",
+        "infill" | "completion" | "embedding" | "props" | "slots" | "tokenize" | "detokenize"
+        | "apply-template" => "llama",
         "inference" | "engines" | "health" | "livez" | "readyz" => "kolosal",
         _ => "openai",
     }

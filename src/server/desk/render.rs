@@ -7,7 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Wanted;
 use crate::{
-    chat::generation::{Collected, Step, Tally},
+    chat::{
+        SamplingDefaults,
+        generation::{Collected, Step, Tally},
+    },
     error::{Error, Result},
 };
 
@@ -19,6 +22,8 @@ pub(crate) struct Begun {
     pub fingerprint: String,
     /// Tokens that prompt and answer may have together.
     pub context_len: usize,
+    /// How tokens are chosen, whoever said it.
+    pub sampling: SamplingDefaults,
     /// Tokens of the prompt of each choice, if token ids are wanted; else empty.
     pub prompts: Vec<Vec<u32>>,
     /// When the engine was in memory.

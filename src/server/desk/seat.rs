@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Ledger;
 use crate::{
     chat::{
-        embedding::{EmbedInput, Embeddings, embed},
+        embedding::{EmbedForm, EmbedInput, Embeddings, embed},
         rerank::{RankRequest, Ranking, rank},
     },
     error::{Error, Kind, Result},
@@ -69,7 +69,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Embeds texts; vectors have their first `dimensions` values, or all.
+    /// Embeds texts.
     ///
     /// # Errors
     /// As [`embed`], or the shutdown.
@@ -77,9 +77,9 @@ impl<'a> Desk<'a> {
         &self,
         seat: &Seat,
         inputs: Vec<EmbedInput>,
-        dimensions: Option<usize>,
+        form: EmbedForm,
     ) -> Result<Embeddings> {
-        let work = embed(&seat.lease.text, &seat.lease.engine, inputs, dimensions);
+        let work = embed(&seat.lease.text, &seat.lease.engine, inputs, form);
         let embedded = self.finish(work).await?;
         self.ledger().read(embedded.prompt_tokens);
         Ok(embedded)
@@ -123,16 +123,40 @@ pub(super) async fn lease(state: &AppState, model: &str) -> Result<Lease> {
 
 /// As [`lease`]; without a name, the only engine that is registered.
 pub(crate) async fn lease_named_or_only(state: &AppState, model: Option<&str>) -> Result<Lease> {
+    lease(state, &named_or_only(state, model)?).await
+}
+
+/// The name of an engine, which may be unknown; without one, that of the only engine.
+///
+/// # Errors
+/// There is no name, and none or several engines.
+pub(crate) fn named_or_only(state: &AppState, model: Option<&str>) -> Result<String> {
     if let Some(model) = model {
-        return lease(state, model).await;
+        return Ok(model.to_owned());
     }
     let engines = state.registry.list();
     match engines.as_slice() {
-        [only] => lease(state, &only.spec.id).await,
+        [only] => Ok(only.spec.id.clone()),
         all => {
             let text =
                 format!("model: the name of an engine is required, as there are {}", all.len());
             Err(Error::invalid("model", text))
         }
     }
+}
+
+/// For routes of servers that have one model and take any name for it: nobody's name is that of the only
+/// engine, and the caller is told.
+pub(crate) fn unless_only(
+    state: &AppState,
+    caller: &Caller,
+    model: Option<String>,
+) -> Option<String> {
+    let engines = state.registry.list();
+    let is_nobodys = |name: &String| engines.len() == 1 && engines[0].spec.id != *name;
+    if model.as_ref().is_some_and(is_nobodys) {
+        caller.tell(&["model".to_owned()]);
+        return None;
+    }
+    model
 }

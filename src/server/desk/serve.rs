@@ -92,6 +92,7 @@ impl Desk<'_> {
     ) -> Result<Served<R::Whole, Streamed<R>>> {
         let Ask { model: _, prompts, is_stream, keep_alive, wanted } = ask;
         let Seat { lease, model, taken } = seat;
+        let sampling = prompts.first().map(|first| first.defaults_on(lease.text.sampling()));
         let started = self.finish(generate_all(&lease.text, &lease.engine, prompts));
         let generation = started.await?;
         self.caller.tell(generation.notes());
@@ -104,6 +105,7 @@ impl Desk<'_> {
             model,
             fingerprint: fingerprint(&lease),
             context_len: lease.engine.spec().context_len,
+            sampling: sampling.unwrap_or_default(),
             prompts: prompts.collect(),
             seated: taken,
             began: Instant::now(),

@@ -89,7 +89,7 @@ pub(crate) struct EngineModel {
     pub context_len: u64,
     /// `generate`: text, and embeddings; `embed`: embeddings; `rank`: scores of documents.
     pub purpose: String,
-    /// `kolosal`, or `candle-transformers`, which runs one sequence at a time.
+    /// Whose code computes: `kolosal`.
     pub runner: String,
     /// What a person should know.
     pub warnings: Vec<String>,
@@ -148,8 +148,7 @@ impl EngineStatus {
                 file_bytes: info.file_bytes,
                 context_len: info.context_len as u64,
                 purpose: purpose(info.purpose).to_owned(),
-                runner: if info.one_at_a_time { "candle-transformers" } else { "kolosal" }
-                    .to_owned(),
+                runner: "kolosal".to_owned(),
                 warnings: info.warnings.clone(),
             }),
         }

@@ -25,7 +25,6 @@ use crate::{
 
 /// What the original's engine did where a request said nothing.
 const MAX_NEW_TOKENS: u32 = 128;
-const TOP_P: f64 = 0.5;
 const RANDOM_SEED: i64 = 42;
 
 /// A JSON schema, or its text.
@@ -81,8 +80,8 @@ const SHARED: [WireParam<Draft>; 10] = [
         .saying("128 if absent, or as many as fit.")
         .remarking("128 if absent"),
     params::MIN_TOKENS.named("minLength"),
-    params::TEMPERATURE.defaulting(Scalar::Number(1.0)),
-    params::TOP_P.named("topP").defaulting(Scalar::Number(TOP_P)),
+    params::TEMPERATURE,
+    params::TOP_P.named("topP"),
     params::SEED
         .named("randomSeed")
         .within(0.0, i64::MAX as f64)
@@ -193,16 +192,16 @@ fn tool_use(text: Option<&str>, choice: Option<ToolMode>) -> Result<Option<ToolU
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::SamplingDefaults;
     use crate::server::{desk, ignored::Ignored};
 
     #[test]
-    fn sampling_is_the_originals_where_nothing_is_said() {
+    fn what_is_not_about_the_model_is_the_originals_where_nothing_is_said() {
         let body = br#"{"model": "m", "prompt": "a"}"#;
         let request: InferenceCompletionRequest = desk::read(body, &Ignored::default()).unwrap();
         let ask = request.into_ask();
         let first = ask.prompts.first().unwrap();
-        let sampling = (first.sampling.temperature, first.sampling.top_p, first.seed);
-        assert_eq!(sampling, (1.0, 0.5, Some(42)));
+        assert_eq!((first.said, first.seed), (SamplingDefaults::default(), Some(42)));
         assert_eq!((first.max_tokens, first.default_max_tokens), (None, Some(128)));
     }
 }

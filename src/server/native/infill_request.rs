@@ -9,11 +9,11 @@ use crate::{
         generation::{OutputRules, PromptInput},
     },
     error::{Error, Result},
-    param::{Given, Scalar},
+    param::Given,
     server::{
         desk::{
             Ask, Draft, Request, WireParam,
-            params::{self, LOCAL, LOCAL_SERVICE, join},
+            params::{LLAMA, LOCAL, LOCAL_SERVICE, join},
         },
         schema::optional_objects,
     },
@@ -39,7 +39,7 @@ pub(crate) struct ExtraInput {
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, rename = "InfillRequest")]
 pub(crate) struct InfillParts {
-    /// The engine to ask, by its `engine_id`; may be absent if there is only one.
+    /// The engine to ask, by its `engine_id`; absent or any name if there is only one.
     #[oai(nullable)]
     model: Option<String>,
     /// The text before the gap.
@@ -61,27 +61,12 @@ pub(crate) struct InfillRequest {
     draft: Draft,
 }
 
-const OWN: &[WireParam<Draft>] = &[
-    params::STREAM,
-    params::MAX_TOKENS.within(0.0, u32::MAX as f64).saying("Another name of `n_predict`."),
-    params::TEMPERATURE.defaulting(Scalar::Number(0.8)),
-    params::TOP_P.defaulting(Scalar::Number(0.95)),
-    params::TOP_K.defaulting(Scalar::Integer(40)),
-    params::MIN_P.defaulting(Scalar::Number(0.05)),
-    params::PRESENCE_PENALTY,
-    params::FREQUENCY_PENALTY,
-    params::REPEAT_PENALTY,
-    params::LOGIT_BIAS,
-    params::SEED_OR_RANDOM,
-    params::STOP,
-    params::IGNORE_EOS,
-];
-
 impl Request for InfillRequest {
     type Parts = InfillParts;
     type Target = Draft;
-    const PARAMS: &'static [WireParam<Draft>] =
-        &join::<{ OWN.len() + LOCAL.len() + LOCAL_SERVICE.len() }>(&[OWN, &LOCAL, &LOCAL_SERVICE]);
+    const PARAMS: &'static [WireParam<Draft>] = &join::<
+        { LLAMA.len() + LOCAL.len() + LOCAL_SERVICE.len() },
+    >(&[&LLAMA, &LOCAL, &LOCAL_SERVICE]);
 
     fn new(parts: InfillParts, mut draft: Draft, given: Given) -> Result<Self> {
         draft.settle(&given)?;
@@ -109,21 +94,5 @@ impl InfillRequest {
         });
         let request = draft.request(prompt, OutputRules::default());
         Ok(draft.into_ask(parts.model, vec![request]))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::{desk, ignored::Ignored};
-
-    #[test]
-    fn sampling_is_llama_servers_where_nothing_is_said() {
-        let body = br#"{"model": "m", "input_prefix": "a", "input_suffix": "b"}"#;
-        let request: InfillRequest = desk::read(body, &Ignored::default()).unwrap();
-        let ask = request.into_ask().unwrap();
-        let sampling = &ask.prompts.first().unwrap().sampling;
-        let got = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p);
-        assert_eq!(got, (0.8, 40, 0.95, 0.05));
     }
 }

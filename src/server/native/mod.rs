@@ -8,6 +8,10 @@ mod inference;
 mod inference_request;
 mod infill;
 mod infill_request;
+mod llama_answer;
+mod llama_completion;
+mod llama_embedding;
+mod props;
 mod tokens;
 mod tokens_request;
 
@@ -17,7 +21,10 @@ pub(crate) use inference::InferenceApi;
 pub(crate) use inference_request::{InferenceChatRequest, InferenceCompletionRequest};
 pub(crate) use infill::InfillApi;
 pub(crate) use infill_request::InfillRequest;
+pub(crate) use llama_completion::{LlamaCompletionApi, LlamaCompletionRequest};
+pub(crate) use llama_embedding::{LlamaEmbeddingApi, LlamaEmbeddingRequest};
 use poem_openapi::Tags;
+pub(crate) use props::PropsApi;
 pub(crate) use tokens::TokenApi;
 
 use super::reply::Outcomes;
@@ -33,8 +40,8 @@ pub(crate) enum NativeTag {
     Health,
     /// Text to tokens and back, and conversations to text.
     Tokens,
-    /// Texts whose middle is missing.
-    Infill,
+    /// Texts that go on, or whose middle is missing, and what there is, in llama-server's form.
+    Llama,
 }
 
 /// Outcomes of a translation between text and tokens.
@@ -45,10 +52,10 @@ impl Outcomes for Translates {
     const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 500, 503];
 }
 
-/// Outcomes of filling in a text.
-pub(crate) struct Infills;
+/// Outcomes of generating text in llama-server's form.
+pub(crate) struct LlamaGenerates;
 
-impl Outcomes for Infills {
+impl Outcomes for LlamaGenerates {
     const SUCCESS: (u16, &'static str) = (200, "The text; with `stream`, server-sent events");
     const FAILURES: &'static [u16] = &[400, 401, 404, 408, 413, 422, 429, 500, 503, 504];
 }

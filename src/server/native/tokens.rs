@@ -26,7 +26,7 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::lease_named_or_only,
+        desk::{lease_named_or_only, unless_only},
         reply::{Answer, Reply},
         schema::{TextOr, wire_type},
     },
@@ -113,6 +113,7 @@ impl TokenApi {
         let with_pieces = request.with_pieces.unwrap_or(false);
         let with_texts = request.return_token_strs.unwrap_or(false);
         let tokenization = request.into_tokenization()?;
+        let model = unless_only(&self.0, &caller, model);
         let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
         let max_model_len = lease.engine.spec().context_len;
         let bytes = tokenization.num_bytes();
@@ -145,11 +146,13 @@ impl TokenApi {
     )]
     async fn detokenize(
         &self,
+        caller: Data<&Caller>,
         request: Json<DetokenizeRequest>,
     ) -> Answer<Json<DetokenizeAnswer>, Translates> {
         let request = request.0;
         request.check()?;
-        let lease = lease_named_or_only(&self.0, request.model.as_deref()).await?;
+        let model = unless_only(&self.0, &caller, request.model.clone());
+        let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
         let text = Arc::clone(&lease.text);
         let bytes = size_of_val(request.tokens.as_slice());
         let answer = lease.text.preparations().run(bytes, move |_| {
@@ -179,6 +182,7 @@ impl TokenApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input()?;
+        let model = unless_only(&self.0, &caller, model);
         let lease = lease_named_or_only(&self.0, model.as_deref()).await?;
         let text = Arc::clone(&lease.text);
         let bytes = conversation_bytes(&input);

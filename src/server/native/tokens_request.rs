@@ -36,7 +36,7 @@ wire_type!(TextOrToken, "text_or_token", {
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub(crate) struct TokenizeRequest {
-    /// The engine whose vocabulary is used; may be absent when there is only one.
+    /// The engine whose vocabulary is used; absent or any name if there is only one.
     #[oai(nullable)]
     pub model: Option<String>,
     /// Text, or a list of texts and token ids. No special tokens are added unless `add_special` is true.
@@ -180,7 +180,7 @@ fn check_count(field: &str, count: usize) -> Result<()> {
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub(crate) struct DetokenizeRequest {
-    /// The engine whose vocabulary is used; may be absent when there is only one.
+    /// The engine whose vocabulary is used; absent or any name if there is only one.
     #[oai(nullable)]
     pub model: Option<String>,
     #[oai(validator(max_items = 1_048_576))]
@@ -199,7 +199,7 @@ impl DetokenizeRequest {
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub(crate) struct ApplyTemplateRequest {
-    /// The engine whose chat template is used; may be absent when there is only one.
+    /// The engine whose chat template is used; absent or any name if there is only one.
     #[oai(nullable)]
     pub model: Option<String>,
     /// The conversation, oldest message first.

@@ -18,7 +18,7 @@ use super::{
     request::{Asked, OllamaChatRequest, OllamaGenerateRequest, OllamaOptions},
 };
 use crate::{
-    chat::embedding::{EmbedInput, Embeddings},
+    chat::embedding::{EmbedForm, EmbedInput, Embeddings},
     error::Result,
     registry::KeepAlive,
     server::{
@@ -110,7 +110,10 @@ impl OllamaApi {
             inputs,
             options,
             keep_alive: request.keep_alive.as_ref(),
-            dimensions: request.dimensions.map(|count| count as usize),
+            form: EmbedForm {
+                dimensions: request.dimensions.map(|count| count as usize),
+                max_tokens: None,
+            },
         };
         let (embedded, load_duration, total_duration) = self.embedded(&caller, asked).await?;
         Ok(Reply::new(Json(OllamaEmbeddings {
@@ -140,7 +143,7 @@ impl OllamaApi {
             inputs: vec![EmbedInput::Text(request.prompt.clone())],
             options: request.options(),
             keep_alive: request.keep_alive.as_ref(),
-            dimensions: None,
+            form: EmbedForm::default(),
         };
         let (embedded, ..) = self.embedded(&caller, asked).await?;
         let embedding = embedded.vectors.into_iter().next().unwrap_or_default();
@@ -154,7 +157,7 @@ struct Embedding<'a> {
     inputs: Vec<EmbedInput>,
     options: OllamaOptions,
     keep_alive: Option<&'a Span>,
-    dimensions: Option<usize>,
+    form: EmbedForm,
 }
 
 impl OllamaApi {
@@ -176,7 +179,7 @@ impl OllamaApi {
         let keep_alive = asked.keep_alive.map(Span::keep_alive).transpose()?;
         let desk = Desk::new(&self.0, caller);
         let seat = self.seat(&desk, asked.model, &asked.options).await?;
-        let embedded = desk.embed(&seat, asked.inputs, asked.dimensions).await?;
+        let embedded = desk.embed(&seat, asked.inputs, asked.form).await?;
         // A request that is refused changes nothing.
         if let Some(keep_alive) = keep_alive {
             seat.lease.set_idle_timeout(keep_alive);

@@ -199,7 +199,7 @@ impl OllamaModelApi {
                 // Where the template does not write them, they are described in the system message.
                 ("tools", is_written && known.chat_template),
                 ("thinking", is_written && known.reasons),
-                ("embedding", known.purpose != Purpose::Rank && !known.one_at_a_time),
+                ("embedding", known.purpose != Purpose::Rank),
             ] {
                 capabilities.extend(has_it.then(|| name.to_owned()));
             }

@@ -67,7 +67,7 @@ impl ChatApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input()?;
-        let count = count_tokens(&self.0, &caller, &model, (input, "messages")).await?;
+        let count = count_tokens(&self.0, &caller, model.as_deref(), (input, "messages")).await?;
         Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }

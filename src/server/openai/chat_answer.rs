@@ -280,7 +280,7 @@ impl ChatRender {
     fn chunk(&self, index: u32, delta: ChatDelta, now: Now<'_>) -> ChatCompletionChunk {
         let choice =
             ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
-        let usage = self.wanted.include_usage.then_some(None);
+        let usage = Usage::of_piece(self.wanted, now);
         ChatCompletionChunk {
             id: self.head.id.clone(),
             object: ChatChunkKind::Chunk,

@@ -27,9 +27,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, rename = "ChatCompletionRequest")]
 pub(crate) struct ChatParts {
-    /// The engine to ask, by its `engine_id`.
-    #[oai(validator(min_length = 1))]
-    model: String,
+    /// The engine to ask, by its `engine_id`; may be absent if there is only one.
+    #[oai(nullable, validator(min_length = 1))]
+    model: Option<String>,
     /// The conversation so far, oldest message first.
     #[oai(validator(min_items = 1, max_items = 8192))]
     #[serde(deserialize_with = "objects")]
@@ -62,7 +62,7 @@ pub(crate) struct ChatParts {
 
 /// A request to answer a conversation.
 pub(crate) struct ChatCompletionRequest {
-    pub model: String,
+    pub model: Option<String>,
     parts: ChatParts,
     draft: Draft,
 }
@@ -118,7 +118,7 @@ impl ChatCompletionRequest {
         let mut draft = self.draft;
         let rules = OutputRules { shape: draft.shapes.pop(), tools };
         let request = draft.request(PromptInput::Chat(input), rules);
-        Ok(draft.into_ask(Some(self.model), vec![GenerationRequest { prediction, ..request }]))
+        Ok(draft.into_ask(self.model, vec![GenerationRequest { prediction, ..request }]))
     }
 
     /// The conversation, to have its tokens counted.

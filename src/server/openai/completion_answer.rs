@@ -108,14 +108,14 @@ impl CompletionRender {
         }
     }
 
-    fn envelope(&self, choices: Vec<CompletionChoice>) -> Completion {
+    fn envelope(&self, choices: Vec<CompletionChoice>, now: Now<'_>) -> Completion {
         Completion {
             id: self.head.id.clone(),
             object: CompletionKind::TextCompletion,
             created: self.head.created,
             model: self.head.model.clone(),
             choices,
-            usage: self.wanted.include_usage.then_some(None),
+            usage: Usage::of_piece(self.wanted, now),
             system_fingerprint: self.head.system_fingerprint.clone(),
             timings: None,
             prompt_progress: None,
@@ -146,16 +146,16 @@ impl Render for CompletionRender {
         let pieces = beats.into_iter().filter_map(|beat| match beat {
             Beat::Piece(piece) => {
                 let choice = self.piece(index, piece)?;
-                Some(Completion { timings, ..self.envelope(vec![choice]) })
+                Some(Completion { timings, ..self.envelope(vec![choice], now) })
             }
             Beat::End(end) => {
                 let choice = CompletionChoice { finish_reason: Some(end.reason.into()), ..empty() };
                 let timings = Some(Timings::new(&now()));
-                Some(Completion { timings, ..self.envelope(vec![choice]) })
+                Some(Completion { timings, ..self.envelope(vec![choice], now) })
             }
             Beat::Progress { .. } if self.wanted.progress => {
                 let prompt_progress = progress(&beat, self.began);
-                Some(Completion { timings, prompt_progress, ..self.envelope(vec![empty()]) })
+                Some(Completion { timings, prompt_progress, ..self.envelope(vec![empty()], now) })
             }
             Beat::Progress { .. } | Beat::Open(_) | Beat::Close { .. } | Beat::Failed(_) => None,
         });
@@ -166,7 +166,7 @@ impl Render for CompletionRender {
     fn end(&mut self, now: Now<'_>) -> Vec<Completion> {
         let usage = Some(Some(Usage::new(&now())));
         let last = self.wanted.include_usage;
-        last.then(|| Completion { usage, ..self.envelope(Vec::new()) }).into_iter().collect()
+        last.then(|| Completion { usage, ..self.envelope(Vec::new(), now) }).into_iter().collect()
     }
 
     fn whole(self, Collected { choices, tally }: Collected) -> Completion {
@@ -182,6 +182,6 @@ impl Render for CompletionRender {
         };
         let choices = choices.into_iter().map(choice).collect();
         let (usage, timings) = (Some(Some(Usage::new(&tally))), Some(Timings::new(&tally)));
-        Completion { usage, timings, ..self.envelope(choices) }
+        Completion { usage, timings, ..self.envelope(choices, &|| tally) }
     }
 }

@@ -1,12 +1,9 @@
 //! The wire request of `POST /v1/completions` and its translation: one generation for each prompt.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use poem_openapi::{Object, registry::MetaSchema};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{SeqAccess, Visitor},
-};
+use poem_openapi::Object;
+use serde::Deserialize;
 
 use crate::{
     chat::{
@@ -16,112 +13,18 @@ use crate::{
     error::{Error, Result},
     param::{Given, Scalar},
     server::{
+        common::Prompt,
         desk::{
             Ask, Draft, Request, WireParam,
             params::{self, FORMS, LOCAL, LOCAL_SERVICE, SAMPLING, join},
         },
-        schema::wire_type,
     },
 };
 
-/// Prompts in one request.
-const MAX_PROMPTS: usize = 256;
 /// Completions in one request: prompts times `n`.
 const MAX_TOTAL: usize = 1024;
 /// What OpenAI generates when it is not told how much.
 const DEFAULT_MAX_TOKENS: i64 = 16;
-
-/// One prompt or several, as text or as token ids.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub(crate) enum Prompt {
-    Text(String),
-    Texts(Vec<String>),
-    Tokens(Vec<u32>),
-    TokenLists(Vec<Vec<u32>>),
-}
-
-wire_type!(Prompt, "prompt", {
-    let one_of = vec![
-        String::schema_ref(),
-        <Vec<String>>::schema_ref(),
-        <Vec<u32>>::schema_ref(),
-        <Vec<Vec<u32>>>::schema_ref(),
-    ];
-    MetaSchema { one_of, ..MetaSchema::ANY }
-});
-
-/// An element of a prompt array.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a string, a token id or an array of token ids")]
-enum PromptItem {
-    Text(String),
-    Token(u32),
-    Tokens(Vec<u32>),
-}
-
-impl<'de> Deserialize<'de> for Prompt {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PromptVisitor;
-
-        impl<'de> Visitor<'de> for PromptVisitor {
-            type Value = Prompt;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string, an array of strings, token ids, or an array of those")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Prompt, E> {
-                Ok(Prompt::Text(text.to_owned()))
-            }
-
-            fn visit_string<E>(self, text: String) -> Result<Prompt, E> {
-                Ok(Prompt::Text(text))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Prompt, A::Error> {
-                let mut prompt: Option<Prompt> = None;
-                while let Some(item) = items.next_element::<PromptItem>()? {
-                    match (&mut prompt, item) {
-                        (None, PromptItem::Text(text)) => prompt = Some(Prompt::Texts(vec![text])),
-                        (None, PromptItem::Token(id)) => prompt = Some(Prompt::Tokens(vec![id])),
-                        (None, PromptItem::Tokens(ids)) => {
-                            prompt = Some(Prompt::TokenLists(vec![ids]));
-                        }
-                        (Some(Prompt::Texts(texts)), PromptItem::Text(text)) => texts.push(text),
-                        (Some(Prompt::Tokens(ids)), PromptItem::Token(id)) => ids.push(id),
-                        (Some(Prompt::TokenLists(lists)), PromptItem::Tokens(ids)) => {
-                            lists.push(ids);
-                        }
-                        _ => {
-                            let text = "texts, token ids and arrays must not be mixed";
-                            return Err(serde::de::Error::custom(text));
-                        }
-                    }
-                }
-                Ok(prompt.unwrap_or(Prompt::Texts(Vec::new())))
-            }
-        }
-
-        deserializer.deserialize_any(PromptVisitor)
-    }
-}
-
-impl Prompt {
-    fn into_inputs(self) -> Result<Vec<PromptInput>> {
-        let inputs: Vec<_> = match self {
-            Self::Text(text) => vec![PromptInput::Text(text)],
-            Self::Texts(texts) => texts.into_iter().map(PromptInput::Text).collect(),
-            Self::Tokens(ids) => vec![PromptInput::Tokens(ids)],
-            Self::TokenLists(lists) => lists.into_iter().map(PromptInput::Tokens).collect(),
-        };
-        if inputs.len() > MAX_PROMPTS {
-            let text = format!("prompt: {} prompts, limit {MAX_PROMPTS}", inputs.len());
-            return Err(Error::invalid("prompt", text));
-        }
-        Ok(inputs)
-    }
-}
 
 /// A text completion request. Of parameters that are not listed here, those that decide what an
 /// answer is are refused by name, others are ignored and named in `x-kolosal-ignored`.
@@ -129,9 +32,9 @@ impl Prompt {
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, rename = "CompletionRequest")]
 pub(crate) struct CompletionParts {
-    /// The engine to ask, by its `engine_id`.
-    #[oai(validator(min_length = 1))]
-    model: String,
+    /// The engine to ask, by its `engine_id`; may be absent if there is only one.
+    #[oai(nullable, validator(min_length = 1))]
+    model: Option<String>,
     /// One prompt or up to 256, as text or as token ids. Each gets `n` completions.
     prompt: Prompt,
     /// Text that follows the completion, which fills the gap between; for models that have tokens for it.
@@ -191,11 +94,11 @@ impl CompletionRequest {
         let Self { parts, mut draft, given } = self;
         let suffix = parts.suffix.filter(|suffix| !suffix.is_empty());
         let inputs = match suffix {
-            None => parts.prompt.into_inputs()?,
+            None => parts.prompt.into_inputs("prompt")?,
             Some(_) if draft.request.echo => {
                 return Err(Error::invalid("suffix", "suffix cannot be combined with echo"));
             }
-            Some(suffix) => fill_in(parts.prompt.into_inputs()?, &suffix)?,
+            Some(suffix) => fill_in(parts.prompt.into_inputs("prompt")?, &suffix)?,
         };
         if inputs.is_empty() {
             return Err(Error::invalid("prompt", "prompt: at least one prompt is required"));
@@ -222,7 +125,7 @@ impl CompletionRequest {
             ..draft.request.clone()
         });
         let prompts = prompts.collect();
-        Ok(draft.into_ask(Some(parts.model), prompts))
+        Ok(draft.into_ask(parts.model, prompts))
     }
 }
 
@@ -238,29 +141,4 @@ fn fill_in(inputs: Vec<PromptInput>, suffix: &str) -> Result<Vec<PromptInput>> {
         _ => Err(Error::invalid("suffix", "suffix needs a prompt of text, not of token ids")),
     };
     inputs.into_iter().map(infill).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prompts_have_four_forms() {
-        let cases = [
-            (r#""a""#, Some(Prompt::Text("a".into()))),
-            (r#"["a", "b"]"#, Some(Prompt::Texts(vec!["a".into(), "b".into()]))),
-            ("[1, 2]", Some(Prompt::Tokens(vec![1, 2]))),
-            ("[[1], [2, 3]]", Some(Prompt::TokenLists(vec![vec![1], vec![2, 3]]))),
-            ("[]", Some(Prompt::Texts(vec![]))),
-            (r#"["a", 1]"#, None),
-            ("[[1], 2]", None),
-            ("[-1]", None),
-            ("[[[1]]]", None),
-            ("{}", None),
-            ("5", None),
-        ];
-        for (json, expected) in cases {
-            assert_eq!(serde_json::from_str::<Prompt>(json).ok(), expected, "{json}");
-        }
-    }
 }

@@ -7,15 +7,16 @@ use poem::web::Data;
 use poem_openapi::{Object, OpenApi, registry::MetaSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{OpenAiTag, completion_request::Prompt, models::ListKind};
+use super::{OpenAiTag, models::ListKind};
 use crate::{
-    chat::embedding::{EmbedInput, MAX_INPUTS},
-    error::{Error, Result},
+    chat::embedding::EmbedForm,
+    error::Result,
     param::{Given, Kind},
     server::{
         AppState,
         auth::Caller,
         body::Json,
+        common::Prompt,
         desk::{Body, Desk, Embeds, Request, WireParam},
         reply::{Answer, Reply},
         schema::{wire_enum, wire_type},
@@ -35,9 +36,9 @@ wire_enum! {
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, rename = "EmbeddingRequest")]
 pub(crate) struct EmbeddingParts {
-    /// The engine to ask, by its `engine_id`.
-    #[oai(validator(min_length = 1))]
-    model: String,
+    /// The engine to ask, by its `engine_id`; may be absent if there is only one.
+    #[oai(nullable, validator(min_length = 1))]
+    model: Option<String>,
     /// One text or up to 2048, as text or as token ids; none of them empty or longer than the context.
     input: Prompt,
 }
@@ -47,11 +48,13 @@ pub(crate) struct EmbeddingParts {
 pub(crate) struct VectorForm {
     is_base64: bool,
     dimensions: Option<u32>,
+    /// Tokens of an input that are read.
+    max_tokens: Option<usize>,
 }
 
 /// A request for embeddings.
 pub(crate) struct EmbeddingRequest {
-    model: String,
+    model: Option<String>,
     input: Prompt,
     form: VectorForm,
 }
@@ -76,28 +79,23 @@ impl Request for EmbeddingRequest {
             (1, u32::MAX as i64),
             |form: &mut VectorForm, x| form.dimensions = Some(x as u32),
         ),
+        WireParam::integer(
+            "truncate_prompt_tokens",
+            "Cut inputs to so many tokens, from their end; -1: to what the model takes. Absent: one that is \
+             too long is an error.",
+            (1, u32::MAX as i64),
+            |form: &mut VectorForm, x| {
+                form.max_tokens = Some(usize::try_from(x).unwrap_or(usize::MAX));
+            },
+        )
+        .unbounded()
+        .remarking("vLLM's form; -1: the context"),
         WireParam::text("user", "Who asks; opaque to this server.", usize::MAX, |_, _| {})
             .idle("who asks is opaque to this server"),
     ];
 
     fn new(parts: EmbeddingParts, form: VectorForm, _: Given) -> Result<Self> {
         Ok(Self { model: parts.model, input: parts.input, form })
-    }
-}
-
-impl EmbeddingRequest {
-    fn into_inputs(self) -> Result<Vec<EmbedInput>> {
-        let inputs: Vec<EmbedInput> = match self.input {
-            Prompt::Text(text) => vec![EmbedInput::Text(text)],
-            Prompt::Texts(texts) => texts.into_iter().map(EmbedInput::Text).collect(),
-            Prompt::Tokens(ids) => vec![EmbedInput::Tokens(ids)],
-            Prompt::TokenLists(lists) => lists.into_iter().map(EmbedInput::Tokens).collect(),
-        };
-        if inputs.is_empty() || inputs.len() > MAX_INPUTS {
-            let text = format!("input: from 1 to {MAX_INPUTS} texts, are {}", inputs.len());
-            return Err(Error::invalid("input", text));
-        }
-        Ok(inputs)
     }
 }
 
@@ -174,12 +172,12 @@ impl EmbeddingApi {
     ) -> Answer<Json<EmbeddingList>, Embeds> {
         let request = request.0;
         let model = request.model.clone();
-        let VectorForm { is_base64, dimensions } = request.form;
-        let dimensions = dimensions.map(|count| count as usize);
-        let inputs = request.into_inputs()?;
+        let VectorForm { is_base64, dimensions, max_tokens } = request.form;
+        let form = EmbedForm { dimensions: dimensions.map(|count| count as usize), max_tokens };
+        let inputs = request.input.into_embed_inputs("input")?;
         let desk = Desk::new(&self.0, &caller);
-        let seat = desk.seat(Some(&model)).await?;
-        let embedded = desk.embed(&seat, inputs, dimensions).await?;
+        let seat = desk.seat(model.as_deref()).await?;
+        let embedded = desk.embed(&seat, inputs, form).await?;
         let data = embedded.vectors.into_iter().enumerate().map(|(index, values)| Embedding {
             object: EmbeddingKind::Embedding,
             embedding: Vector::new(values, is_base64),
@@ -189,7 +187,7 @@ impl EmbeddingApi {
         Ok(Reply::new(Json(EmbeddingList {
             object: ListKind::List,
             data: data.collect(),
-            model,
+            model: seat.model,
             usage: EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens },
         })))
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::OpenAiTag;
 use crate::{
+    chat::SamplingDefaults,
     registry::Status,
     server::{
         AppState,
@@ -55,6 +56,31 @@ pub(crate) struct Model {
     /// Longest prompt and answer together, in tokens.
     #[oai(nullable)]
     pub max_model_len: Option<u32>,
+    /// How tokens are chosen where a request says nothing: as the model's makers advise, else as this
+    /// server does.
+    pub default_sampling: DefaultSampling,
+}
+
+/// How tokens are chosen where a request says nothing; null: the parameter is off.
+#[derive(Clone, Copy, Debug, Serialize, Object)]
+pub(crate) struct DefaultSampling {
+    #[oai(nullable)]
+    pub temperature: Option<f32>,
+    #[oai(nullable)]
+    pub top_p: Option<f32>,
+    #[oai(nullable)]
+    pub top_k: Option<u32>,
+    #[oai(nullable)]
+    pub min_p: Option<f32>,
+    #[oai(nullable)]
+    pub repetition_penalty: Option<f32>,
+}
+
+impl From<SamplingDefaults> for DefaultSampling {
+    fn from(said: SamplingDefaults) -> Self {
+        let SamplingDefaults { temperature, top_p, top_k, min_p, repetition_penalty } = said;
+        Self { temperature, top_p, top_k, min_p, repetition_penalty }
+    }
 }
 
 /// One model in kolosal's shape.
@@ -74,6 +100,10 @@ impl Model {
             created,
             owned_by: "kolosal".to_owned(),
             status: status_word(&status.state).to_owned(),
+            default_sampling: {
+                let known = status.known.as_ref().map(|known| known.sampling);
+                known.unwrap_or_default().or(SamplingDefaults::OURS).into()
+            },
             // What the loaded engine serves, which may be less than was asked for.
             max_model_len: status.info.as_ref().and_then(|info| info.context_len.try_into().ok()),
         }

@@ -3,7 +3,11 @@
 use poem_openapi::Object;
 use serde::Serialize;
 
-use crate::{chat::generation::Tally, engine};
+use crate::{
+    chat::generation::Tally,
+    engine,
+    server::desk::{Now, Wanted},
+};
 
 /// Tokens that a request took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Object)]
@@ -40,6 +44,13 @@ pub(crate) struct CompletionTokensDetails {
 }
 
 impl Usage {
+    /// What a piece of a stream has of it: nothing, null, or the counts so far.
+    #[allow(clippy::option_option)]
+    pub(crate) fn of_piece(wanted: Wanted, now: Now<'_>) -> Option<Option<Self>> {
+        let is_told = wanted.include_usage && wanted.continuous_usage;
+        wanted.include_usage.then(|| is_told.then(|| Self::new(&now())))
+    }
+
     pub(crate) fn new(&Tally { usage, reasoning_tokens, .. }: &Tally) -> Self {
         let engine::Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = usage;
         Self {

@@ -144,7 +144,9 @@ fn base(path: &str) -> Value {
         "/api/chat" | "/v1/inference/chat/completions" => {
             json!({"model": "m", "messages": [{"role": "user", "content": "a"}]})
         }
-        "/v1/completions" | "/v1/inference/completions" | "/api/generate" => {
+        "/v1/score" => json!({"model": "m", "text_1": "a", "text_2": "b"}),
+        "/embedding" => json!({"model": "m", "content": "a"}),
+        "/completion" | "/v1/completions" | "/v1/inference/completions" | "/api/generate" => {
             json!({"model": "m", "prompt": "a"})
         }
         "/v1/rerank" => json!({"model": "m", "query": "a", "documents": ["a"]}),
@@ -153,7 +155,7 @@ fn base(path: &str) -> Value {
     }
 }
 
-const PATHS: [&str; 12] = [
+const PATHS: [&str; 15] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
@@ -161,6 +163,9 @@ const PATHS: [&str; 12] = [
     "/v1/embeddings",
     "/v1/rerank",
     "/infill",
+    "/completion",
+    "/embedding",
+    "/v1/score",
     "/v1/inference/completions",
     "/v1/inference/chat/completions",
     "/api/chat",

@@ -36,6 +36,8 @@ fn every_parameter_is_in_the_table() {
         "/api/embeddings",
         "/api/generate",
         "/api/pull",
+        "/completion",
+        "/embedding",
         "/infill",
         "/v1/chat/completions",
         "/v1/completions",
@@ -45,6 +47,7 @@ fn every_parameter_is_in_the_table() {
         "/v1/messages",
         "/v1/rerank",
         "/v1/responses",
+        "/v1/score",
     ];
     assert_eq!(paths, BTreeSet::from(expected));
     for path in paths {
@@ -115,6 +118,9 @@ async fn what_is_refused_is_refused_by_name_and_what_is_ignored_is_told() {
             "/v1/responses" | "/api/embed" => json!({"model": "e", "input": "a"}),
             "/api/pull" => json!({"model": "e"}),
             "/infill" => json!({"model": "e", "input_prefix": "a", "input_suffix": "b"}),
+            "/completion" => json!({"prompt": "a"}),
+            "/embedding" => json!({"content": "a"}),
+            "/v1/score" => json!({"text_1": "a", "text_2": "b"}),
             "/v1/rerank" => json!({"model": "e", "query": "a", "documents": ["a"]}),
             _ => json!({"model": "e", "messages": [{"role": "user", "content": "a"}]}),
         };
@@ -132,6 +138,7 @@ async fn what_is_refused_is_refused_by_name_and_what_is_ignored_is_told() {
             "seqId" => 1.into(),
             "images" => json!(["x"]),
             "context" => json!([1]),
+            "embd_normalize" => 3.into(),
             "n_indent" | "n_probs" | "prompt_logprobs" => 1.into(),
             "post_sampling_probs" => true.into(),
             _ => "x".into(),

@@ -101,7 +101,7 @@ async fn pages_are_self_contained() {
     let docs = server.get("/docs").await;
     assert_eq!(docs.status, 200);
     assert!(docs.text.contains("SwaggerUIBundle") && docs.text.contains("createChatCompletion"));
-    for page in [docs, server.get("/").await] {
+    for page in [docs, server.page("/").await] {
         assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
         assert!(page.header("content-security-policy").is_some());
         assert!(!page.text.contains("src=\"http") && !page.text.contains("href=\"http"));

@@ -82,7 +82,6 @@ async fn wrong_requests_name_the_field() {
     let server = Server::new();
     server.load("e").await;
     let cases = [
-        (json!({"input": "a"}), 400, "model"),
         (json!({"model": "f", "input": "a"}), 404, "model"),
         (json!({"model": "e"}), 400, "input"),
         (json!({"model": "e", "input": 5}), 400, "input"),

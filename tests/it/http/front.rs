@@ -181,11 +181,12 @@ async fn open_paths_do_not_name_engines_to_strangers() {
     let options = Options { keys: ApiKeys::new(["sesame"]), ..Options::default() };
     let server = Server::with(options, |app| app);
     server.register("secret-engine").await;
-    assert!(!server.get("/").await.text.contains("secret-engine"));
+    assert!(!server.page("/").await.text.contains("secret-engine"));
     assert_eq!(server.get("/v1/health").await.json()["engines"], json!([]));
     let key = [("x-api-key", "sesame")];
     let health = server.request("GET", "/v1/health", &key, "").await.json();
     assert_eq!(health["engines"][0]["engine_id"], "secret-engine");
+    let key = [("x-api-key", "sesame"), ("accept", "text/html")];
     assert!(server.request("GET", "/", &key, "").await.text.contains("secret-engine"));
 }
 
@@ -339,7 +340,7 @@ async fn pages_are_not_framed_and_sdks_pass_preflights() {
     let cors = Cors::new(vec!["https://a.example".to_owned()]);
     let server = Server::with(Options { cors, ..Options::default() }, |app| app);
     for path in ["/", "/docs"] {
-        let reply = server.get(path).await;
+        let reply = server.page(path).await;
         assert_eq!(reply.header("x-frame-options"), Some("DENY"), "{path}");
         assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
         let policy = reply.header("content-security-policy").expect("a policy");
@@ -356,4 +357,47 @@ async fn pages_are_not_framed_and_sdks_pass_preflights() {
         assert!(allowed.contains(name), "{allowed}");
     }
     assert!(!allowed.contains("x-evil"), "{allowed}");
+}
+
+#[tokio::test]
+async fn routes_of_others_say_what_to_use_instead() {
+    let server = Server::new();
+    let cases = [
+        ("POST", "/v1/moderations", "response_format"),
+        ("POST", "/v1/images/generations", "text"),
+        ("POST", "/audio/transcriptions", "speech"),
+        ("GET", "/v1/files/f-1/content", "messages"),
+        ("POST", "/v1/batches", "own routes"),
+        ("GET", "/v1/fine_tuning/jobs", "POST /engines"),
+        ("POST", "/v1/threads/t/runs", "/v1/responses"),
+        ("GET", "/metrics", "/status"),
+    ];
+    for (method, path, text) in cases {
+        let reply = server.send(method, path, "").await;
+        let error = reply.json()["error"].clone();
+        assert_eq!((reply.status, &error["code"]), (404, &json!("route_not_served")), "{path}");
+        assert!(error["message"].as_str().is_some_and(|said| said.contains(text)), "{error}");
+    }
+    let messages = server.post("/v1/messages/batches", "{}").await;
+    assert_eq!((messages.status, messages.json()["type"].clone()), (404, json!("error")));
+    let ollama = server.post("/api/push", "{}").await;
+    assert!(ollama.json()["error"].as_str().is_some_and(|said| said.contains("published")));
+    assert_eq!(server.get("/v1/filesystem").await.json()["error"]["code"], "not_found");
+}
+
+#[tokio::test]
+async fn engines_with_slashes_and_colons_are_reached_as_they_are_written() {
+    let server = Server::new();
+    server.register("org/name:q4").await;
+    for path in ["/engines/org/name:q4/status", "/v1/engines/org%2Fname%3Aq4/status"] {
+        let reply = server.get(path).await;
+        assert_eq!(
+            (reply.status, &reply.json()["engine_id"]),
+            (200, &json!("org/name:q4")),
+            "{path}"
+        );
+    }
+    assert_eq!(server.get("/v1/models/org/name:q4/").await.json()["id"], "org/name:q4");
+    assert_eq!(server.post("//engines/org/name:q4/load", "").await.status, 200);
+    assert_eq!(server.send("DELETE", "/engines/org/name:q4", "").await.status, 200);
 }

@@ -89,6 +89,11 @@ impl Server {
         self.send("GET", path, "").await
     }
 
+    /// As a browser asks.
+    pub(super) async fn page(&self, path: &str) -> Reply {
+        self.request("GET", path, &[("accept", "text/html,*/*;q=0.8")], "").await
+    }
+
     pub(super) async fn post(&self, path: &str, body: impl Into<Body>) -> Reply {
         self.send("POST", path, body).await
     }

@@ -379,12 +379,13 @@ async fn the_older_route_embeds_one_text() {
 async fn clients_see_that_somebody_is_there() {
     let server = Server::new();
     assert_eq!(server.send("HEAD", "/", "").await.status, 200);
-    let reply = server.request("GET", "/", &[("accept", "application/json")], "").await;
-    assert_eq!((reply.status, reply.text.as_str()), (200, "Ollama is running"));
-    for accept in ["text/html,application/xhtml+xml", "*/*"] {
-        let reply = server.request("GET", "/", &[("accept", accept)], "").await;
-        assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"), "{accept}");
+    for accept in [&[][..], &[("accept", "application/json")], &[("accept", "*/*")]] {
+        let reply = server.request("GET", "/", accept, "").await;
+        assert_eq!((reply.status, reply.text.as_str()), (200, "Ollama is running"), "{accept:?}");
     }
+    let browser = [("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
+    let reply = server.request("GET", "/", &browser, "").await;
+    assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
 }
 
 #[tokio::test]

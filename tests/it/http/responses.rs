@@ -213,7 +213,7 @@ async fn a_response_shows_what_was_asked() {
         ("store", json!(false)),
         ("tool_choice", json!("none")),
         ("temperature", json!(0.0)),
-        ("top_p", json!(1.0)),
+        ("top_p", json!(0.9)),
     ] {
         assert_eq!(response[name], value, "{name}");
     }

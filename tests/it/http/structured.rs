@@ -72,7 +72,8 @@ async fn random_schemas_are_followed() {
     let mut complete = 0;
     for seed in 0..80 {
         let schema = object(&mut Dice::new(seed), 2);
-        let fields = json!({"response_format": format(&schema), "seed": seed, "max_tokens": 1200});
+        let mut fields = json!({"seed": seed, "max_tokens": 1200, "temperature": 1, "top_p": 1});
+        fields["response_format"] = format(&schema);
         let body = ask(&server, CHAT, chat(&fields)).await;
         let (text, reason) = text(&body, 0);
         if reason == "stop" {

@@ -125,7 +125,6 @@ async fn wrong_requests_name_the_field() {
             "add_special_tokens",
         ),
         ("/tokenize", json!({"content": "a", "chat_template": "x"}), "chat_template"),
-        ("/tokenize", json!({"content": "a", "model": ""}), "model"),
         ("/tokenize", json!({"content": "x".repeat((4 << 20) + 1)}), "content"),
         ("/tokenize", json!({"content": vec![97; (1 << 20) + 1]}), "content"),
         ("/detokenize", json!({}), "tokens"),

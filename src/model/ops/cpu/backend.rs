@@ -1,10 +1,12 @@
 //! What the CPU back end holds.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use kolosal_kernels::attention::{AttnScratch, KvLayout, KvPool};
 use kolosal_kernels::memory::Arena;
 use kolosal_kernels::pool::Pool;
+use kolosal_kernels::recurrence::StatePages;
 
 use super::locking::Locking;
 use super::tensor::Buffers;
@@ -18,6 +20,7 @@ pub struct CpuOps {
     pub(super) arena: Arena,
     pub(super) buffers: Buffers,
     pub(super) kv: KvCache,
+    pub(super) states: States,
     pub(super) positions: Vec<u32>,
     pub(super) slots: Vec<u32>,
     pub(super) spans: Vec<Span>,
@@ -40,6 +43,14 @@ pub(super) struct KvCache {
     pub(super) blocks: KvPool,
 }
 
+/// State of all layers, in pages.
+#[derive(Default)]
+pub(super) struct States {
+    pub(super) pages: StatePages,
+    /// Where in a page each layer has the rows of its convolution, and its recurrence.
+    pub(super) layers: Vec<[Range<usize>; 2]>,
+}
+
 impl CpuOps {
     /// A back end that computes on `pool`.
     #[must_use]
@@ -49,6 +60,7 @@ impl CpuOps {
             arena: Arena::default(),
             buffers: Buffers::default(),
             kv: KvCache::default(),
+            states: States::default(),
             positions: Vec::new(),
             slots: Vec::new(),
             spans: Vec::new(),

@@ -6,9 +6,11 @@ use kolosal_kernels::elementwise;
 use kolosal_kernels::memory::Floats;
 
 use super::backend::CpuOps;
+use super::linear::activation;
 use super::tensor::CpuTensor;
 use crate::model::error::ModelError;
 use crate::model::ops::Tensors;
+use crate::model::spec::ActSpec;
 
 impl Tensors for CpuOps {
     type Tensor = CpuTensor;
@@ -39,6 +41,18 @@ impl Tensors for CpuOps {
         for row in x.data.chunks_exact_mut(factors.len()) {
             row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
         }
+        Ok(x)
+    }
+
+    fn mul(&mut self, mut x: CpuTensor, y: &CpuTensor) -> Result<CpuTensor, ModelError> {
+        elementwise::mul(&mut x.data, &y.data, &self.pool);
+        Ok(x)
+    }
+
+    fn activate(&mut self, mut x: CpuTensor, act: ActSpec) -> Result<CpuTensor, ModelError> {
+        let act = activation(act)
+            .ok_or_else(|| ModelError::Limit("an activation that has no kernel".to_owned()))?;
+        elementwise::activate(&mut x.data, act, &self.pool);
         Ok(x)
     }
 

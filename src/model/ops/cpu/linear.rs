@@ -190,7 +190,7 @@ fn layer_norm_heads(x: &[f32], by: &Norm<Vec<f32>>, out: &mut [f32], pool: &Pool
 }
 
 /// The kernels' name for an activation; `None` for those that they lack.
-fn activation(act: ActSpec) -> Option<Activation> {
+pub(super) fn activation(act: ActSpec) -> Option<Activation> {
     match act {
         ActSpec::Silu => Some(Activation::Silu),
         ActSpec::Gelu => Some(Activation::Gelu),

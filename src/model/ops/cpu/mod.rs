@@ -9,6 +9,7 @@ mod elementwise;
 mod linear;
 mod load;
 mod locking;
+mod recurrence;
 mod tensor;
 
 pub use backend::CpuOps;

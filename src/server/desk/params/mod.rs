@@ -80,6 +80,22 @@ pub(crate) const LOCAL: [Row; 35] = [
 ];
 /// And how engines are kept and requests named.
 pub(crate) const LOCAL_SERVICE: [Row; 4] = [KEEP_ALIVE, TTL, PRIORITY, REQUEST_ID];
+/// What llama-server's own routes for text have beside [`LOCAL`].
+pub(crate) const LLAMA: [Row; 13] = [
+    STREAM,
+    MAX_TOKENS.within(0.0, u32::MAX as f64).saying("Another name of `n_predict`."),
+    TEMPERATURE,
+    TOP_P,
+    TOP_K,
+    MIN_P,
+    PRESENCE_PENALTY,
+    FREQUENCY_PENALTY,
+    REPEAT_PENALTY,
+    LOGIT_BIAS,
+    SEED_OR_RANDOM,
+    STOP,
+    IGNORE_EOS,
+];
 /// What OpenAI's own requests for text share, and close relatives of it.
 pub(crate) const SAMPLING: [Row; 14] = [
     TEMPERATURE,

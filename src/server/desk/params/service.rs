@@ -63,7 +63,10 @@ pub(crate) const STREAM: Row =
 pub(crate) const STREAM_OPTIONS: Row = Row::new(
     "stream_options",
     "Options of a streamed answer; only with `stream`.",
-    Kind::Table { title: "StreamOptions", params: &[INCLUDE_USAGE, INCLUDE_OBFUSCATION] },
+    Kind::Table {
+        title: "StreamOptions",
+        params: &[INCLUDE_USAGE, CONTINUOUS_USAGE_STATS, INCLUDE_OBFUSCATION],
+    },
 )
 .serves()
 .remarking("`include_obfuscation` is refused");
@@ -73,6 +76,13 @@ const INCLUDE_USAGE: Row = Row::switch(
     |draft, is_on| draft.wanted.include_usage = is_on,
 )
 .serves();
+const CONTINUOUS_USAGE_STATS: Row = Row::switch(
+    "continuous_usage_stats",
+    "Send the token counts so far in every chunk; only with `include_usage`.",
+    |draft, is_on| draft.wanted.continuous_usage = is_on,
+)
+.serves()
+.remarking("vLLM's; only with `include_usage`");
 pub(crate) const INCLUDE_OBFUSCATION: Row = Row::switch(
     "include_obfuscation",
     "Pad events to hide their length; not supported: must be absent, null or false.",

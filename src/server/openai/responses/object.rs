@@ -15,6 +15,7 @@ use crate::{
     engine,
     error::{Error, Kind},
     server::{
+        desk::Begun,
         openai::options::ServiceTier,
         schema::{FreeObject, wire_constants, wire_enum},
     },
@@ -208,6 +209,17 @@ pub(crate) struct InputTokens {
     pub object: InputTokensKind,
     /// Tokens of the prompt that the request makes.
     pub input_tokens: usize,
+}
+
+impl ResponseObject {
+    /// Says what the request left open and is known now.
+    pub(super) fn ran_with(&mut self, begun: &Begun) {
+        self.model.clone_from(&begun.model);
+        // Written as a person would: 0.7 and not its nearest 32-bit neighbour.
+        let shown = |value: Option<f32>| (f64::from(value.unwrap_or(1.0)) * 1e6).round() / 1e6;
+        self.temperature = shown(begun.sampling.temperature);
+        self.top_p = shown(begun.sampling.top_p);
+    }
 }
 
 impl InputTokens {

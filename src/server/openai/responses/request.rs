@@ -38,9 +38,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, rename = "CreateResponse")]
 pub(crate) struct ResponseParts {
-    /// The engine to ask, by its `engine_id`.
-    #[oai(validator(min_length = 1))]
-    model: String,
+    /// The engine to ask, by its `engine_id`; may be absent if there is only one.
+    #[oai(nullable, validator(min_length = 1))]
+    model: Option<String>,
     /// Text, or a list of items: messages, calls of functions and their outputs, reasoning.
     #[serde(default, deserialize_with = "text_or_objects")]
     input: Option<TextOr<ResponsesInputItem>>,
@@ -314,7 +314,8 @@ impl CreateResponse {
         let mut draft = self.draft;
         draft.request.prompt_path = Some("input");
         let request = draft.request(PromptInput::Chat(prompted.chat), prompted.rules);
-        let ask = draft.into_ask(Some(response.model.clone()), vec![request]);
+        let ask = draft
+            .into_ask(Some(response.model.clone()).filter(|name| !name.is_empty()), vec![request]);
         Ok(Asked { ask, response, items: prompted.items })
     }
 }
@@ -341,7 +342,7 @@ fn response(
         error: None,
         incomplete_details: None,
         instructions: parts.instructions,
-        model: parts.model,
+        model: parts.model.unwrap_or_default(),
         output: Vec::new(),
         previous_response_id: parts.previous_response_id,
         store,

@@ -25,7 +25,7 @@ use crate::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::{Body, Counts, Desk, Generates, Looks, Served, count_tokens},
+        desk::{Begun, Body, Counts, Desk, Generates, Looks, Served, count_tokens},
         openai::OpenAiTag,
         reply::{Answer, Content, Reply},
         schema::wire_enum,
@@ -83,9 +83,10 @@ impl ResponseApi {
     ) -> Answer<Content<ResponseBody>, Generates> {
         let state = &self.0;
         let asked = request.0.into_asked(&state.responses, &caller.owner())?;
-        let Asked { ask, response, items } = asked;
+        let Asked { ask, mut response, items } = asked;
         let desk = Desk::new(state, &caller);
-        let render = |_: &_| {
+        let render = |begun: &Begun| {
+            response.ran_with(begun);
             desk.tell(&unenforced(&response.tools));
             let store = &state.responses;
             let keeping = response.store.then(|| store.begin(caller.owner(), &response, items));
@@ -207,7 +208,7 @@ impl ResponseApi {
         let request = request.0;
         let model = request.model.clone();
         let input = request.into_input(&self.0.responses, &caller.owner())?;
-        let count = count_tokens(&self.0, &caller, &model, (input, "input")).await?;
+        let count = count_tokens(&self.0, &caller, Some(&model), (input, "input")).await?;
         Ok(Reply::new(Json(InputTokens::new(count))))
     }
 }

@@ -14,12 +14,17 @@
 //! later. The oldest of all is thus never preempted for want of blocks, each tenant keeps or gets a place
 //! for one of its requests, and these end: none starves.
 
+mod plan;
+mod states;
+
 use std::collections::VecDeque;
-use std::ops::Range;
+
+pub use plan::{Admitted, Budget, Piece, Plan, SchedulerConfig, SchedulerCounts};
 
 use super::block::BlockPool;
 use super::prefix::{Insertion, PrefixCache};
 use super::sequence::{NewSequence, Sequence};
+use super::snapshot::StatePool;
 use super::tenant::Places;
 use crate::model::BLOCK;
 
@@ -29,86 +34,28 @@ const MAX_PROMPT_LOGIT_ROWS: usize = 64;
 /// Waiting sequences that one step looks at when those before are held back.
 const MAX_ADMISSION_SCAN: usize = 64;
 
-/// Limits that do not change while the engine runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchedulerConfig {
-    pub num_blocks: usize,
-    /// Of them, those that are there from the beginning; a sequence may need no more.
-    pub first_blocks: usize,
-    /// Sequences that hold blocks at the same time.
-    pub max_running: usize,
-    pub prefix_cache: bool,
-    /// A sequence is computed in one step or not at all: its tokens see those after them.
-    pub whole_sequences: bool,
-}
-
-/// How many rows a step may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// All rows; at least the number of running sequences.
-    pub max_rows: usize,
-    /// Rows of chunks; at least 1.
-    pub chunk_rows: usize,
-    /// Rows of chunks in a step in which others decode; at least 1.
-    pub chunk_rows_beside_decode: usize,
-}
-
-/// Rows of one sequence in a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
-    pub sequence: u64,
-    /// Position of the first row.
-    pub start: usize,
-    /// Rows, drafts included; at least 1.
-    pub num_rows: usize,
-    /// Of them, trailing rows whose tokens are guessed.
-    pub num_draft: usize,
-    /// Rows within the piece whose logits or hidden states are wanted; they end with the piece or are none.
-    pub logits: Range<usize>,
-}
-
-/// What one step computes, and what changed to make room for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    pub pieces: Vec<Piece>,
-    pub num_rows: usize,
-    /// Leading pieces that are decoding.
-    pub num_decode: usize,
-    pub admitted: Vec<Admitted>,
-    /// Sequences that gave their blocks back.
-    pub preempted: Vec<u64>,
-}
-
-/// A sequence that got its blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admitted {
-    pub sequence: u64,
-    /// Tokens that the prefix cache had.
-    pub num_cached: usize,
-    /// Not after a preemption.
-    pub is_first: bool,
-}
-
-/// Sums since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SchedulerCounts {
-    pub preemptions: u64,
-    /// Tokens of prompts that were looked up in the prefix cache, and those found.
-    pub prefix_queried: u64,
-    pub prefix_hit: u64,
-}
-
 /// Sequences, their blocks, and whose turn it is.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
     pool: BlockPool,
     prefix: PrefixCache,
+    /// Without pages where the model has no state.
+    states: StatePool,
     /// By arrival.
     waiting: VecDeque<Sequence>,
     /// By arrival.
     running: Vec<Sequence>,
     counts: SchedulerCounts,
+}
+
+/// Leading blocks of a sequence in the prefix cache.
+#[derive(Debug, Default)]
+struct Cached {
+    /// Those that can be reused.
+    blocks: Vec<u32>,
+    /// Those whose KV is there, with or without the state after them.
+    num_known: usize,
 }
 
 impl Scheduler {
@@ -118,6 +65,7 @@ impl Scheduler {
             config,
             pool: BlockPool::growing(config.first_blocks, config.num_blocks),
             prefix: PrefixCache::new(config.num_blocks),
+            states: StatePool::new(config.num_states),
             waiting: VecDeque::new(),
             running: Vec::new(),
             counts: SchedulerCounts::default(),
@@ -206,7 +154,8 @@ impl Scheduler {
         let running = self.running.iter().map(|sequence| missing(sequence, sequence.blocks.len()));
         let places = self.config.max_running.saturating_sub(self.running.len());
         let waiting = self.waiting.iter().take(places);
-        let waiting = waiting.map(|sequence| missing(sequence, self.find_cached(sequence).len()));
+        let waiting =
+            waiting.map(|sequence| missing(sequence, self.find_cached(sequence).blocks.len()));
         let mut sequences = self.running.len();
         // Each keeps a block to grow into.
         let needed = running.sum::<usize>() + waiting.inspect(|_| sequences += 1).sum::<usize>();
@@ -224,7 +173,7 @@ impl Scheduler {
         let mut plan = Plan::default();
         self.make_place(&mut plan);
         let num_displaced = plan.preempted.len();
-        self.schedule_decode(&mut plan);
+        self.schedule_decode(&mut plan, budget.max_rows);
         self.schedule_drafts(&mut plan, budget);
         let beside = plan.num_decode > 0;
         let chunk_rows =
@@ -234,6 +183,7 @@ impl Scheduler {
         if plan.preempted.len() == num_displaced {
             self.admit(&mut plan, &mut left);
         }
+        self.place_states(&mut plan);
         plan
     }
 
@@ -243,11 +193,13 @@ impl Scheduler {
             let Some(at) = self.running_index(piece.sequence) else { continue };
             let sequence = &mut self.running[at];
             sequence.num_computed += piece.num_rows - piece.num_draft;
+            sequence.num_repeated = 0;
             if !piece.logits.is_empty() {
                 let done = sequence.num_computed.min(sequence.prompt_len());
                 sequence.num_logits_done = sequence.num_logits_done.max(done);
             }
             self.commit_blocks(at);
+            self.commit_state(at, piece);
         }
     }
 
@@ -283,6 +235,7 @@ impl Scheduler {
     pub fn check(&self) -> Result<(), String> {
         self.pool.check()?;
         self.prefix.check(&self.pool)?;
+        self.check_states()?;
         if let Some(sequence) = self.waiting.iter().find(|sequence| !sequence.blocks.is_empty()) {
             return Err(format!("waiting sequence {} holds blocks", sequence.id()));
         }
@@ -322,16 +275,19 @@ impl Scheduler {
         }
     }
 
-    /// Step 1: a row for everything that has one token pending.
-    fn schedule_decode(&mut self, plan: &mut Plan) {
+    /// Step 1: a row for everything that has one token pending, and those that must be computed once more,
+    /// as far as there is a row for each that comes after.
+    fn schedule_decode(&mut self, plan: &mut Plan, max_rows: usize) {
         let mut at = 0;
         while let Some(sequence) = self.running.get(at) {
-            if sequence.num_pending() > 1 {
+            if !sequence.is_decoding() {
                 at += 1;
                 continue;
             }
             let Some(at_now) = self.grow(at, plan) else { continue };
-            self.add_piece(plan, at_now, 1);
+            let after = self.running.len() - at_now - 1;
+            let most = max_rows.saturating_sub(plan.num_rows + after).max(1);
+            self.add_piece(plan, at_now, self.running[at_now].num_pending().min(most));
             at += 1;
         }
         plan.num_decode = plan.pieces.len();
@@ -345,14 +301,16 @@ impl Scheduler {
                 continue;
             };
             let reserve = self.running.len();
+            let most = self.most_drafts(&self.running[at]);
             let sequence = &mut self.running[at];
             let left = budget.max_rows.saturating_sub(plan.num_rows);
-            let wanted = sequence.draft.len().min(left);
+            let wanted = sequence.draft.len().min(left).min(most);
             let needed = (sequence.tokens().len() + wanted).div_ceil(BLOCK);
             while sequence.blocks.len() < needed && self.pool.num_available() > reserve {
                 let Some(taken) = self.pool.take() else { break };
                 if taken.evicted {
                     self.prefix.forget(taken.block);
+                    self.states.forget(taken.block);
                 }
                 sequence.blocks.push(taken.block);
             }
@@ -368,7 +326,7 @@ impl Scheduler {
     /// Step 3: chunks of the running, which have their blocks.
     fn schedule_chunks(&self, plan: &mut Plan, left: &mut usize) {
         for at in 0..self.running.len() {
-            if self.running[at].num_pending() > 1 {
+            if !self.running[at].is_decoding() {
                 self.add_chunk(plan, at, left);
             }
         }
@@ -388,12 +346,12 @@ impl Scheduler {
             let Some(at) = self.next_waiting(&places, &passed) else { return };
             let sequence = &self.waiting[at];
             let cached = self.find_cached(sequence);
-            if self.is_computed_by_another(sequence, cached.len()) {
+            if self.is_computed_by_another(sequence, &cached) {
                 passed.push(sequence.id());
                 continue;
             }
             // A later, smaller sequence must not overtake, or this one might starve.
-            if !self.has_blocks_for(sequence, &cached) {
+            if !self.has_blocks_for(sequence, &cached.blocks) {
                 return;
             }
             if self.config.whole_sequences && sequence.num_pending() > *left {
@@ -417,25 +375,31 @@ impl Scheduler {
         candidates.min_by_key(|(_, sequence)| places.count(sequence.owner())).map(|(at, _)| at)
     }
 
-    /// Leading blocks of a sequence that the cache has.
-    fn find_cached(&self, sequence: &Sequence) -> Vec<u32> {
-        let mut cached: Vec<u32> = Vec::new();
+    /// Leading blocks of a sequence that the cache has, as far as they can be reused.
+    fn find_cached(&self, sequence: &Sequence) -> Cached {
+        let mut blocks: Vec<u32> = Vec::new();
         if !self.config.prefix_cache {
-            return cached;
+            return Cached::default();
         }
         for index in 0..sequence.num_cacheable() {
-            let key = sequence.key(index, cached.last().copied());
+            let key = sequence.key(index, blocks.last().copied());
             let Some(block) = key.and_then(|key| self.prefix.find(&key)) else { break };
-            cached.push(block);
+            blocks.push(block);
         }
-        cached
+        let num_known = blocks.len();
+        self.trim_to_state(&mut blocks);
+        Cached { blocks, num_known }
     }
 
-    /// Whether a running sequence is about to compute block `index` of a waiting one. Waiting for
+    /// Whether a running sequence is about to compute what a waiting one could reuse. Waiting for
     /// it is cheaper than computing it twice, and it ends: running sequences make progress.
-    fn is_computed_by_another(&self, sequence: &Sequence, index: usize) -> bool {
+    fn is_computed_by_another(&self, sequence: &Sequence, cached: &Cached) -> bool {
+        let index = cached.blocks.len();
         if !self.config.prefix_cache || index >= sequence.num_cacheable() {
             return false;
+        }
+        if self.has_states() {
+            return self.is_state_computed_by_another(sequence, index);
         }
         let Some(hash) = sequence.hashes().get(index) else { return false };
         self.running.iter().any(|other| {
@@ -455,14 +419,15 @@ impl Scheduler {
     }
 
     /// Gives a sequence its blocks and a place among the running; [`Self::has_blocks_for`] holds.
-    fn start(&mut self, mut sequence: Sequence, cached: Vec<u32>) -> (usize, Admitted) {
-        for &block in &cached {
+    fn start(&mut self, mut sequence: Sequence, cached: Cached) -> (usize, Admitted) {
+        for &block in &cached.blocks {
             self.pool.share(block);
         }
-        let num_cached = cached.len() * BLOCK;
-        sequence.num_committed = cached.len();
+        self.start_state(&mut sequence, &cached);
+        let num_cached = cached.blocks.len() * BLOCK;
+        sequence.num_committed = cached.blocks.len();
         sequence.num_computed = num_cached;
-        sequence.blocks = cached;
+        sequence.blocks = cached.blocks;
         while sequence.blocks.len() * BLOCK < sequence.tokens().len() {
             let block = self.take_block().expect("admission counted the blocks: this is a bug");
             sequence.blocks.push(block);
@@ -508,12 +473,14 @@ impl Scheduler {
         let taken = self.pool.take()?;
         if taken.evicted {
             self.prefix.forget(taken.block);
+            self.states.forget(taken.block);
         }
         Some(taken.block)
     }
 
     /// Gives all blocks back, the last first, so that the cache loses ends before beginnings.
     fn release(&mut self, sequence: &mut Sequence) {
+        self.release_state(sequence);
         for block in sequence.reset().into_iter().rev() {
             self.pool.release(block);
         }
@@ -567,7 +534,14 @@ impl Scheduler {
         let last = if end == sequence.tokens().len() { end - 1 } else { end };
         let logits = last.min(sequence.logits_from().max(start)) - start..num_rows;
         plan.num_rows += num_rows;
-        plan.pieces.push(Piece { sequence: sequence.id(), start, num_rows, num_draft: 0, logits });
+        plan.pieces.push(Piece {
+            sequence: sequence.id(),
+            start,
+            num_rows,
+            num_draft: 0,
+            logits,
+            state: None,
+        });
     }
 
     /// Puts a sequence among the waiting, at its place by arrival.
