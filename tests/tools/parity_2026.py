@@ -1,6 +1,7 @@
 """Families of 2026 for make_parity_fixtures.py. Their files are written by llama.cpp's converter, so that names, layouts and
 metadata are those of published files. Needs a source tree of llama.cpp (2026-10 or later): PYTHONPATH=TREE:TREE/gguf-py."""
 
+import copy
 import json
 import tempfile
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers as tf
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP
 
-from make_parity_fixtures import OUT, finish
+from make_parity_fixtures import HD, OUT, PRE_POST, RMS, Fixture, finish, permute
+from parity_families import Fused
 
 VOCAB, HIDDEN, HEADS, KV, FF, CONTEXT, LENGTH = 160, 64, 4, 2, 96, 256, 112
 BASE = dict(vocab_size=VOCAB, hidden_size=HIDDEN, num_attention_heads=HEADS, num_key_value_heads=KV, intermediate_size=FF,
@@ -109,6 +112,48 @@ def quiet(key, p):
         p.sub_(0.5)
 
 
+class Maincoder(Fixture):
+    """Norms behind the rotary embedding are in its order too."""
+
+    def layer(self, blk, part, suffix, t):
+        for name, value in super().layer(blk, part, suffix, t):
+            yield name, permute(value, 1) if "_norm" in name and "attn_q" in name or "attn_k_norm" in name else value
+
+
+class Uneven(tf.Qwen3ForCausalLM):
+    """Layers with heads and widths of their own."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for index, (heads, kv, width) in enumerate(((2, 1, 64), (4, 2, 96), (6, 3, 128))):
+            own = copy.deepcopy(config)
+            own.num_attention_heads, own.num_key_value_heads, own.intermediate_size = heads, kv, width
+            self.model.layers[index].self_attn = Qwen3Attention(own, index)
+            self.model.layers[index].mlp = Qwen3MLP(own)
+
+
+class OpenElm(Fused):
+    def write_head_counts(self, w, key, kv):
+        self.arrays = {key("attention.head_count"): [2, 4, 6], key("attention.head_count_kv"): [1, 2, 3],
+                       key("feed_forward_length"): [64, 96, 128]}
+
+
+class Plamo3(Fused):
+    """Gemma 3 without its factor on embeddings, gates above the up projections."""
+
+    def tensors(self):
+        held = {}
+        for name, t in super().tensors():
+            if name == "token_embd.weight":
+                t = t * np.float32(HIDDEN**0.5)
+            if ".ffn_gate." in name or ".ffn_up." in name:
+                held.setdefault(name.replace("ffn_gate", "ffn_up"), {})["gate" in name] = t
+            else:
+                yield name, t
+        for name, parts in held.items():
+            yield name, np.concatenate([parts[True], parts[False]])
+
+
 def gemma4(name, model=tf.Gemma4ForCausalLM, tweak=small_scores, **more):
     ropes = {GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
              LOCAL: {"rope_type": "default", "rope_theta": 1e4}}
@@ -206,3 +251,17 @@ def fixtures():
         extra={"attention.temperature_scale": 0.1, "attention.temperature_length": 64}, tweak=quiet, seed=8)
     yield "jais2", lambda: Converted("jais2", tf.Jais2ForCausalLM,
         tf.Jais2Config(**{**BASE, "rms_norm_eps": None}, num_hidden_layers=2, layer_norm_eps=1e-5, rope_parameters=rope()))
+    late = {"self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm"}
+    yield "maincoder", lambda: Maincoder("maincoder", "maincoder", tf.HunYuanDenseV1ForCausalLM,
+        tf.HunYuanDenseV1Config(**b(num_hidden_layers=2, head_dim=16, rope_parameters=rope())), {**RMS, "rope.dimension_count": 16}, parts=late,
+        rope_norm=True)
+    yield "pangu-embedded", lambda: Fixture("pangu-embedded", "pangu-embedded", tf.LlamaForCausalLM,
+        tf.LlamaConfig(**b(num_hidden_layers=2, attention_bias=True)), {**RMS, "rope.dimension_count": 16})
+    yield "openelm", lambda: OpenElm("openelm", "openelm", Uneven,
+        tf.Qwen3Config(**b(num_hidden_layers=3, head_dim=16, tie_word_embeddings=True)),
+        {**RMS, "attention.key_length": 16, "attention.value_length": 16})
+    yield "plamo3", lambda: Plamo3("plamo3", "plamo3", tf.Gemma3ForCausalLM,
+        tf.Gemma3TextConfig(**b(num_hidden_layers=3, head_dim=32, sliding_window=24, query_pre_attn_scalar=32, hidden_activation="silu",
+            layer_types=[LOCAL, LOCAL, GLOBAL], rope_parameters={GLOBAL: rope(1e6), LOCAL: rope(1e4)})),
+        {**RMS, **HD, "attention.sliding_window": 24, "attention.sliding_window_pattern": 3, "rope.freq_base": 1e6, "rope.freq_base_swa": 1e4},
+        parts=PRE_POST, unit_norm=True)

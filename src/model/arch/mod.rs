@@ -33,6 +33,7 @@ mod laguna;
 mod lfm2;
 mod llama;
 mod llama4;
+mod maincoder;
 mod mamba;
 mod mellum;
 mod mimo;
@@ -43,7 +44,9 @@ mod mpt;
 mod muse;
 mod nemotron;
 mod olmo;
+mod openelm;
 mod orion;
+mod pangu;
 mod phi;
 mod plamo;
 mod qwen;
@@ -96,7 +99,10 @@ const DECODERS: &[&[Architecture]] = &[
     exaone::FAMILY,
     hunyuan::FAMILY,
     laguna::FAMILY,
+    maincoder::FAMILY,
     mellum::FAMILY,
+    openelm::FAMILY,
+    pangu::FAMILY,
     mimo::FAMILY,
     step::FAMILY,
     nemotron::FAMILY,
