@@ -48,6 +48,8 @@ pub(super) enum Command {
     Serve(ServeArgs),
     /// Chat with a model in the terminal, or answer one prompt
     Run(RunArgs),
+    /// Run an agent on a model of this machine: claude, codex, opencode, qwen, aider, goose
+    Launch(LaunchArgs),
     /// Fetch a model
     Pull(PullArgs),
     /// List the models on this machine
@@ -233,6 +235,27 @@ pub(super) struct RunArgs {
     pub(super) client: ClientArgs,
     #[command(flatten)]
     pub(super) compute: ComputeArgs,
+}
+
+/// Which agent, and on which model.
+#[derive(Debug, Args)]
+pub(super) struct LaunchArgs {
+    /// Agent to run: claude, codex, opencode, qwen, aider, goose
+    pub(super) agent: String,
+    /// Model [default: one that a running server has, else the largest here that fits the memory]
+    #[arg(short, long, value_name = "MODEL")]
+    pub(super) model: Option<String>,
+    /// Context of a server that is started [default: 32768]
+    #[arg(long, value_name = "N")]
+    pub(super) n_ctx: Option<u32>,
+    /// Show what would be run, and run nothing
+    #[arg(long)]
+    pub(super) print: bool,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+    /// Arguments of the agent, behind --
+    #[arg(last = true, value_name = "ARGS")]
+    pub(super) args: Vec<String>,
 }
 
 impl ComputeArgs {

@@ -40,7 +40,7 @@ pub(super) fn stop(app: &App, args: &StopArgs) -> Outcome {
 }
 
 /// Sends a request and returns the JSON of a 2xx answer.
-fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Value> {
+pub(super) fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Value> {
     let config = app.configure_quietly()?;
     let url = format!("{}{path}", base_url(args, &config));
     let key = key(args, &config)?;
@@ -98,7 +98,7 @@ pub(super) fn base_url(args: &ClientArgs, config: &Config) -> String {
     format!("http://{host}:{}", config.server.port)
 }
 
-fn percent_encode(text: &str) -> String {
+pub(super) fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })

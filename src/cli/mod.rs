@@ -14,6 +14,7 @@ mod doctor;
 mod failure;
 mod inspect;
 mod lanes;
+mod launch;
 mod logits;
 mod models;
 mod output;
@@ -56,7 +57,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::OutputClosed) {
+            if !matches!(failure, Failure::OutputClosed | Failure::Ended(_)) {
                 output::error_line(format!("error: {failure}"));
             }
             failure.exit_code()
@@ -117,6 +118,7 @@ impl App {
         match command {
             Command::Serve(args) => serve::run(self, &args),
             Command::Run(args) => chat::run(self, &args),
+            Command::Launch(args) => launch::run(self, &args),
             Command::Pull(args) => models::pull(self, &args),
             Command::List => models::list(self),
             Command::Show(args) => models::show(self, &args),

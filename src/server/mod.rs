@@ -35,6 +35,7 @@ mod score;
 mod span;
 mod spec;
 mod sse;
+mod start_page;
 mod streaming;
 
 use std::{

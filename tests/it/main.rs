@@ -15,6 +15,7 @@ mod gguf;
 mod grammar;
 mod http;
 mod hub;
+mod launch;
 mod layouts;
 mod lifecycle;
 mod loads;
