@@ -24,6 +24,7 @@ mod stop;
 mod template;
 mod text_defaults;
 mod text_model;
+mod thinking;
 mod tokenizer;
 mod tools;
 

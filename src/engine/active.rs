@@ -9,7 +9,7 @@ use super::job::{JobWriter, Prefill};
 use super::pooler::Pooler;
 use super::request::{FinishReason, Outcome, Request, Timings, TokenLogprobs, Usage};
 use super::sampler::{SampleError, Sampler, Scratch, prompt_logprobs};
-use super::scheduler::{Piece, Scheduler};
+use super::scheduler::{Admitted, Piece, Scheduler};
 use super::stats::Meters;
 use crate::error::{Error, Kind};
 use crate::model::Logits;
@@ -25,6 +25,7 @@ pub(super) struct Active {
     max_tokens: usize,
     num_generated: usize,
     num_cached: usize,
+    parted_at: Option<usize>,
     /// Alternatives wanted for the prompt's tokens.
     num_prompt_logprobs: Option<u32>,
     /// Of the prompt from its second token on, as far as computed.
@@ -58,6 +59,7 @@ impl Active {
             max_tokens: request.max_tokens as usize,
             num_generated: 0,
             num_cached: 0,
+            parted_at: None,
             num_prompt_logprobs: request.prompt_logprobs,
             prompt_logprobs: Vec::new(),
             pooler: None,
@@ -94,9 +96,10 @@ impl Active {
     }
 
     /// It got its blocks for the first time.
-    pub(super) fn start(&mut self, num_cached: usize) {
+    pub(super) fn start(&mut self, admitted: &Admitted) {
         self.started = Some(Instant::now());
-        self.num_cached = num_cached;
+        self.num_cached = admitted.num_cached;
+        self.parted_at = admitted.parted_at;
     }
 
     /// KV of this many positions is written.
@@ -156,6 +159,7 @@ impl Active {
             usage: Usage {
                 prompt_tokens: self.prompt_len as u32,
                 cached_tokens: self.num_cached as u32,
+                parted_at: self.parted_at.map(|at| at as u32),
                 completion_tokens: self.num_generated as u32,
                 drafts: self.drafts,
             },

@@ -83,6 +83,18 @@ impl PrefixCache {
         same.then_some(block)
     }
 
+    /// Where `tokens`, which follow the block `parent`, leave the cached tokens that they have most in common
+    /// with: how many these are. `None` where nothing that is cached follows that block.
+    #[must_use]
+    pub fn parted(&self, parent: Option<u32>, salt: u64, tokens: &[u32]) -> Option<usize> {
+        let siblings = self.nodes.iter().flatten();
+        let siblings = siblings.filter(|node| node.parent == parent && node.salt == salt);
+        let common = |node: &Node| {
+            node.tokens.iter().zip(tokens).take_while(|(cached, token)| cached == token).count()
+        };
+        siblings.map(common).max()
+    }
+
     /// Makes a block whose KV is written findable.
     pub fn insert(&mut self, block: u32, key: &Key<'_>) -> Insertion {
         if let Some(other) = self.find(key) {

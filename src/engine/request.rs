@@ -214,6 +214,8 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Of the prompt, taken from the prefix cache.
     pub cached_tokens: u32,
+    /// The first token of the prompt that differs from the cached prompt that has most in common with it.
+    pub parted_at: Option<u32>,
     pub completion_tokens: u32,
     pub drafts: Drafts,
 }

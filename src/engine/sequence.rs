@@ -113,6 +113,11 @@ impl Sequence {
     }
 
     #[must_use]
+    pub fn salt(&self) -> u64 {
+        self.salt
+    }
+
+    #[must_use]
     pub fn owner(&self) -> Owner {
         self.owner
     }

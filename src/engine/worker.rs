@@ -354,7 +354,7 @@ impl Worker {
             if let Some(active) = self.active.get_mut(&admitted.sequence)
                 && admitted.is_first
             {
-                active.start(admitted.num_cached);
+                active.start(admitted);
             }
         }
     }

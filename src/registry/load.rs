@@ -13,7 +13,7 @@ use crate::chat::{SamplingDefaults, TextModel, TextOptions};
 use crate::engine::{EmbedRequest, Engine, EngineConfig, Request, Sampling};
 use crate::error::{Error, Kind, Result};
 use crate::model::gguf::{Access, Gguf, GgufError, Metadata};
-use crate::model::{self, Purpose, Runner};
+use crate::model::{self, Purpose, Runner, RunnerSpec};
 
 use super::spec::{EngineSpec, LoadParams};
 
@@ -211,6 +211,7 @@ impl Loader for GgufLoader {
         info.purpose = runner.spec().purpose;
         info.warnings = warnings(&spec.params, &info);
         info.warnings.extend(runner.spec().warning.clone());
+        info.warnings.extend(fewer_at_once(&spec.params, runner.spec()));
         let unheeded = SamplingDefaults::unheeded(gguf.metadata());
         info.warnings.extend(unheeded.into_iter().map(|key| format!("{key} is not heeded")));
         if info.purpose == Purpose::Generate {
@@ -333,6 +334,19 @@ fn warnings(params: &LoadParams, info: &ModelInfo) -> Vec<String> {
         warnings.push(format!("use_mlock: weights on {} cannot be locked", info.device));
     }
     warnings
+}
+
+/// Each sequence of a hybrid needs pages of state, which may be fewer than sequences are allowed for.
+fn fewer_at_once(params: &LoadParams, runner: &RunnerSpec) -> Option<String> {
+    let wanted = params.max_running();
+    let running = runner.max_running(wanted);
+    let mib = runner.state_bytes >> 20;
+    (running < wanted).then(|| {
+        format!(
+            "{running} sequences run at a time, not {wanted}: the state of each takes {mib} MiB, and \
+             max_kv_bytes hold no more"
+        )
+    })
 }
 
 /// One token through the whole model: first-use costs are paid here and not by the first request.

@@ -31,5 +31,6 @@ mod socket;
 mod structured;
 mod tale;
 mod templates;
+mod thinking;
 mod tokens;
 mod tools;

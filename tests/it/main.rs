@@ -22,6 +22,7 @@ mod lifecycle;
 mod loads;
 mod made;
 mod parity;
+mod prefix;
 mod program;
 mod readme;
 mod real;

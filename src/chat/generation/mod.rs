@@ -31,6 +31,7 @@ pub use logprobs::{TextLogprobs, TokenText};
 pub use request::{
     GenerationRequest, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS, MAX_BREAKER_BYTES, MAX_BREAKERS,
     MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_TOKENS, MAX_STOPS, PromptInput,
+    ThinkingBound,
 };
 pub use rules::{OutputRules, Shape, ToolUse};
 
@@ -49,7 +50,7 @@ pub const MAX_PROMPTS: usize = 1024;
 const MIN_SHARED_TOKENS: usize = 64;
 
 /// What all choices together took so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Each prompt counts once, whatever `n` is.
     pub usage: Usage,
@@ -57,10 +58,22 @@ pub struct Tally {
     pub reasoning_tokens: u32,
     /// The longest of each kind among the choices, in milliseconds.
     pub timings: Timings,
+    /// Where the first prompt left the cached one that has most in common with it; known at the end.
+    pub parted: Option<Parted>,
+}
+
+/// The first token of a prompt that another one, which is cached, has not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parted {
+    /// Its position.
+    pub at: u32,
+    /// It and what follows, as text.
+    pub text: String,
 }
 
 /// Jobs under way and what is to be told of them; dropping it cancels them.
 pub struct Generation {
+    text: Arc<TextModel>,
     engine: Engine,
     running: Vec<Running>,
     steps: VecDeque<Step>,
@@ -125,6 +138,7 @@ pub async fn generate_all(
     let left_out = prompts.iter().flat_map(|prompt| prompt.left_out.clone());
     let loosened = compiled.iter().flatten().flat_map(|rules| rules.notes.clone());
     let mut generation = Generation {
+        text: Arc::clone(text),
         engine: engine.grouped(),
         running: Vec::new(),
         steps: VecDeque::new(),
@@ -233,7 +247,24 @@ impl Generation {
             tally.reasoning_tokens += running.choice.num_reasoning_tokens;
             tally.timings = longest(&tally.timings, &running.timings());
         }
+        tally.parted = self.parted();
         tally
+    }
+
+    fn parted(&self) -> Option<Parted> {
+        /// Tokens that are shown.
+        const SHOWN: usize = 8;
+        let (group, first) = (self.groups.first()?, self.running.first()?);
+        let at = first.usage.parted_at?;
+        let tokens = group.prompt.get(at as usize..)?;
+        let tokenizer = &self.text.tokenizer;
+        let shown = tokens.iter().take(SHOWN).flat_map(|id| match tokenizer.bytes(*id) {
+            // A control token has its name alone.
+            [] => tokenizer.token(*id).unwrap_or_default().as_bytes(),
+            bytes => bytes,
+        });
+        let bytes: Vec<u8> = shown.copied().collect();
+        Some(Parted { at, text: String::from_utf8_lossy(&bytes).into_owned() })
     }
 
     /// Choices under way, those of all requests.

@@ -8,12 +8,13 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chat::preparation::{conversation_bytes, stopped};
+use crate::chat::thinking::ThinkingBudget;
 use crate::chat::{
     ChatInput, ChatPrompt, Detokenizer, Infill, Patience, SamplingDefaults, Special, TextModel,
     Tokenizer, Unread, Until,
 };
 use crate::engine::sampling::{Breakers, MAX_BANNED_LEN};
-use crate::engine::{LogprobsOf, Request, Sampling};
+use crate::engine::{Constraint, LogprobsOf, Request, Sampling};
 use crate::error::{Error, Result};
 use crate::model::RunnerSpec;
 
@@ -158,6 +159,8 @@ pub struct GenerationRequest {
     pub prediction: Option<String>,
     /// A choice ends so long after its first token, if there is a line break in it by then.
     pub time_limit: Option<Duration>,
+    /// How long the model may reason.
+    pub thinking: Option<ThinkingBound>,
     /// What each choice must look like. A stop string ends it wherever it stands, also where it is not
     /// complete; where the rules leave nothing to say it ends, also before `min_tokens`.
     pub rules: Option<Arc<OutputRules>>,
@@ -194,6 +197,7 @@ impl GenerationRequest {
             cache_apart: false,
             prediction: None,
             time_limit: None,
+            thinking: None,
             rules: None,
         }
     }
@@ -336,14 +340,51 @@ impl GenerationRequest {
                     prompt_logprobs: self.logprobs.filter(|_| self.echo).max(self.prompt_logprobs),
                     prediction: prompt.prediction.clone(),
                     cache_salt,
-                    constraint: prompt
-                        .compiled
-                        .as_ref()
-                        .map(|rules| rules.constraint(text, in_reasoning)),
+                    constraint: self.constraint(prompt, text, in_reasoning),
                 }
             })
             .collect()
     }
+}
+
+impl GenerationRequest {
+    /// The rules of one choice, those of its reasoning included.
+    fn constraint(
+        &self,
+        prompt: &Prompt,
+        text: &TextModel,
+        in_reasoning: Option<bool>,
+    ) -> Option<Box<dyn Constraint>> {
+        let rules = prompt.compiled.as_ref().map(|rules| rules.constraint(text, in_reasoning));
+        let Some(((bound, tags), within)) = self.thinking.zip(text.reasoning()).zip(in_reasoning)
+        else {
+            return rules;
+        };
+        let budget = ThinkingBudget::new(&text.tokenizer, (tags, within), bound.tokens, rules);
+        Some(Box::new(budget))
+    }
+
+    /// A bound on the reasoning of a model that has none is an error, or holds anyway and is told.
+    fn unthinking(&self, text: &TextModel) -> Result<Option<String>> {
+        let Some(bound) = self.thinking.filter(|_| text.reasoning().is_none()) else {
+            return Ok(None);
+        };
+        if bound.is_hint {
+            return Ok(Some(format!("{} (the model does not reason)", bound.path)));
+        }
+        let problem = format!("{}: this model writes no reasoning that it could bound", bound.path);
+        Err(Error::invalid(bound.path, problem))
+    }
+}
+
+/// Tokens of reasoning, after which the model is made to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThinkingBound {
+    pub tokens: u32,
+    /// How whoever asks calls it.
+    pub path: &'static str,
+    /// Clients send it to every model: it is no error where there is no reasoning.
+    pub is_hint: bool,
 }
 
 impl fmt::Debug for GenerationRequest {
@@ -397,7 +438,8 @@ pub(super) fn prepare(
             )
         }),
     });
-    let ChatPrompt { mut tokens, in_reasoning, left_out } = read?;
+    let ChatPrompt { mut tokens, in_reasoning, mut left_out } = read?;
+    left_out.extend(request.unthinking(text)?);
     if tokens.is_empty() && !matches!(request.prompt, PromptInput::Tokens(_)) {
         tokens.extend(text.tokenizer.bos());
     }

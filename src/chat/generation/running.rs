@@ -169,6 +169,7 @@ impl Running {
     fn finished(&mut self, outcome: &Outcome) -> Vec<Step> {
         let mut steps: Vec<Step> = self.echo().into_iter().collect();
         self.usage.cached_tokens = outcome.usage.cached_tokens;
+        self.usage.parted_at = outcome.usage.parted_at;
         self.usage.drafts = outcome.usage.drafts;
         self.timings = Some(outcome.timings);
         let ending = match outcome.reason {

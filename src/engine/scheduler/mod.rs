@@ -56,6 +56,8 @@ struct Cached {
     blocks: Vec<u32>,
     /// Those whose KV is there, with or without the state after them.
     num_known: usize,
+    /// The last of them.
+    last_known: Option<u32>,
 }
 
 impl Scheduler {
@@ -386,9 +388,18 @@ impl Scheduler {
             let Some(block) = key.and_then(|key| self.prefix.find(&key)) else { break };
             blocks.push(block);
         }
-        let num_known = blocks.len();
+        let (num_known, last_known) = (blocks.len(), blocks.last().copied());
         self.trim_to_state(&mut blocks);
-        Cached { blocks, num_known }
+        Cached { blocks, num_known, last_known }
+    }
+
+    /// See [`Admitted::parted_at`].
+    fn parted_at(&self, sequence: &Sequence, cached: &Cached) -> Option<usize> {
+        let start = cached.num_known * BLOCK;
+        let rest = sequence.tokens().get(start..sequence.prompt_len())?;
+        let common = self.prefix.parted(cached.last_known, sequence.salt(), rest)?;
+        // A prompt that goes on where another ended is not another one.
+        (common < rest.len().min(BLOCK)).then_some(start + common)
     }
 
     /// Whether a running sequence is about to compute what a waiting one could reuse. Waiting for
@@ -423,6 +434,7 @@ impl Scheduler {
         for &block in &cached.blocks {
             self.pool.share(block);
         }
+        let parted_at = self.parted_at(&sequence, &cached);
         self.start_state(&mut sequence, &cached);
         let num_cached = cached.blocks.len() * BLOCK;
         sequence.num_committed = cached.blocks.len();
@@ -437,7 +449,7 @@ impl Scheduler {
             self.counts.prefix_queried += sequence.prompt_len() as u64;
             self.counts.prefix_hit += num_cached as u64;
         }
-        let admitted = Admitted { sequence: sequence.id(), num_cached, is_first };
+        let admitted = Admitted { sequence: sequence.id(), num_cached, parted_at, is_first };
         let at = self.running.partition_point(|other| other.id() < sequence.id());
         self.running.insert(at, sequence);
         (at, admitted)

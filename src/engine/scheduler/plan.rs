@@ -65,6 +65,9 @@ pub struct Admitted {
     pub sequence: u64,
     /// Tokens that the prefix cache had.
     pub num_cached: usize,
+    /// The first token that differs from the cached prompt that has most in common with this one; `None`
+    /// where none does.
+    pub parted_at: Option<usize>,
     /// Not after a preemption.
     pub is_first: bool,
 }

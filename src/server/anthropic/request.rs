@@ -12,7 +12,7 @@ use super::{
 use crate::{
     chat::{
         ChatInput,
-        generation::{MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape},
+        generation::{MAX_STOP_BYTES, MAX_STOPS, OutputRules, PromptInput, Shape, ThinkingBound},
         grammar::Grammar,
     },
     error::{Error, Result},
@@ -67,7 +67,7 @@ wire_enum! {
 #[oai(deny_unknown_fields)]
 pub(crate) struct Thinking {
     pub r#type: ThinkingKind,
-    /// Must be below `max_tokens`, which bounds thinking and answer together; not a bound of its own.
+    /// Tokens of thinking at most; must be below `max_tokens`, which bounds thinking and answer together.
     #[oai(nullable, validator(minimum(value = "1")))]
     pub budget_tokens: Option<u32>,
     #[oai(nullable)]
@@ -279,6 +279,7 @@ impl MessagesRequest {
     pub(super) fn into_ask(self) -> Result<Ask> {
         let Self { parts, draft } = self;
         check_thinking(parts.thinking.as_ref(), draft.request.max_tokens)?;
+        let budget = parts.thinking.as_ref().and_then(|thinking| thinking.budget_tokens);
         let (input, rules) = Prompting {
             system: parts.system,
             messages: parts.messages,
@@ -288,7 +289,10 @@ impl MessagesRequest {
             output_config: parts.output_config.unwrap_or_default(),
         }
         .read()?;
-        let request = draft.request(PromptInput::Chat(input), rules);
+        let mut request = draft.request(PromptInput::Chat(input), rules);
+        // Agents send it to every model.
+        let path = "thinking.budget_tokens";
+        request.thinking = budget.map(|tokens| ThinkingBound { tokens, path, is_hint: true });
         Ok(draft.into_ask(Some(parts.model), vec![request]))
     }
 }

@@ -8,10 +8,14 @@ use serde::Serialize;
 use crate::chat::generation::{Beat, Tally};
 
 /// Tokens and times of an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Object)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Object)]
 pub(crate) struct Timings {
     /// Tokens of the prompt that the prefix cache had.
     pub cache_n: u32,
+    /// The first token of the prompt that differs from the cached one that has most in common with it; at
+    /// the end of an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_parted: Option<CacheParted>,
     /// Tokens of the prompt that were computed.
     pub prompt_n: u32,
     /// From the first computed token of the prompt to the first of the answer.
@@ -31,9 +35,20 @@ pub(crate) struct Timings {
     pub draft_n_accepted: Option<u32>,
 }
 
+/// Where a prompt left what was cached.
+#[derive(Clone, Debug, PartialEq, Serialize, Object)]
+pub(crate) struct CacheParted {
+    /// Position in the prompt, in tokens.
+    pub position: u32,
+    /// The token there and those that follow, as text.
+    pub text: String,
+}
+
 impl Timings {
     pub(crate) fn new(tally: &Tally) -> Self {
-        let Tally { usage, timings, .. } = tally;
+        let Tally { usage, timings, parted, .. } = tally;
+        let parted =
+            parted.clone().map(|parted| CacheParted { position: parted.at, text: parted.text });
         let prompt_n = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
         let predicted_n = usage.completion_tokens;
         let drafts = Some(usage.drafts).filter(|drafts| drafts.computed > 0);
@@ -41,6 +56,7 @@ impl Timings {
         let (predicted_per_token_ms, predicted_per_second) = rates(predicted_n, timings.decode_ms);
         Self {
             cache_n: usage.cached_tokens,
+            cache_parted: parted,
             prompt_n,
             prompt_ms: timings.prefill_ms,
             prompt_per_token_ms,

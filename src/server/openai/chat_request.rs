@@ -79,6 +79,10 @@ const OWN: &[WireParam<Draft>] = &[
     params::LOGPROBS,
     params::TOP_LOGPROBS,
     params::REASONING_EFFORT,
+    params::REASONING_BUDGET,
+    params::THINKING_TOKEN_BUDGET,
+    params::THINKING_BUDGET_TOKENS,
+    params::THINKING_BUDGET,
     params::CHAT_TEMPLATE_KWARGS,
     params::CHAT_TEMPLATE,
     WireParam::new(

@@ -141,11 +141,13 @@ impl Render for CompletionRender {
     type Whole = Completion;
 
     fn step(&mut self, Step { index, beats }: Step, now: Now<'_>) -> Vec<Completion> {
-        let timings = self.wanted.timings.then(|| Timings::new(&now()));
+        let wants_timings = self.wanted.timings;
+        let timings = || wants_timings.then(|| Timings::new(&now()));
         let empty = || CompletionChoice::piece(index, String::new());
         let pieces = beats.into_iter().filter_map(|beat| match beat {
             Beat::Piece(piece) => {
                 let choice = self.piece(index, piece)?;
+                let timings = timings();
                 Some(Completion { timings, ..self.envelope(vec![choice], now) })
             }
             Beat::End(end) => {
@@ -154,7 +156,7 @@ impl Render for CompletionRender {
                 Some(Completion { timings, ..self.envelope(vec![choice], now) })
             }
             Beat::Progress { .. } if self.wanted.progress => {
-                let prompt_progress = progress(&beat, self.began);
+                let (prompt_progress, timings) = (progress(&beat, self.began), timings());
                 Some(Completion { timings, prompt_progress, ..self.envelope(vec![empty()], now) })
             }
             Beat::Progress { .. } | Beat::Open(_) | Beat::Close { .. } | Beat::Failed(_) => None,
@@ -182,6 +184,6 @@ impl Render for CompletionRender {
         };
         let choices = choices.into_iter().map(choice).collect();
         let (usage, timings) = (Some(Some(Usage::new(&tally))), Some(Timings::new(&tally)));
-        Completion { usage, timings, ..self.envelope(choices, &|| tally) }
+        Completion { usage, timings, ..self.envelope(choices, &|| tally.clone()) }
     }
 }

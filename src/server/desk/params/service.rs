@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{I64, Row, U32};
 use crate::{
+    chat::generation::ThinkingBound,
     error::Result,
     param::{Kind, Place},
     server::{
@@ -37,6 +38,37 @@ pub(crate) const REASONING_EFFORT: Row = Row::new(
     "handed to the chat template, which may know it; `none` also as `enable_thinking` and `thinking`, \
      both false",
 );
+pub(crate) const REASONING_BUDGET: Row = Row::integer(
+    "reasoning_budget",
+    "Tokens of reasoning at most, after which the model is made to answer; -1: no bound.",
+    (-1, u32::MAX as i64),
+    |draft, x| draft.request.thinking = thinking(x, "reasoning_budget"),
+)
+.remarking("0 ends it at once; refused where the model writes no reasoning");
+pub(crate) const THINKING_TOKEN_BUDGET: Row = Row::integer(
+    "thinking_token_budget",
+    "Another name of `reasoning_budget`.",
+    (-1, u32::MAX as i64),
+    |draft, x| draft.request.thinking = thinking(x, "thinking_token_budget"),
+)
+.remarking("vLLM's name")
+.being("reasoning_budget");
+pub(crate) const THINKING_BUDGET_TOKENS: Row = Row::integer(
+    "thinking_budget_tokens",
+    "Another name of `reasoning_budget`.",
+    (-1, u32::MAX as i64),
+    |draft, x| draft.request.thinking = thinking(x, "thinking_budget_tokens"),
+)
+.remarking("llama-server's other name")
+.being("reasoning_budget");
+pub(crate) const THINKING_BUDGET: Row = Row::integer(
+    "thinking_budget",
+    "Another name of `reasoning_budget`.",
+    (-1, u32::MAX as i64),
+    |draft, x| draft.request.thinking = thinking(x, "thinking_budget"),
+)
+.remarking("the name of Qwen's API")
+.being("reasoning_budget");
 pub(crate) const VERBOSITY: Row = Row::new(
     "verbosity",
     "How many words the answer has. Handed to the chat template, which may know it.",
@@ -217,6 +249,10 @@ pub(crate) const N_KEEP: Row =
     Row::integer("n_keep", "No effect: a context is never cut.", I64, |_, _| {})
         .idle("a context is never cut");
 pub(crate) const N_DISCARD: Row = N_KEEP.named("n_discard").being("n_discard");
+
+fn thinking(tokens: i64, path: &'static str) -> Option<ThinkingBound> {
+    Some(ThinkingBound { tokens: u32::try_from(tokens).ok()?, path, is_hint: false })
+}
 
 /// Labels of a request: texts by name.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -110,7 +110,7 @@ impl Render for ResponseRender {
             let (reason, stop_string) = (choice.reason, choice.stop_string);
             let (usage, timings) = (choice.usage, tally.timings);
             beats.push(Beat::End(End { reason, usage, timings, stop_string }));
-            self.step(Step { index: 0, beats }, &|| tally);
+            self.step(Step { index: 0, beats }, &|| tally.clone());
         }
         self.response
     }
