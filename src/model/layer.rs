@@ -49,6 +49,9 @@ impl<O: Ops> Layer<O> {
         scale: f32,
     ) -> Result<O::Tensor, ModelError> {
         if matches!(self.mixer, Mixer::None) {
+            if matches!(self.ffn, Ffn::None) {
+                return Ok(x);
+            }
             let fed = self.feed(ops, &self.input(&x), spec)?;
             return ops.add(x, &fed, scale);
         }

@@ -133,6 +133,24 @@ class OpenElm(Fused):
                        key("feed_forward_length"): [64, 96, 128]}
 
 
+class Sparse(tf.LlamaForCausalLM):
+    """The second of four layers has no attention, the third nothing at all."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        second, third = self.model.layers[1:3]
+        del second.self_attn, second.input_layernorm
+        second.forward = lambda x, **_: x + second.mlp(second.post_attention_layernorm(x))
+        del third.self_attn, third.input_layernorm, third.mlp, third.post_attention_layernorm
+        third.forward = lambda x, **_: x
+
+
+class Deci(Fixture):
+    def write_head_counts(self, w, key, kv):
+        self.arrays = {key("attention.head_count"): [4, 0, 0, 4], key("attention.head_count_kv"): [2, 0, 0, 2],
+                       key("feed_forward_length"): [96, 96, 0, 96]}
+
+
 class Plamo3(Fused):
     """Gemma 3 without its factor on embeddings, gates above the up projections."""
 
@@ -260,3 +278,5 @@ def fixtures():
             layer_types=[LOCAL, LOCAL, GLOBAL], rope_parameters={GLOBAL: rope(1e6), LOCAL: rope(1e4)})),
         {**RMS, **HD, "attention.sliding_window": 24, "attention.sliding_window_pattern": 3, "rope.freq_base": 1e6, "rope.freq_base_swa": 1e4},
         parts=PRE_POST, unit_norm=True)
+    yield "deci", lambda: Deci("deci", "deci", Sparse, tf.LlamaConfig(**b(num_hidden_layers=4)),
+        {**RMS, "attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 16}, rope_norm=True)

@@ -70,6 +70,7 @@ use super::spec::{HeadSpec, ModelSpec, RopeSpec};
 /// Families that write text.
 const DECODERS: &[&[Architecture]] = &[
     llama::FAMILY,
+    llama::DECI,
     llama4::FAMILY,
     muse::FAMILY,
     mistral::FAMILY,
