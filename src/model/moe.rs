@@ -248,6 +248,7 @@ mod tests {
             shared_act: None,
             shared_scale: 1.0,
             groups: None,
+            early: false,
             weigh_input: false,
         }
     }

@@ -353,6 +353,7 @@ impl Keys<'_> {
             shared_act: None,
             shared_scale: 1.0,
             groups: None,
+            early: false,
             weigh_input: false,
         })
     }

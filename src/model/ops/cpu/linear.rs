@@ -120,9 +120,11 @@ impl Products for CpuOps {
         let gates = gate.data.iter().zip(&*up.data).zip(&mut *out.data);
         match act {
             ActSpec::OaiSwiglu => gates.for_each(|((gate, up), out)| *out = oai_swiglu(*gate, *up)),
-            ActSpec::LimitedSwiglu { limit } => gates.for_each(|((gate, up), out)| {
-                *out = scalar(act, *gate) * up.clamp(-limit, limit);
-            }),
+            ActSpec::LimitedSwiglu { limit } | ActSpec::ClampedSwiglu { limit } => {
+                gates.for_each(|((gate, up), out)| {
+                    *out = scalar(act, *gate) * up.clamp(-limit, limit);
+                })
+            }
             act => gates.for_each(|((gate, up), out)| *out = scalar(act, *gate) * up),
         }
         self.act(&out)
@@ -150,7 +152,11 @@ impl Products for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        if matches!(act, ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. }) {
+        let needs_two = matches!(
+            act,
+            ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. } | ActSpec::ClampedSwiglu { .. }
+        );
+        if needs_two {
             return Err(ModelError::Limit("a clamped gate needs two inputs".to_owned()));
         }
         if let Some(act) = activation(act) {
@@ -202,6 +208,7 @@ pub(super) fn activation(act: ActSpec) -> Option<Activation> {
         | ActSpec::Softplus
         | ActSpec::OaiSwiglu
         | ActSpec::LimitedSwiglu { .. }
+        | ActSpec::ClampedSwiglu { .. }
         | ActSpec::Xielu(_) => None,
     }
 }
@@ -212,6 +219,7 @@ fn scalar(act: ActSpec, x: f32) -> f32 {
         ActSpec::Xielu(xielu) => xielu.apply(x),
         ActSpec::Softplus => GateAct::Softplus.apply(x),
         ActSpec::LimitedSwiglu { limit } => (x / (1.0 + (-x).exp())).min(limit),
+        ActSpec::ClampedSwiglu { limit } => x.min(limit) / (1.0 + (-x.min(limit)).exp()),
         _ => x.tanh(),
     }
 }
