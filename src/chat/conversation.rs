@@ -19,6 +19,8 @@ pub struct ChatInput {
     pub continue_final_message: bool,
     /// Further variables of the template, such as `enable_thinking`.
     pub kwargs: Map<String, Value>,
+    /// A chat template of the request's own, by its text or its name.
+    pub template: Option<String>,
 }
 
 /// Who speaks.

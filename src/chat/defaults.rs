@@ -1,13 +1,15 @@
 //! How tokens are chosen where a request does not say it: as the model's makers advise, else as the
 //! dialect documents, else as this program does everywhere.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::engine::Sampling;
 use crate::model::gguf::Metadata;
 
 /// Values of the commonest sampling parameters; `None`: nothing is said of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SamplingDefaults {
     /// 0 to 2.
     pub temperature: Option<f32>,

@@ -22,6 +22,7 @@ pub mod rerank;
 mod scanner;
 mod stop;
 mod template;
+mod text_defaults;
 mod text_model;
 mod tokenizer;
 mod tools;
@@ -36,7 +37,8 @@ pub use stop::{StopMatcher, StopStep};
 #[cfg(test)]
 pub(crate) use template::message_json;
 pub(crate) use template::strftime;
-pub use template::{ChatTemplate, Rendered, TemplateOrigin};
+pub use template::{ChatTemplate, Rendered, TemplateOrigin, builtin_template};
+pub use text_defaults::TextDefaults;
 pub use text_model::{ChatPrompt, TextModel, TextOptions, Unread};
 pub use tokenizer::{FillIn, Patience, Special, Stopped, Tokenizer, TokenizerError, Until};
 pub use tools::{

@@ -1,5 +1,6 @@
 //! The text side of a model: its tokenizer and its chat template, which together make prompts.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -11,6 +12,7 @@ use super::grammar::{GrammarCompiler, GrammarError};
 use super::grammar_cache::GRAMMAR_CACHE_BYTES;
 use super::preparation::Preparations;
 use super::rank_template::RankTemplate;
+use super::text_defaults::TextDefaults;
 use super::{
     ChatInput, ChatTemplate, Patience, ReasoningTags, Rendered, Stopped, Tokenizer, ToolFormat,
     Until,
@@ -42,6 +44,7 @@ pub struct TextModel {
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
     options: TextOptions,
     sampling: SamplingDefaults,
+    defaults: TextDefaults,
     compilers: Arc<Semaphore>,
     preparations: Arc<Preparations>,
 }
@@ -75,6 +78,8 @@ pub struct TextOptions {
     pub constrain_tools: bool,
     /// Tokens that one request may have generated, all its choices together.
     pub max_request_tokens: u64,
+    /// Requests may bring chat templates of their own.
+    pub request_templates: bool,
 }
 
 impl Default for TextOptions {
@@ -83,6 +88,7 @@ impl Default for TextOptions {
             grammar_cache_bytes: GRAMMAR_CACHE_BYTES,
             constrain_tools: true,
             max_request_tokens: 1 << 20,
+            request_templates: false,
         }
     }
 }
@@ -102,8 +108,19 @@ impl TextModel {
     /// The vocabulary cannot be used. A missing or broken template is no error; see
     /// [`ChatTemplate::warning`].
     pub fn from_gguf(meta: &Metadata) -> Result<Self, Error> {
+        Self::with_defaults(meta, TextDefaults::default())
+    }
+
+    /// As [`Self::from_gguf`], with what somebody knows better.
+    ///
+    /// # Errors
+    /// As [`Self::from_gguf`]; a template that was given does not compile.
+    pub fn with_defaults(meta: &Metadata, defaults: TextDefaults) -> Result<Self, Error> {
         let tokenizer = Tokenizer::from_gguf(meta)?;
-        let template = ChatTemplate::from_gguf(meta, &tokenizer);
+        let template = match &defaults.template {
+            Some(source) => ChatTemplate::in_place(source, meta, &tokenizer)?,
+            None => ChatTemplate::from_gguf(meta, &tokenizer),
+        };
         let guarded = guarded(&tokenizer, template.source());
         let reasoning = ReasoningTags::detect(template.source());
         let tool_format = ToolFormat::detect(template.tool_source());
@@ -122,7 +139,8 @@ impl TextModel {
             default_breakers: OnceLock::new(),
             grammars: OnceLock::new(),
             options: TextOptions::default(),
-            sampling: SamplingDefaults::from_gguf(meta),
+            sampling: defaults.sampling.or(SamplingDefaults::from_gguf(meta)),
+            defaults,
             compilers: Arc::new(Semaphore::new(COMPILERS)),
             preparations: Arc::default(),
         })
@@ -154,7 +172,13 @@ impl TextModel {
         self
     }
 
-    /// How the model's makers advise to choose tokens.
+    /// What holds where a request says nothing.
+    pub fn defaults(&self) -> &TextDefaults {
+        &self.defaults
+    }
+
+    /// How tokens are chosen where a request says nothing: as somebody knows better, or as the model's
+    /// makers advise.
     pub fn sampling(&self) -> SamplingDefaults {
         self.sampling
     }
@@ -237,11 +261,35 @@ impl TextModel {
     /// As [`ChatTemplate::render`]; the last message has an image, audio or a document.
     pub fn render(&self, input: &ChatInput, patience: &Patience) -> Result<Rendered, Error> {
         let left_out = check_text_only(&input.messages)?;
+        let input = &*self.completed(input);
+        let own = self.own_template(input)?;
+        let template = own.as_ref().unwrap_or(&self.template);
         let places = |text: &str| match patience.has_ended() {
             true => Vec::new(),
             false => self.tokenizer.special_places(text, &self.guarded),
         };
-        Ok(Rendered { left_out, ..self.template.render(input, &places)? })
+        Ok(Rendered { left_out, ..template.render(input, &places)? })
+    }
+
+    /// A conversation with what holds where it does not say otherwise.
+    fn completed<'a>(&self, input: &'a ChatInput) -> Cow<'a, ChatInput> {
+        if self.defaults.change_nothing() {
+            return Cow::Borrowed(input);
+        }
+        let mut input = input.clone();
+        self.defaults.complete(&mut input.messages, &mut input.kwargs);
+        Cow::Owned(input)
+    }
+
+    /// The template that a request brings.
+    fn own_template(&self, input: &ChatInput) -> Result<Option<ChatTemplate>, Error> {
+        let Some(source) = &input.template else { return Ok(None) };
+        if !self.options.request_templates {
+            let text = "chat_template: requests bring no templates here; `engine.request_templates` in the \
+                        configuration allows it";
+            return Err(Error::invalid("chat_template", text));
+        }
+        self.template.other(source).map(Some)
     }
 
     /// The prompt of a conversation, with what a reader of the output needs to know. Special tokens

@@ -48,6 +48,8 @@ pub(super) enum Command {
     Serve(ServeArgs),
     /// Chat with a model in the terminal, or answer one prompt
     Run(RunArgs),
+    /// Run an agent on a model of this machine: claude, codex, opencode, qwen, aider, goose
+    Launch(LaunchArgs),
     /// Fetch a model
     Pull(PullArgs),
     /// List the models on this machine
@@ -115,6 +117,18 @@ pub(super) struct ServeArgs {
     /// Bring float weights to this type: q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k
     #[arg(long, value_name = "TYPE")]
     pub(super) quantize: Option<Quantize>,
+    /// Chat template in place of the models' own: a file, its text, or chatml, plain, llama3, gemma, mistral
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) chat_template: Option<String>,
+    /// Variables of chat templates where a request does not set them, such as '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON")]
+    pub(super) chat_template_kwargs: Option<String>,
+    /// Whether models think where a request does not say it
+    #[arg(long, value_name = "auto|off", value_parser = ["auto", "off"])]
+    pub(super) reasoning: Option<String>,
+    /// Stay up when no model can be loaded
+    #[arg(long)]
+    pub(super) wait: bool,
     /// Start empty when no model is named or configured
     #[arg(long)]
     pub(super) no_default_model: bool,
@@ -178,17 +192,78 @@ pub(super) struct RunArgs {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub(super) system: Option<String>,
+    /// File that is read as context; may be repeated
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
     /// Tokens of an answer at most
-    #[arg(long, value_name = "N")]
+    #[arg(short = 'n', long, alias = "n-predict", alias = "num-predict", value_name = "N")]
     pub(super) max_tokens: Option<u32>,
-    /// 0 = always the likeliest token
-    #[arg(long, value_name = "T")]
+    /// 0 = always the likeliest token [default: as the model's makers advise, else 0.7]
+    #[arg(long, alias = "temp", value_name = "T")]
     pub(super) temperature: Option<f32>,
+    /// Likeliest tokens that together have this probability [default: as for --temperature, else 0.9]
+    #[arg(long, value_name = "P")]
+    pub(super) top_p: Option<f32>,
+    /// So many likeliest tokens; 0 = all
+    #[arg(long, value_name = "N")]
+    pub(super) top_k: Option<u32>,
+    /// No tokens less likely than this share of the likeliest
+    #[arg(long, value_name = "P")]
+    pub(super) min_p: Option<f32>,
+    /// Divides the score of tokens that have occurred; 1 = off
+    #[arg(long, alias = "repetition-penalty", value_name = "X")]
+    pub(super) repeat_penalty: Option<f32>,
+    /// Taken off the score of tokens that have occurred in the answer
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    pub(super) presence_penalty: Option<f32>,
+    /// Taken off the score of a token each time it has occurred in the answer
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    pub(super) frequency_penalty: Option<f32>,
     /// Same seed, same answer
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
+    /// Text that ends an answer; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(super) stop: Vec<String>,
+    /// Whether the model thinks before it answers, if it can: on, off, low, medium, high
+    #[arg(long, value_name = "HOW")]
+    pub(super) think: Option<String>,
+    /// Load the model in this process, even where a server has it
+    #[arg(long)]
+    pub(super) local: bool,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
     #[command(flatten)]
     pub(super) compute: ComputeArgs,
+}
+
+/// Which agent, and on which model.
+#[derive(Debug, Args)]
+pub(super) struct LaunchArgs {
+    /// Agent to run: claude, codex, opencode, qwen, aider, goose
+    pub(super) agent: String,
+    /// Model [default: one that a running server has, else the largest here that fits the memory]
+    #[arg(short, long, value_name = "MODEL")]
+    pub(super) model: Option<String>,
+    /// Context of a server that is started [default: 32768]
+    #[arg(long, value_name = "N")]
+    pub(super) n_ctx: Option<u32>,
+    /// Show what would be run, and run nothing
+    #[arg(long)]
+    pub(super) print: bool,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+    /// Arguments of the agent, behind --
+    #[arg(last = true, value_name = "ARGS")]
+    pub(super) args: Vec<String>,
+}
+
+impl ComputeArgs {
+    /// Whether nothing is said of how a model is run.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { threads, cpu_affinity, n_ctx, quantize } = self;
+        threads.is_none() && cpu_affinity.is_none() && n_ctx.is_none() && quantize.is_none()
+    }
 }
 
 /// How a model is run inside this process.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use serde_json::{Map, Value};
 
 use super::failure::{Context, Failure, Outcome};
 use super::progress::{Bars, Lines};
-use crate::chat::TextOptions;
+use crate::chat::{TextDefaults, TextOptions, builtin_template};
 use crate::config::{Config, EngineDefaults, ModelConfig, Secret};
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
@@ -88,6 +89,7 @@ pub(super) fn loader(config: &Config, hub: Arc<Hub>, progress: Arc<dyn Progress>
         grammar_cache_bytes: config.limits.max_grammar_cache_bytes,
         constrain_tools: config.engine.constrain_tools,
         max_request_tokens: config.limits.max_request_tokens,
+        request_templates: config.engine.request_templates,
     };
     GgufLoader::new(locate, Box::new(backend), engine).with_find(find).with_text(text)
 }
@@ -146,6 +148,48 @@ fn kept(n_keep: u32, n_ctx: u32) -> u32 {
     if n_ctx == 0 { n_keep } else { n_keep.min(n_ctx) }
 }
 
+/// How engines treat texts unless somebody says otherwise.
+///
+/// # Errors
+/// A template or a file of one that cannot be read, or variables that are no JSON object.
+pub(super) fn text_defaults(defaults: &EngineDefaults) -> Result<TextDefaults> {
+    let of_all = TextDefaults::default();
+    let (template, kwargs) = (&defaults.chat_template, &defaults.chat_template_kwargs);
+    text_over(of_all, (template.as_deref(), kwargs.as_deref()), &defaults.reasoning)
+}
+
+fn text_over(
+    mut text: TextDefaults,
+    (template, kwargs): (Option<&str>, Option<&str>),
+    reasoning: &str,
+) -> Result<TextDefaults> {
+    if let Some(named) = template {
+        text.template = Some(template_text(named)?);
+    }
+    if let Some(kwargs) = kwargs {
+        let object: Map<String, Value> = serde_json::from_str(kwargs).map_err(|error| {
+            let text = format!("chat_template_kwargs: not a JSON object: {error}");
+            Error::invalid("chat_template_kwargs", text)
+        })?;
+        text.kwargs.extend(object);
+    }
+    Ok(if reasoning == "off" { text.without_reasoning() } else { text })
+}
+
+/// The text of a template: what was given, what comes with the program, or what a file holds.
+fn template_text(named: &str) -> Result<String> {
+    if builtin_template(named).is_some() || named.contains("{{") || named.contains("{%") {
+        return Ok(named.to_owned());
+    }
+    std::fs::read_to_string(named).map_err(|error| {
+        let text = format!(
+            "chat_template: {named} is no template, not the name of one (chatml, plain, llama3, gemma, \
+             mistral), and no file that can be read: {error}"
+        );
+        Error::invalid("chat_template", text)
+    })
+}
+
 fn quantize(name: Option<&str>) -> Result<Option<Quantize>> {
     name.map(str::parse).transpose().map_err(|problem| Error::invalid("quantize", problem))
 }
@@ -173,7 +217,12 @@ pub(super) fn engine_spec(model: &ModelConfig, defaults: &EngineDefaults) -> Res
         warmup: model.warmup.unwrap_or(base.warmup),
         quantize: quantize(model.quantize.as_deref())?.or(base.quantize),
     };
+    let own = (model.chat_template.as_deref(), model.chat_template_kwargs.as_deref());
+    let reasoning = model.reasoning.as_deref().unwrap_or_default();
+    let mut text = text_over(text_defaults(defaults)?, own, reasoning)?;
+    text.system.clone_from(&model.system);
     let spec = EngineSpec {
+        text,
         id: model.id.clone().unwrap_or_else(|| engine_id(&reference)),
         reference: model.reference.clone(),
         params,

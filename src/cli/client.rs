@@ -40,20 +40,10 @@ pub(super) fn stop(app: &App, args: &StopArgs) -> Outcome {
 }
 
 /// Sends a request and returns the JSON of a 2xx answer.
-fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Value> {
+pub(super) fn call(app: &App, args: &ClientArgs, method: Method, path: &str) -> Outcome<Value> {
     let config = app.configure_quietly()?;
     let url = format!("{}{path}", base_url(args, &config));
-    let key = args.api_key.clone();
-    let key = match key {
-        Some(key) => Some(key),
-        // One for managing engines may do all.
-        None => {
-            let auth = &config.auth;
-            let mut keys = assembly::keys(&auth.admin_keys, auth.admin_keys_file.as_deref())?;
-            keys.extend(assembly::keys(&auth.api_keys, auth.api_keys_file.as_deref())?);
-            keys.first().map(|key| key.expose().to_owned())
-        }
-    };
+    let key = key(args, &config)?;
     wait_for(async {
         let client = client_builder().timeout(TIMEOUT).no_proxy().build();
         let mut request = client.map_err(Failure::failed)?.request(method, &url);
@@ -81,7 +71,20 @@ fn answer(status: StatusCode, body: &str) -> Outcome<Value> {
     Err(Failure::failed(format!("{status}: {}", message.unwrap_or("no message"))))
 }
 
-fn base_url(args: &ClientArgs, config: &Config) -> String {
+/// The key to present: the one that was given, or one of the configuration's.
+pub(super) fn key(args: &ClientArgs, config: &Config) -> Outcome<Option<String>> {
+    if args.api_key.is_some() {
+        return Ok(args.api_key.clone());
+    }
+    // One for managing engines may do all.
+    let auth = &config.auth;
+    let mut keys = assembly::keys(&auth.admin_keys, auth.admin_keys_file.as_deref())?;
+    keys.extend(assembly::keys(&auth.api_keys, auth.api_keys_file.as_deref())?);
+    Ok(keys.first().map(|key| key.expose().to_owned()))
+}
+
+/// Where the server is, without a slash at the end.
+pub(super) fn base_url(args: &ClientArgs, config: &Config) -> String {
     if let Some(url) = &args.url {
         return url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
     }
@@ -95,7 +98,7 @@ fn base_url(args: &ClientArgs, config: &Config) -> String {
     format!("http://{host}:{}", config.server.port)
 }
 
-fn percent_encode(text: &str) -> String {
+pub(super) fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })

@@ -28,6 +28,11 @@ pub(super) fn flags(global: &GlobalArgs, args: &ServeArgs) -> Vec<Flag> {
     let max_draft = args.max_draft_tokens.map(Value::from);
     set("engine.max_draft_tokens", "--max-draft-tokens", max_draft);
     set("engine.quantize", "--quantize", args.quantize.map(|target| target.name().into()));
+    set("engine.chat_template", "--chat-template", args.chat_template.clone().map(Value::from));
+    let kwargs = args.chat_template_kwargs.clone().map(Value::from);
+    set("engine.chat_template_kwargs", "--chat-template-kwargs", kwargs);
+    set("engine.reasoning", "--reasoning", args.reasoning.clone().map(Value::from));
+    set("server.wait", "--wait", args.wait.then(|| true.into()));
     set("server.default_model", "--no-default-model", args.no_default_model.then(|| false.into()));
     set("hub.offline", "--offline", global.offline.then(|| true.into()));
     set("logging.format", "--log-format", args.log_format.map(|format| format.name().into()));

@@ -21,6 +21,9 @@ pub(super) enum Failure {
     /// Whoever reads our output has closed it, such as `head`: no message, no failure.
     #[error("output closed")]
     OutputClosed,
+    /// A program that was run for somebody ended with this code, and has said why.
+    #[error("ended with {0}")]
+    Ended(u8),
 }
 
 /// Result of a command.
@@ -42,6 +45,7 @@ impl Failure {
             Self::Unavailable(_) => 69,
             Self::Interrupted => EXIT_INTERRUPTED,
             Self::OutputClosed => 0,
+            Self::Ended(code) => *code,
         })
     }
 }

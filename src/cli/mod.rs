@@ -14,6 +14,7 @@ mod doctor;
 mod failure;
 mod inspect;
 mod lanes;
+mod launch;
 mod logits;
 mod models;
 mod output;
@@ -56,7 +57,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::OutputClosed) {
+            if !matches!(failure, Failure::OutputClosed | Failure::Ended(_)) {
                 output::error_line(format!("error: {failure}"));
             }
             failure.exit_code()
@@ -65,8 +66,9 @@ pub fn main() -> ExitCode {
 }
 
 /// Parses arguments; what is no command is taken as arguments of `serve`, so that `kolosal -p 9000` and
-/// `kolosal model.gguf` serve. A word that looks like a misspelt command stays an error.
+/// `kolosal model.gguf` serve. A word that can be no model stays an error, and never starts a server.
 fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let arguments = asked_for_help(arguments);
     let error = match Cli::try_parse_from(&arguments) {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
@@ -75,7 +77,11 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         ErrorKind::UnknownArgument
         | ErrorKind::MissingSubcommand
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => true,
-        ErrorKind::InvalidSubcommand => error.get(ContextKind::SuggestedSubcommand).is_none(),
+        ErrorKind::InvalidSubcommand => {
+            let word = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string);
+            error.get(ContextKind::SuggestedSubcommand).is_none()
+                && word.is_some_and(|word| may_be_model(&word))
+        }
         _ => false,
     };
     let names_command = arguments.iter().skip(1).any(|argument| {
@@ -89,11 +95,30 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(arguments)
 }
 
+/// `kolosal help`, `kolosal help run` and `kolosal version` as the flags that they mean.
+fn asked_for_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let flag = match arguments.get(1).and_then(|word| word.to_str()) {
+        Some("help") => "--help",
+        Some("version") => "--version",
+        _ => return arguments,
+    };
+    arguments.remove(1);
+    arguments.push(flag.into());
+    arguments
+}
+
+/// Whether a word can name a model: a file that is there, a reference, a name of the catalogue, or one
+/// with its reference.
+fn may_be_model(word: &str) -> bool {
+    word.contains(['/', '\\', ':', '.', '=']) || std::path::Path::new(word).exists()
+}
+
 impl App {
     fn run(&self, command: Command) -> Outcome {
         match command {
             Command::Serve(args) => serve::run(self, &args),
             Command::Run(args) => chat::run(self, &args),
+            Command::Launch(args) => launch::run(self, &args),
             Command::Pull(args) => models::pull(self, &args),
             Command::List => models::list(self),
             Command::Show(args) => models::show(self, &args),
@@ -206,6 +231,11 @@ mod tests {
     fn misspelt_commands_and_flags_are_errors() {
         for (line, text) in [
             ("kolosal pul", "pull"),
+            ("kolosal nonsense", "nonsense"),
+            ("kolosal chat", "chat"),
+            ("kolosal help", "Usage: kolosal"),
+            ("kolosal help run", "Usage: kolosal run"),
+            ("kolosal version", env!("CARGO_PKG_VERSION")),
             ("kolosal --prot 1", "--port"),
             ("kolosal list --port 1", "--port"),
             ("kolosal -p 70000", "70000"),

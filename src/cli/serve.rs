@@ -2,10 +2,12 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::args::ServeArgs;
@@ -13,7 +15,7 @@ use super::assembly::{self, Caller};
 use super::failure::{Failure, Outcome};
 use crate::config::{AuthConfig, Config, LogFormat, ModelConfig, Secret};
 use crate::hub::{DEFAULT_MODEL, Hub, Reference, Sources};
-use crate::registry::{EngineSpec, Registry};
+use crate::registry::{EngineSpec, Registry, State};
 use crate::server::{
     self, ApiKeys, AppState, BodyLimits, ConnectionLimits, Cors, OnReceipt, Options, ResponseLimits,
 };
@@ -92,14 +94,53 @@ async fn serve(
         wanted.extend(load_now.then(|| spec.id.clone()));
         registry.add(spec, false).await?;
     }
-    tokio::spawn(load_all(Arc::clone(&registry), wanted, config.registry.max_loads));
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let loading = load_all(Arc::clone(&registry), wanted, config.registry.max_loads);
+    tokio::spawn(async move { tell.send(loading.await) });
+    let gave_up = Arc::new(OnceLock::new());
+    let stop = until_stopped(signal, (!config.server.wait).then_some(told), Arc::clone(&gave_up));
     let state = AppState::new(Arc::clone(&registry), options(&config, hub)?);
+    server::register_made(&state).await;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::failed)?;
     let http = server::App::new(Arc::new(state));
-    server::run(listener, http, signal.cancelled(), drain_limit).await.map_err(Failure::failed)?;
+    server::run(listener, http, stop, drain_limit).await.map_err(Failure::failed)?;
     registry.shutdown().await;
+    if let Some(why) = gave_up.get() {
+        return Err(Failure::failed(why));
+    }
     announce("stopped".to_owned());
     Ok(())
+}
+
+/// Until a signal, or until it is known that no model can be loaded, which is then why.
+async fn until_stopped(
+    signal: CancellationToken,
+    loaded: Option<oneshot::Receiver<Option<String>>>,
+    gave_up: Arc<OnceLock<String>>,
+) {
+    let failed = async {
+        match loaded {
+            Some(loaded) => loaded.await.ok().flatten(),
+            None => None,
+        }
+    };
+    let failed = async {
+        match failed.await {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signal.cancelled() => {}
+        why = failed => {
+            let text = format!(
+                "no model could be loaded: {why}. Name another one, start empty with \
+                 --no-default-model, or stay up with --wait"
+            );
+            // Told once: this is the only place that does.
+            let _ = gave_up.set(text);
+        }
+    }
 }
 
 /// Says something to the person who started the server, or to the log where that is for programs.
@@ -136,6 +177,7 @@ fn options(config: &Config, hub: Arc<Hub>) -> Outcome<Options> {
         hosts: hosts(config),
         on_receipt: OnReceipt::default(),
         engine: assembly::load_params(&config.engine).map_err(Failure::usage)?,
+        text: assembly::text_defaults(&config.engine).map_err(Failure::usage)?,
         responses: ResponseLimits {
             max_count: config.responses.max_count,
             max_bytes: config.responses.max_bytes,
@@ -164,14 +206,19 @@ fn hosts(config: &Config) -> server::Hosts {
 }
 
 /// Loads engines in the background, `at_once` of them, so that they do not fill the queue for loads.
-async fn load_all(registry: Arc<Registry>, ids: Vec<String>, at_once: usize) {
-    let ids = futures_util::stream::iter(ids);
-    ids.for_each_concurrent(at_once, |id| load(Arc::clone(&registry), id)).await;
+/// Why none could be loaded, if that is so and there is no other engine.
+async fn load_all(registry: Arc<Registry>, ids: Vec<String>, at_once: usize) -> Option<String> {
+    let loads = futures_util::stream::iter(ids).map(|id| load(Arc::clone(&registry), id));
+    let failures: Vec<_> = loads.buffer_unordered(at_once.max(1)).collect().await;
+    let failures: Option<Vec<String>> = failures.into_iter().collect();
+    let failures = failures.filter(|failures| !failures.is_empty())?;
+    let all_failed = registry.list().iter().all(|status| matches!(status.state, State::Failed(_)));
+    all_failed.then(|| failures.join("; "))
 }
 
 /// Loads an engine in the background. A failure is logged, shown in the engine's status and told to
 /// whoever asks for it.
-async fn load(registry: Arc<Registry>, id: String) {
+async fn load(registry: Arc<Registry>, id: String) -> Option<String> {
     match registry.get(&id).await {
         Ok(lease) => {
             let info = &lease.info;
@@ -184,7 +231,11 @@ async fn load(registry: Arc<Registry>, id: String) {
             for warning in &info.warnings {
                 tracing::warn!(engine = id, "{warning}");
             }
+            None
         }
-        Err(error) => tracing::error!(engine = id, "cannot be loaded: {error}"),
+        Err(error) => {
+            tracing::error!(engine = id, "cannot be loaded: {error}");
+            Some(error.message)
+        }
     }
 }

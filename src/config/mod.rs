@@ -52,6 +52,8 @@ pub struct ServerConfig {
     pub worker_threads: usize,
     /// Seconds that running requests get after a first SIGTERM or SIGINT.
     pub drain_timeout_s: u64,
+    /// Stay up when no model of the start can be loaded.
+    pub wait: bool,
     /// Serve `smollm2:135m` when no model is configured.
     pub default_model: bool,
     /// Names by which browsers may reach the server, beside addresses, `localhost`, names without a dot and
@@ -66,6 +68,7 @@ impl Default for ServerConfig {
             port: 8080,
             worker_threads: 0,
             drain_timeout_s: 10,
+            wait: false,
             default_model: true,
             allowed_hosts: Vec::new(),
         }
@@ -166,6 +169,14 @@ pub struct EngineDefaults {
     pub quantize: Option<String>,
     /// Calls that a model begins by itself follow the tools' schemas, whether these are strict or not.
     pub constrain_tools: bool,
+    /// A chat template in place of the models' own: a file, its text, or the name of one.
+    pub chat_template: Option<String>,
+    /// Variables of chat templates where a request does not set them, as JSON text.
+    pub chat_template_kwargs: Option<String>,
+    /// `auto` or `off`: whether models think where a request does not say it.
+    pub reasoning: String,
+    /// Requests may bring chat templates of their own.
+    pub request_templates: bool,
 }
 
 impl Default for EngineDefaults {
@@ -184,6 +195,10 @@ impl Default for EngineDefaults {
             max_draft_tokens: 16,
             quantize: None,
             constrain_tools: true,
+            chat_template: None,
+            chat_template_kwargs: None,
+            reasoning: "auto".to_owned(),
+            request_templates: false,
         }
     }
 }
@@ -369,6 +384,11 @@ pub struct ModelConfig {
     pub cont_batching: Option<bool>,
     pub warmup: Option<bool>,
     pub quantize: Option<String>,
+    pub chat_template: Option<String>,
+    pub chat_template_kwargs: Option<String>,
+    pub reasoning: Option<String>,
+    /// System message of conversations that begin without one.
+    pub system: Option<String>,
 }
 
 impl Default for ModelConfig {
@@ -391,6 +411,10 @@ impl Default for ModelConfig {
             cont_batching: None,
             warmup: None,
             quantize: None,
+            chat_template: None,
+            chat_template_kwargs: None,
+            reasoning: None,
+            system: None,
         }
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn validate(config: &Config) -> Result<(), Violation> {
     affinity::parse(cpus)
         .and_then(|cpus| affinity::check(&cpus))
         .map_err(|error| ("engine.cpu_affinity".to_owned(), error.to_string()))?;
+    check_reasoning("engine.reasoning", Some(&engine.reasoning))?;
     if config.server.host.is_empty() {
         return Err(("server.host".into(), "must not be empty".into()));
     }
@@ -95,6 +96,7 @@ fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
     if let Some(problem) = model.id.as_deref().and_then(|id| check_engine_id(id).err()) {
         return Err((key("id"), problem));
     }
+    check_reasoning(&key("reasoning"), model.reasoning.as_ref())?;
     for (name, value, range) in [
         ("n_ctx", model.n_ctx, limits::N_CTX),
         ("n_parallel", model.n_parallel, limits::N_PARALLEL),
@@ -107,6 +109,13 @@ fn check_model(index: usize, model: &ModelConfig) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+fn check_reasoning(key: &str, value: Option<&String>) -> Result<(), Violation> {
+    match value.map(String::as_str) {
+        None | Some("auto" | "off") => Ok(()),
+        Some(other) => Err((key.to_owned(), format!("{other:?} is neither auto nor off"))),
+    }
 }
 
 /// The one rule for names of engines, wherever they come from: the configuration, the command line, a

@@ -31,7 +31,7 @@ pub enum HubError {
     )]
     Denied { what: String, status: u16 },
     /// Nothing was received: no network, or the other side is down.
-    #[error("cannot reach {what}: {problem}")]
+    #[error("cannot reach {what}: {problem}; check the network, and the proxy if there is one")]
     Unreachable { what: String, problem: String },
     /// Stopped part-way; what arrived is kept for the next try.
     #[error("download of {what} stopped at {received} bytes: {problem}")]
@@ -44,7 +44,10 @@ pub enum HubError {
     Busy { limit: usize },
     #[error("{what} needs {bytes} bytes; {free} are free on the disk of {}", folder.display())]
     NoSpace { what: String, bytes: u64, free: u64, folder: PathBuf },
-    #[error("{reference} is not here and downloads are switched off")]
+    #[error(
+        "{reference} is not on this machine and downloads are switched off; pull it without --offline, or \
+         name a file that is here"
+    )]
     Offline { reference: String },
     /// What arrived is not what was promised; it has been deleted.
     #[error("{what} is damaged: {problem}")]
@@ -56,7 +59,7 @@ pub enum HubError {
     #[error("{what} failed: {problem}")]
     Failed { what: String, problem: String },
     /// Every source of a catalogue entry failed.
-    #[error("no source of {name} works: {}", list(failures))]
+    #[error("{}", no_source(name, failures))]
     AllSources { name: String, failures: Vec<(String, HubError)> },
 }
 
@@ -109,6 +112,22 @@ fn few(names: &[String]) -> String {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
+}
+
+/// Why nothing that a name of the catalogue stands for can be had, and what to do.
+fn no_source(name: &str, failures: &[(String, HubError)]) -> String {
+    let away = failures.iter().map(|(_, error)| match error {
+        HubError::Unreachable { what, .. } => Some(what.as_str()),
+        _ => None,
+    });
+    let Some(away) = away.collect::<Option<Vec<_>>>().filter(|away| !away.is_empty()) else {
+        return format!("no source of {name} works: {}", list(failures));
+    };
+    format!(
+        "{name} is not on this machine, and {} cannot be reached; check the network, and the proxy if there \
+         is one, or name a file that is here",
+        away.join(" and ")
+    )
 }
 
 fn list(failures: &[(String, HubError)]) -> String {

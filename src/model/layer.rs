@@ -36,6 +36,7 @@ enum Mixer<O: Load> {
     ShortConv(ShortConv<O>),
     Delta(Box<Delta<O>>),
     Ssm(Box<Ssm<O>>),
+    Both(Box<(Attention<O>, Ssm<O>)>),
     None,
 }
 
@@ -126,6 +127,11 @@ impl<O: Ops> Layer<O> {
                 weights.run(ops, place, input, delta)?
             }
             (Mixer::Ssm(weights), MixerSpec::Ssm(ssm)) => weights.run(ops, place, input, ssm)?,
+            (Mixer::Both(weights), MixerSpec::Both { attn, ssm }) => {
+                let attended = weights.0.run(ops, place, input, attn)?;
+                let carried = weights.1.run(ops, place, input, ssm)?;
+                ops.add(attended, &carried, 1.0)?
+            }
             _ => unreachable!("weights are loaded by the same spec: this is a bug"),
         };
         match &self.mixer_post {
@@ -174,6 +180,10 @@ impl<O: Load> Loader<'_, O> {
             MixerSpec::ShortConv(conv) => Mixer::ShortConv(self.short_conv(index, hidden, conv)?),
             MixerSpec::Delta(delta) => {
                 Mixer::Delta(Box::new(self.delta(index, hidden, (delta, norm))?))
+            }
+            MixerSpec::Both { attn, ssm } => {
+                let attn = self.attention(index, hidden, (attn, norm))?;
+                Mixer::Both(Box::new((attn, self.ssm(index, hidden, (ssm, norm))?)))
             }
             MixerSpec::None => Mixer::None,
             MixerSpec::Ssm(ssm) => Mixer::Ssm(Box::new(self.ssm(index, hidden, (ssm, norm))?)),

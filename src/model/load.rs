@@ -159,6 +159,7 @@ fn widest_row(layer: &super::spec::LayerSpec) -> usize {
         MixerSpec::ShortConv(conv) => 3 * conv.width,
         MixerSpec::Delta(delta) => delta.channels(),
         MixerSpec::Ssm(ssm) => ssm.channels(),
+        MixerSpec::Both { attn, ssm } => ssm.channels().max(attn.heads * attn.head_dim),
         MixerSpec::None => 0,
     };
     ffn.max(mixer)
@@ -169,9 +170,8 @@ fn capacity(model: &ModelSpec, options: &RunnerOptions, weight_bytes: u64) -> Ca
     let states = states(model.state_bytes(), options.n_parallel, kv_bytes);
     let left = kv_bytes.saturating_sub(states * model.state_bytes());
     let affordable = left / model.kv_bytes_per_block().max(1);
-    let is_encoder = model.sees_later();
     let fitted = match options.n_ctx {
-        0 if is_encoder => ENCODER_CONTEXT,
+        0 if model.sees_later() => ENCODER_CONTEXT,
         0 => affordable.saturating_mul(BLOCK).max(LEAST_CONTEXT),
         given => given,
     };
@@ -181,12 +181,12 @@ fn capacity(model: &ModelSpec, options: &RunnerOptions, weight_bytes: u64) -> Ca
     // One block more than a full context: the prefix cache may hold a shared one.
     let blocks = KvBlocks { first: one + 1, most: wanted.min(affordable).max(one) + 1 };
     // Where tokens see later ones, a text is computed in one step.
-    let least = if is_encoder { context_len } else { 1 };
+    let least = if model.sees_later() { context_len } else { 1 };
     Capacity { context_len, blocks, states, max_rows: options.max_rows.max(least) }
 }
 
-/// Context of an encoder where none is asked for: its activations grow with it, as it computes a text in one
-/// step.
+/// Context where none is asked for and tokens see later ones: activations grow with it, as a text is
+/// computed in one step.
 const ENCODER_CONTEXT: usize = 4096;
 /// The context that is fitted to memory is no shorter.
 const LEAST_CONTEXT: usize = 2048;

@@ -14,6 +14,8 @@ pub(super) struct Moe<O: Load> {
     experts: Vec<Gated<O>>,
     shared: Option<Gated<O>>,
     shared_gate: Option<O::Linear>,
+    /// To what the chosen experts read, and back from what they make.
+    latent: Option<[O::Linear; 2]>,
 }
 
 /// What the tensor `ffn_gate_inp.scale` holds, where there is one.
@@ -44,22 +46,55 @@ impl<O: Ops> Moe<O> {
                 takers[expert].1.push(weight);
             }
         }
-        let shared_act = spec.shared_act.unwrap_or(spec.act);
-        let mut out = match (&self.shared, &self.shared_gate) {
-            (Some(shared), None) => shared.run(ops, input, shared_act)?,
-            (Some(shared), Some(gate)) => {
-                let y = shared.run(ops, input, shared_act)?;
-                let [gate] = ops.linear(input, [gate])?;
-                let gate: Vec<f32> = ops.host(gate)?.iter().copied().map(sigmoid).collect();
-                ops.scale_rows(y, &gate)?
-            }
-            _ => ops.zeros_like(x)?,
+        let shared = self.run_shared(ops, input, spec)?;
+        let Some([down, up]) = &self.latent else {
+            let out = match shared {
+                Some(shared) => shared,
+                None => ops.zeros_like(x)?,
+            };
+            return self.run_chosen(ops, (x, out), &takers, spec);
         };
+        let [x] = ops.linear(input, [down])?;
+        let out = ops.zeros_like(&x)?;
+        let out = self.run_chosen(ops, (&x, out), &takers, spec)?;
+        let out = ops.act(&out)?;
+        let [out] = ops.linear(&out, [up])?;
+        match shared {
+            Some(shared) => ops.add(out, &shared, 1.0),
+            None => Ok(out),
+        }
+    }
+
+    /// What the experts that every token takes make of their input: (T, hidden).
+    fn run_shared(
+        &self,
+        ops: &mut O,
+        input: &O::Act,
+        spec: &MoeSpec,
+    ) -> Result<Option<O::Tensor>, ModelError> {
+        let Some(shared) = &self.shared else { return Ok(None) };
+        let mut out = shared.run(ops, input, spec.shared_act.unwrap_or(spec.act))?;
+        if let Some(gate) = &self.shared_gate {
+            let [gate] = ops.linear(input, [gate])?;
+            let gate: Vec<f32> = ops.host(gate)?.iter().copied().map(sigmoid).collect();
+            out = ops.scale_rows(out, &gate)?;
+        }
         if spec.shared_scale != 1.0 {
             out = ops.scale(out, spec.shared_scale)?;
         }
+        Ok(Some(out))
+    }
+
+    /// Adds to `out` what the experts that rows of `x` choose make of them, both (T, width).
+    fn run_chosen(
+        &self,
+        ops: &mut O,
+        (x, mut out): (&O::Tensor, O::Tensor),
+        takers: &[(Vec<u32>, Vec<f32>)],
+        spec: &MoeSpec,
+    ) -> Result<O::Tensor, ModelError> {
         // Ascending experts: a row's sum has the same order in every batch.
-        for (expert, (rows, shares)) in self.experts.iter().zip(&takers) {
+        for (expert, (rows, shares)) in self.experts.iter().zip(takers) {
             if rows.is_empty() {
                 continue;
             }
@@ -87,15 +122,15 @@ impl<O: Load> Loader<'_, O> {
         spec: &MoeSpec,
     ) -> Result<Moe<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
-        let experts = spec.experts;
+        let (experts, read) = (spec.experts, spec.latent.unwrap_or(hidden));
         let gates_and_ups = match spec.gated {
-            true => self.gates_and_ups(index, hidden, spec)?,
+            true => self.gates_and_ups(index, read, spec)?,
             false => {
-                let ups = self.experts(&name("ffn_up_exps"), experts, spec.width, hidden)?;
+                let ups = self.experts(&name("ffn_up_exps"), experts, spec.width, read)?;
                 ups.into_iter().map(|up| (None, up)).collect()
             }
         };
-        let downs = self.experts(&name("ffn_down_exps"), experts, hidden, spec.width)?;
+        let downs = self.experts(&name("ffn_down_exps"), experts, read, spec.width)?;
         let experts = gates_and_ups
             .into_iter()
             .zip(downs)
@@ -125,6 +160,13 @@ impl<O: Load> Loader<'_, O> {
             shared_gate: match spec.shared_gate {
                 true => Some(self.linear(&name("ffn_gate_inp_shexp"), 1, hidden)?),
                 false => None,
+            },
+            latent: match spec.latent {
+                Some(width) => Some([
+                    self.linear(&name("ffn_latent_down"), width, hidden)?,
+                    self.linear(&name("ffn_latent_up"), hidden, width)?,
+                ]),
+                None => None,
             },
         })
     }
@@ -250,6 +292,7 @@ mod tests {
             groups: None,
             early: false,
             weigh_input: false,
+            latent: None,
         }
     }
 

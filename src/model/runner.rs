@@ -30,13 +30,13 @@ pub struct RunnerSpec {
     pub device: String,
     /// What the model is for.
     pub purpose: Purpose,
-    /// Tokens see those after them: a sequence must be computed in one step, and no part of it can be
-    /// reused by another.
-    pub sees_later: bool,
     /// Pages of state, for models whose layers carry one from token to token; 0 where none do.
     pub num_states: usize,
     /// Bytes of one page: the state of one sequence over all layers.
     pub state_bytes: usize,
+    /// Tokens see those after them: a sequence must be computed in one step, and no part of it can be
+    /// reused by another.
+    pub sees_later: bool,
     /// What did not go as asked while loading, though all works.
     pub warning: Option<String>,
 }

@@ -153,6 +153,11 @@ pub enum MixerSpec {
     ShortConv(ShortConvSpec),
     Delta(DeltaSpec),
     Ssm(SsmSpec),
+    /// Attention and a state-space mixer side by side, whose outputs are added (Falcon H1).
+    Both {
+        attn: AttnSpec,
+        ssm: SsmSpec,
+    },
     /// Nothing: the layer is a feed-forward part alone.
     None,
 }
@@ -162,7 +167,9 @@ impl LayerSpec {
     #[must_use]
     pub fn attn(&self) -> Option<&AttnSpec> {
         match &self.mixer {
-            MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => Some(attn),
+            MixerSpec::Attention(attn)
+            | MixerSpec::Latent { attn, .. }
+            | MixerSpec::Both { attn, .. } => Some(attn),
             _ => None,
         }
     }
@@ -181,7 +188,7 @@ impl LayerSpec {
             MixerSpec::Delta(delta) => {
                 StateSpec { conv: rows(delta.taps, delta.channels()), scan: Some(delta.shape) }
             }
-            MixerSpec::Ssm(ssm) => {
+            MixerSpec::Ssm(ssm) | MixerSpec::Both { ssm, .. } => {
                 StateSpec { conv: rows(ssm.taps, ssm.channels()), scan: Some(ssm.shape) }
             }
         }
@@ -191,7 +198,9 @@ impl LayerSpec {
     /// in its place in some.
     pub fn attn_mut(&mut self) -> &mut AttnSpec {
         match &mut self.mixer {
-            MixerSpec::Attention(attn) | MixerSpec::Latent { attn, .. } => attn,
+            MixerSpec::Attention(attn)
+            | MixerSpec::Latent { attn, .. }
+            | MixerSpec::Both { attn, .. } => attn,
             _ => unreachable!("a layer without attention: this is a bug"),
         }
     }

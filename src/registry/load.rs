@@ -61,6 +61,15 @@ pub struct ModelInfo {
     pub warnings: Vec<String>,
 }
 
+impl ModelInfo {
+    /// With what whoever registered the engine says.
+    fn known_better(mut self, spec: &EngineSpec) -> Self {
+        self.sampling = spec.text.sampling.or(self.sampling);
+        self.chat_template |= spec.text.template.is_some();
+        self
+    }
+}
+
 /// Loads engines. Finding the files is a task, so that a download holds no thread and ends when nobody
 /// waits for it; the steps after it block and are called where they may.
 pub trait Loader: Send + Sync {
@@ -166,7 +175,7 @@ impl Loader for GgufLoader {
     fn describe(&self, spec: &EngineSpec) -> Option<ModelInfo> {
         let path = self.find.as_ref()?(&spec.reference)?;
         let gguf = open(spec, &path).ok()?;
-        let mut info = describe(&gguf, path);
+        let mut info = describe(&gguf, path).known_better(spec);
         info.purpose =
             model::arch::describe(&gguf).map(|model| model.purpose()).unwrap_or_default();
         let trained = info.trained_context_len.map_or(usize::MAX, |len| len as usize);
@@ -188,7 +197,7 @@ impl Loader for GgufLoader {
         let token = cancelled.clone();
         let gguf = open(spec, path)?.while_wanted(move || !token.is_cancelled());
         // A bad vocabulary is found out before the weights are read.
-        let text = TextModel::from_gguf(gguf.metadata())?;
+        let text = TextModel::with_defaults(gguf.metadata(), spec.text.clone())?;
         let text = text.with_options(self.text).sharing(Arc::clone(&self.preparations));
         let text = Arc::new(text.advised(generation_config(path)));
         still_wanted(spec, cancelled)?;
@@ -196,7 +205,7 @@ impl Loader for GgufLoader {
         // If it failed, it failed for that.
         still_wanted(spec, cancelled)?;
         let runner = runner?;
-        let mut info = describe(&gguf, path.to_owned());
+        let mut info = describe(&gguf, path.to_owned()).known_better(spec);
         info.context_len = runner.spec().context_len;
         runner.spec().device.clone_into(&mut info.device);
         info.purpose = runner.spec().purpose;

@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
+use crate::chat::TextDefaults;
 use crate::config::check_engine_id;
 use crate::config::limits::{MAIN_GPU_ID, N_BATCH, N_CTX, N_GPU_LAYERS, N_PARALLEL};
 use crate::error::{Error, Kind, Result};
 use crate::model::Quantize;
 
 /// One registered engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineSpec {
     /// The `engine_id`, which is the `model` of a request.
     pub id: String,
     /// The model file as a person names it: a path, `hf:org/repo:quant`, a URL or a catalogue name.
     pub reference: String,
     pub params: LoadParams,
+    /// How texts are treated where a request says nothing.
+    pub text: TextDefaults,
     /// Unload after this long without use: `None` = the registry's default, zero = never.
     pub idle_timeout: Option<Duration>,
     /// Never evicted and never unloaded for idleness.
@@ -29,6 +32,7 @@ impl EngineSpec {
             id: id.into(),
             reference: reference.into(),
             params: LoadParams::default(),
+            text: TextDefaults::default(),
             idle_timeout: None,
             pinned: false,
         }

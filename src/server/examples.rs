@@ -126,6 +126,11 @@ fn ollama() -> Vec<(&'static str, &'static str, Value)> {
         ("post", "/api/embeddings", json!({ "model": "my-model", "prompt": "The cat sleeps." })),
         ("post", "/api/show", json!({ "model": "my-model" })),
         ("post", "/api/pull", json!({ "model": "smollm2:135m" })),
+        (
+            "post",
+            "/api/create",
+            json!({ "model": "my-cat", "from": "my-model", "system": "You are a cat." }),
+        ),
         ("post", "/api/copy", json!({ "source": "my-model", "destination": "my-copy" })),
         ("delete", "/api/delete", json!({ "model": "my-copy" })),
     ]

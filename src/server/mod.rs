@@ -35,6 +35,7 @@ mod score;
 mod span;
 mod spec;
 mod sse;
+mod start_page;
 mod streaming;
 
 use std::{
@@ -51,13 +52,14 @@ pub use cors::Cors;
 pub use desk::{Identity, OnReceipt, Outcome, Receipt};
 pub use drain::Drain;
 pub use error::{Dialect, ErrorBody, ErrorObject, Failure};
-pub use openai::ResponseLimits;
+pub use openai::{ResponseLimits, read_chat};
 pub use parameters::{Parameter, parameters};
 use poem::{Endpoint, IntoEndpoint, Response, Route, get};
 pub use spec::openapi_json;
 use tokio::net::TcpListener;
 
 use crate::{
+    chat::TextDefaults,
     error::{Error, Result},
     hub::{Hub, Sources},
     registry::{LoadParams, Registry},
@@ -75,6 +77,8 @@ pub struct Options {
     pub hosts: Hosts,
     /// What `POST /engines` gives an engine that does not say otherwise.
     pub engine: LoadParams,
+    /// How an engine that clients register treats texts, unless they say otherwise.
+    pub text: TextDefaults,
     /// What is kept of OpenAI's Responses.
     pub responses: ResponseLimits,
     /// Which models clients may name.
@@ -189,6 +193,11 @@ impl App {
     pub fn build(self) -> impl Endpoint<Output = Response> + 'static {
         front::Front::new(self.routes, self.state)
     }
+}
+
+/// Registers the models that clients of an earlier server made of others.
+pub async fn register_made(state: &AppState) {
+    ollama::register_made(state).await;
 }
 
 /// Serves until `shutdown` is ready, then takes nothing new, lets running requests go on for most of

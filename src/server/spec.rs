@@ -24,7 +24,7 @@ use super::{
         EngineApi, HealthApi, InferenceApi, InfillApi, LlamaCompletionApi, LlamaEmbeddingApi,
         ProbeApi, PropsApi, TokenApi,
     },
-    ollama::{OllamaApi, OllamaModelApi, OllamaStoreApi},
+    ollama::{OllamaApi, OllamaCreateApi, OllamaModelApi, OllamaStoreApi},
     openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
     score::ScoreApi,
@@ -72,7 +72,7 @@ type RankApis = (RerankApi, ScoreApi);
 /// Routes of llama-server's form.
 type TextApis = (TokenApi, InfillApi, LlamaCompletionApi, LlamaEmbeddingApi, PropsApi);
 /// Routes of Ollama's dialect.
-type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi);
+type OllamaApis = (OllamaApi, OllamaModelApi, OllamaStoreApi, OllamaCreateApi);
 
 /// The service that answers these routes.
 pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
@@ -101,6 +101,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
             OllamaApi(Arc::clone(state)),
             OllamaModelApi(Arc::clone(state)),
             OllamaStoreApi(Arc::clone(state)),
+            OllamaCreateApi(Arc::clone(state)),
         ),
     );
     described(apis)

@@ -10,9 +10,10 @@ use tempfile::TempDir;
 use crate::program::{Serving, finish, kolosal, request, run};
 use crate::tiny::Tiny;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "serve",
     "run",
+    "launch",
     "pull",
     "list",
     "show",

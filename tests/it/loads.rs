@@ -189,6 +189,30 @@ fn an_interrupted_pull_says_one_word() {
 }
 
 #[test]
+fn a_failed_download_is_one_sentence_with_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    // Nobody listens there, and pip finds no index.
+    let offline = [
+        ("HF_ENDPOINT", "http://127.0.0.1:9"),
+        ("PIP_INDEX_URL", "http://127.0.0.1:9/simple"),
+        ("PIP_RETRIES", "0"),
+    ];
+    let pulled =
+        finish(kolosal(home.path()).args(["pull", "smollm2:135m", "--quiet"]).envs(offline), "");
+    let serving = Serving::start_with(home.path(), &["--no-default-model"], &offline);
+    let ask = json!({"model": "smollm2:135m", "stream": false});
+    let (status, answer) = request("POST", &format!("{}/api/pull", serving.url), Some(&ask));
+    assert_eq!((pulled.code, status), (1, 422), "{pulled:?} {answer}");
+    for said in [&*pulled.err, answer["error"].as_str().unwrap()] {
+        assert_eq!(said.trim().lines().count(), 1, "{said}");
+        assert!(said.contains("is not on this machine") && said.contains("network"), "{said}");
+        for word in ["Traceback", "urllib3", "Retry", "_vendor", "WARNING"] {
+            assert!(!said.contains(word), "{said}");
+        }
+    }
+}
+
+#[test]
 fn one_rule_for_names_everywhere() {
     let (home, model, config) = home("");
     let id = "org/name:4b";

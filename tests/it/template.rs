@@ -64,6 +64,7 @@ fn input(case: &Value) -> ChatInput {
         add_generation_prompt: case["generate"] == true,
         continue_final_message: case["continued"] == true,
         kwargs: case.get("kwargs").and_then(Value::as_object).cloned().unwrap_or_default(),
+        template: None,
     }
 }
 

@@ -25,7 +25,7 @@ struct Terminal {
     shown: Receiver<Vec<u8>>,
     /// All that was shown and has not been waited for.
     text: String,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Terminal {
@@ -64,7 +64,7 @@ impl Terminal {
                 }
             }
         });
-        let mut terminal = Self { child, keys, shown, text: String::new(), _home: home };
+        let mut terminal = Self { child, keys, shown, text: String::new(), home };
         terminal.await_text(">>> ");
         terminal
     }
@@ -111,6 +111,42 @@ fn ctrl_c_ends_an_answer_and_not_the_dialogue() {
         terminal.await_text(">>> ");
     }
     terminal.type_in(CTRL_D);
+    assert_eq!(ended(&mut terminal.child), Some(0));
+}
+
+#[test]
+fn commands_set_keep_and_take_up_a_dialogue() {
+    let mut terminal = Terminal::dialogue();
+    for (line, shown) in [
+        ("/help", "/save NAME"),
+        ("/set temperature 0", "set"),
+        ("/set max_tokens 3", "set"),
+        ("/set temperature 9", "temperature must be from 0 to 2"),
+        ("/set nonsense 1", "no parameter nonsense"),
+        ("/set verbose", "set"),
+        ("/system You are a cat.", "set"),
+        ("/system", "You are a cat."),
+        ("hello", "tokens/s"),
+        ("/save cat", "chats/cat.json"),
+        ("/clear", "forgotten"),
+        ("/load cat", "3 messages"),
+        ("/load dog", "dog.json"),
+        ("/nonsense", "there is no /nonsense"),
+        ("\"\"\"two", "... "),
+        ("lines\"\"\"", "tokens/s"),
+    ] {
+        terminal.type_in(&format!("{line}\r"));
+        terminal.await_text("\n");
+        terminal.await_text(shown);
+        if shown != "... " {
+            terminal.await_text(">>> ");
+        }
+    }
+    // What was typed is there again.
+    let history = terminal.home.path().join("data/kolosal/history");
+    let history = std::fs::read_to_string(history).unwrap();
+    assert!(history.lines().any(|line| line == "\"two\\nlines\""), "{history}");
+    terminal.type_in("/bye\r");
     assert_eq!(ended(&mut terminal.child), Some(0));
 }
 

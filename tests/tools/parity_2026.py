@@ -54,6 +54,11 @@ class Converted:
                 for key, p in self.model.state_dict().items():
                     tweak(key, p)
 
+    def published(self):
+        """The configuration as the hub has it; what is None there is absent."""
+        return {key: value for key, value in {**self.model.config.to_dict(), **self.hub}.items()
+                if value is not None or key not in self.hub}
+
     def write(self):
         import conversion  # of llama.cpp
         import gguf
@@ -80,7 +85,7 @@ class Converted:
             Plain.no_mtp = True
             Plain(Path(folder), gguf.LlamaFileType.MOSTLY_F16, OUT / f"{self.name}.gguf", eager=True, model_name=self.name,
                   fuse_gate_up_exps=self.fused,
-                  hparams={**self.model.config.to_dict(), **self.hub}).write()
+                  hparams=self.published()).write()
         tokens = torch.randint(3, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(11))
         with torch.no_grad():
             logits = self.model(tokens).logits[0]

@@ -58,3 +58,20 @@ def fixtures():
                            tf.Mamba2Config(vocab_size=BASE["vocab_size"], hidden_size=64, num_heads=4, head_dim=32, state_size=16, n_groups=2,
                                            conv_kernel=4, expand=2, chunk_size=16, num_hidden_layers=3, layer_norm_epsilon=1e-5,
                                            tie_word_embeddings=False, use_conv_bias=True, rms_norm=True))
+    nemotron = {**BASE, "head_dim": 16, "mamba_num_heads": 4, "mamba_head_dim": 32, "ssm_state_size": 16, "n_groups": 2, "conv_kernel": 4,
+                "expand": 2, "chunk_size": 16, "use_conv_bias": True, "num_hidden_layers": 4, "layer_norm_epsilon": 1e-5}
+    yield "nemotron_h", hybrid("nemotron_h", tf.NemotronHForCausalLM,
+                               tf.NemotronHConfig(**{**nemotron, "layers_block_type": ["mamba", "mlp", "attention", "mamba"]}),
+                               hub=dict(hybrid_override_pattern="M-*M", num_experts_per_tok=None))
+    for name, latent in (("nemotron_h_moe", None), ("nemotron_h_moe-latent", 32)):
+        yield name, hybrid(name, tf.NemotronHForCausalLM, tf.NemotronHConfig(**{
+            **nemotron, "layers_block_type": ["mamba", "moe", "attention", "moe"], "n_routed_experts": 4, "n_shared_experts": 1,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 48, "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5, "n_group": 1, "topk_group": 1, "moe_latent_size": latent}),
+            hub=dict(hybrid_override_pattern="ME*E"))
+    yield "falcon-h1", hybrid("falcon-h1", tf.FalconH1ForCausalLM, tf.FalconH1Config(**{
+        **BASE, "num_hidden_layers": 2, "head_dim": 16, "mamba_d_ssm": 128, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 2,
+        "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 16, "mamba_conv_bias": True, "mamba_proj_bias": False,
+        "mamba_rms_norm": False, "mamba_norm_before_gate": True, "rope_parameters": rope(), "embedding_multiplier": 2.0,
+        "lm_head_multiplier": 0.5, "mlp_multipliers": [0.7, 1.3], "ssm_multipliers": [0.5, 0.9, 1.1, 0.8, 1.2], "ssm_in_multiplier": 1.25,
+        "ssm_out_multiplier": 0.6, "attention_in_multiplier": 0.9, "attention_out_multiplier": 1.1, "key_multiplier": 0.7}))

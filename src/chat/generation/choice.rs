@@ -82,7 +82,9 @@ impl Choice {
             PromptInput::Chat(_) if request.tools().is_some() => {
                 detokenizer.showing(text_model.shown_tokens())
             }
-            PromptInput::Chat(_) => detokenizer.showing(text_model.shown_reasoning_tokens()),
+            PromptInput::Chat(_) | PromptInput::Following { .. } => {
+                detokenizer.showing(text_model.shown_reasoning_tokens())
+            }
             PromptInput::Text(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => detokenizer,
         };
         let mut detokenizer = detokenizer;

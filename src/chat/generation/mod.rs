@@ -103,7 +103,7 @@ pub async fn generate_all(
     engine: &Engine,
     mut requests: Vec<GenerationRequest>,
 ) -> Result<Generation> {
-    requests.iter_mut().for_each(|request| request.settle_sampling(text.sampling()));
+    requests.iter_mut().for_each(|request| request.settle(text));
     if requests.is_empty() || requests.len() > MAX_PROMPTS {
         let text = format!("prompts must be from 1 to {MAX_PROMPTS}, are {}", requests.len());
         return Err(Error::invalid("prompt", text));

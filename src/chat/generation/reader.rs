@@ -21,7 +21,9 @@ pub(super) struct Split {
 
 impl Reader {
     pub(super) fn new(request: &GenerationRequest, text: &TextModel, in_reasoning: bool) -> Self {
-        let PromptInput::Chat(input) = &request.prompt else {
+        let (PromptInput::Chat(input) | PromptInput::Following { chat: input, .. }) =
+            &request.prompt
+        else {
             return Self { splitter: None, parser: None, one_call: false };
         };
         let splitter = text.reasoning().map(|tags| {

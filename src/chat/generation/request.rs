@@ -51,6 +51,8 @@ pub enum PromptInput {
     Tokens(Vec<u32>),
     /// A text whose middle is to be filled in.
     Infill(Infill),
+    /// Messages that follow on what was said before, as token ids.
+    Following { before: Vec<u32>, chat: ChatInput },
 }
 
 impl PromptInput {
@@ -58,6 +60,7 @@ impl PromptInput {
     fn field(&self) -> &'static str {
         match self {
             Self::Chat(_) => "messages",
+            Self::Following { .. } => "context",
             Self::Text(_) | Self::Tokens(_) => "prompt",
             Self::Infill(infill) => infill.field,
         }
@@ -67,6 +70,9 @@ impl PromptInput {
     pub(super) fn num_bytes(&self) -> usize {
         match self {
             Self::Chat(input) => conversation_bytes(input),
+            Self::Following { before, chat } => {
+                size_of_val(before.as_slice()) + conversation_bytes(chat)
+            }
             Self::Text(text) => text.len(),
             Self::Tokens(tokens) => size_of_val(tokens.as_slice()),
             Self::Infill(infill) => infill.num_bytes(),
@@ -79,6 +85,14 @@ impl PromptInput {
         let tokenizer = &text.tokenizer;
         Ok(match self {
             Self::Chat(input) => text.prompt(input, until)?,
+            Self::Following { before, chat } => {
+                let prompt = text.prompt(chat, until)?;
+                let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+                // The beginning has its token already.
+                let begins = !before.is_empty() && prompt.tokens.first().copied() == bos;
+                let rest = prompt.tokens.get(usize::from(begins)..).unwrap_or_default();
+                ChatPrompt { tokens: [before, rest].concat(), ..prompt }
+            }
             Self::Text(text) => {
                 let tokens = tokenizer.encode_until(text, Special::Parse, until)?;
                 plain(tokenizer.frame(tokens))
@@ -190,9 +204,12 @@ impl GenerationRequest {
         self.said.or(model).or(self.otherwise)
     }
 
-    /// Lets what the model's makers advise hold where nothing else was said.
-    pub(super) fn settle_sampling(&mut self, model: SamplingDefaults) {
-        self.defaults_on(model).put_into(&mut self.sampling);
+    /// Lets what the engine knows hold where nothing else was said.
+    pub(super) fn settle(&mut self, text: &TextModel) {
+        self.defaults_on(text.sampling()).put_into(&mut self.sampling);
+        if self.stop.is_empty() {
+            self.stop.clone_from(&text.defaults().stop);
+        }
     }
 
     fn prompt_field(&self) -> &'static str {
@@ -209,6 +226,7 @@ impl GenerationRequest {
     pub(super) fn continues_text(&self) -> bool {
         match &self.prompt {
             PromptInput::Chat(input) => input.continue_final_message,
+            PromptInput::Following { .. } => false,
             PromptInput::Text(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => true,
         }
     }
@@ -290,7 +308,7 @@ impl GenerationRequest {
         }
         stop_tokens.sort_unstable();
         stop_tokens.dedup();
-        let is_chat = matches!(self.prompt, PromptInput::Chat(_));
+        let is_chat = matches!(self.prompt, PromptInput::Chat(_) | PromptInput::Following { .. });
         let in_reasoning = is_chat.then_some(prompt.in_reasoning);
         // Candidates are ranked by log-probabilities even if nobody asked to see them.
         let ranked = self.num_candidates() > self.n;
@@ -394,7 +412,10 @@ pub(super) fn prepare(
     let echoed = match &request.prompt {
         _ if !request.echo => String::new(),
         PromptInput::Text(prompt) => prompt.clone(),
-        PromptInput::Chat(_) | PromptInput::Tokens(_) | PromptInput::Infill(_) => {
+        PromptInput::Chat(_)
+        | PromptInput::Following { .. }
+        | PromptInput::Tokens(_)
+        | PromptInput::Infill(_) => {
             let mut detokenizer = Detokenizer::new(Arc::clone(&text.tokenizer));
             tokens.iter().map(|id| detokenizer.push(*id)).collect()
         }

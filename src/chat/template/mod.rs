@@ -15,6 +15,7 @@ mod protect;
 mod time;
 mod written;
 
+pub use fallback::builtin as builtin_template;
 #[cfg(test)]
 pub(crate) use messages::json as message_json;
 pub(crate) use time::strftime;
@@ -72,6 +73,8 @@ pub enum TemplateOrigin {
     ChatMl,
     /// The file has none, and nothing tells what the model was trained on.
     Plain,
+    /// Whoever registered the engine, or a request.
+    Given,
 }
 
 /// The chat template of a model.
@@ -112,6 +115,31 @@ impl ChatTemplate {
             template.tool_use = Compiled::new(source, &template.tokens).ok();
         }
         template
+    }
+
+    /// A template in place of the file's own, by its text or its name.
+    ///
+    /// # Errors
+    /// It cannot be compiled.
+    pub fn in_place(source: &str, meta: &Metadata, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        Self::given(source, token_texts(meta, tokenizer))
+    }
+
+    /// Another template of the same model, by its text or its name.
+    ///
+    /// # Errors
+    /// It cannot be compiled.
+    pub fn other(&self, source: &str) -> Result<Self, Error> {
+        Self::given(source, self.tokens.clone())
+    }
+
+    fn given(source: &str, tokens: Vec<(&'static str, String)>) -> Result<Self, Error> {
+        let source = builtin_template(source).unwrap_or(source);
+        let template = Self::new(source, TemplateOrigin::Given, tokens);
+        match &template.main {
+            Ok(_) => Ok(template),
+            Err(problem) => Err(Error::invalid("chat_template", problem.clone())),
+        }
     }
 
     /// The template `source`, with the texts of the tokens it refers to (`bos_token`, …).

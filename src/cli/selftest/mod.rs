@@ -8,6 +8,7 @@ mod kernels;
 mod linear;
 mod model;
 mod oracle;
+mod recurrence;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -63,7 +64,8 @@ pub(super) fn run(app: &App, args: &SelftestArgs) -> Outcome {
         return Err(Failure::usage("--device needs a MODEL to run there"));
     }
     let pool = Pool::new(THREADS);
-    let tests: Vec<Test> = linear::tests().into_iter().chain(kernels::tests()).collect();
+    let tests = linear::tests().into_iter().chain(kernels::tests());
+    let tests: Vec<Test> = tests.chain(recurrence::tests()).collect();
     let checks: Vec<Check> = tests.iter().flat_map(|test| check(test, &pool)).collect();
     drop(pool);
     let model = args.model.as_ref().map(|name| model::run(app, name, &args.device)).transpose()?;

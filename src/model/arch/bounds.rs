@@ -40,7 +40,9 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
         match &layer.mixer {
             MixerSpec::ShortConv(conv) => limit("taps of the convolution", conv.taps, MAX_TAPS)?,
             MixerSpec::Delta(delta) => check_scan(delta.taps, &delta.shape)?,
-            MixerSpec::Ssm(ssm) => check_scan(ssm.taps, &ssm.shape)?,
+            MixerSpec::Ssm(ssm) | MixerSpec::Both { ssm, .. } => {
+                check_scan(ssm.taps, &ssm.shape)?;
+            }
             MixerSpec::Attention(_) | MixerSpec::Latent { .. } | MixerSpec::None => {}
         }
     }
@@ -113,6 +115,7 @@ fn check_experts(moe: &MoeSpec) -> Result<(), ModelError> {
     limit("used expert count", moe.used, moe.experts)?;
     limit("expert width", moe.width, 1 << 20)?;
     limit("width of the shared experts", moe.shared_width.unwrap_or(1), 1 << 20)?;
+    limit("width that experts read", moe.latent.unwrap_or(1), 1 << 18)?;
     let Some(groups) = moe.groups else { return Ok(()) };
     limit("used expert group count", groups.used, groups.count)?;
     if !moe.experts.is_multiple_of(groups.count)

@@ -355,6 +355,7 @@ impl Keys<'_> {
             groups: None,
             early: false,
             weigh_input: false,
+            latent: None,
         })
     }
 

@@ -126,6 +126,8 @@ pub struct MoeSpec {
     pub early: bool,
     /// A taken expert's weight multiplies its input, not its output (llama4).
     pub weigh_input: bool,
+    /// Width of what the experts that a token chooses read and make, between two more matrices (Nemotron 3).
+    pub latent: Option<usize>,
 }
 
 /// Groups of equally many neighbouring experts.

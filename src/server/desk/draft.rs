@@ -32,6 +32,8 @@ pub(crate) struct Draft {
     pub(crate) shapes: Vec<Shape>,
     /// Variables of the chat template.
     pub(crate) kwargs: Map<String, Value>,
+    /// A chat template of the request's own.
+    pub(crate) template: Option<String>,
     pub(crate) wanted: Wanted,
     /// How long its engine stays loaded afterwards.
     pub(crate) stay: Option<KeepAlive>,
@@ -89,6 +91,7 @@ impl Default for Draft {
             stream: None,
             shapes: Vec::new(),
             kwargs: Map::new(),
+            template: None,
             wanted: Wanted::default(),
             stay: None,
             logprobs: Logprobs::default(),

@@ -37,9 +37,7 @@ pub(crate) use prompt_logprobs::{PromptLogprobs, finite, prompt_logprobs};
 pub(crate) use receipt::Ledger;
 pub use receipt::{Identity, OnReceipt, Outcome, Receipt};
 pub(crate) use render::{Begun, Now, Render};
-#[cfg(test)]
-pub(crate) use request::read;
-pub(crate) use request::{Body, Request};
+pub(crate) use request::{Body, Request, read};
 pub(crate) use seat::{Desk, Seat, lease_named_or_only, named_or_only, unless_only};
 pub(crate) use serve::Served;
 pub(crate) use timings::{PromptProgress, Timings, progress};

@@ -22,6 +22,8 @@ pub(crate) struct Begun {
     pub fingerprint: String,
     /// Tokens that prompt and answer may have together.
     pub context_len: usize,
+    /// The token that ends an answer, if the model has one.
+    pub eos: Option<u32>,
     /// How tokens are chosen, whoever said it.
     pub sampling: SamplingDefaults,
     /// Tokens of the prompt of each choice, if token ids are wanted; else empty.

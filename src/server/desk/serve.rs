@@ -105,6 +105,7 @@ impl Desk<'_> {
             model,
             fingerprint: fingerprint(&lease),
             context_len: lease.engine.spec().context_len,
+            eos: lease.text.tokenizer.eos(),
             sampling: sampling.unwrap_or_default(),
             prompts: prompts.collect(),
             seated: taken,

@@ -6,10 +6,14 @@ use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::Result,
+    chat::{TextDefaults, builtin_template},
+    error::{Error, Result},
     param::{Given, Kind, apply},
     registry::{self, EngineSpec, LoadParams},
-    server::desk::{Request, WireParam},
+    server::{
+        desk::{Request, WireParam},
+        schema::{FreeObject, wire_enum},
+    },
 };
 
 /// A request for an engine. Loading parameters may stand at the top level or in `loading_parameters`.
@@ -32,6 +36,28 @@ pub(crate) struct EngineParts {
     /// Never unload for idleness or for want of memory.
     #[oai(nullable)]
     pinned: Option<bool>,
+    /// A chat template in place of the model's own: its text in Jinja's language, or `chatml`, `plain`,
+    /// `llama3`, `gemma` or `mistral`.
+    #[oai(nullable, validator(max_length = 131_072))]
+    chat_template: Option<String>,
+    /// Variables of the chat template where a request does not set them.
+    #[oai(nullable)]
+    chat_template_kwargs: Option<FreeObject>,
+    /// `off`: models that can do without do not think, unless a request asks for it.
+    #[oai(nullable)]
+    reasoning: Option<EngineReasoning>,
+    /// The system message of conversations that begin without one.
+    #[oai(nullable)]
+    system: Option<String>,
+}
+
+wire_enum! {
+    /// Whether a model thinks where a request does not say it.
+    pub(crate) enum EngineReasoning {
+        /// As the template has it.
+        Auto = "auto",
+        Off = "off",
+    }
 }
 
 /// A request for an engine.
@@ -115,6 +141,29 @@ impl From<&LoadParams> for EffectiveParameters {
     }
 }
 
+impl EngineParts {
+    /// How the engine treats texts, with `defaults` where the request is silent.
+    fn text(&self, defaults: &TextDefaults) -> Result<TextDefaults> {
+        let is_template = |text: &str| {
+            builtin_template(text).is_some() || text.contains("{{") || text.contains("{%")
+        };
+        if let Some(text) = self.chat_template.as_deref().filter(|text| !is_template(text)) {
+            let shown: String = text.chars().take(64).collect();
+            let text = format!(
+                "chat_template: {shown:?} is neither a template nor the name of one; files are named in \
+                 the configuration"
+            );
+            return Err(Error::invalid("chat_template", text));
+        }
+        let mut text = defaults.clone();
+        text.template = self.chat_template.clone().or(text.template);
+        text.system = self.system.clone().or(text.system);
+        text.kwargs.extend(self.chat_template_kwargs.clone().unwrap_or_default().0);
+        let is_off = self.reasoning == Some(EngineReasoning::Off);
+        Ok(if is_off { text.without_reasoning() } else { text })
+    }
+}
+
 impl CreateEngineRequest {
     /// Whether to load before answering.
     pub(crate) fn loads_now(&self) -> bool {
@@ -123,8 +172,16 @@ impl CreateEngineRequest {
 
     /// The spec to register, with `defaults` where the request is silent; the registry checks how
     /// parameters bound one another.
-    pub(crate) fn into_spec(self, defaults: &LoadParams) -> EngineSpec {
+    ///
+    /// # Errors
+    /// A chat template that is neither one nor the name of one.
+    pub(crate) fn into_spec(
+        self,
+        defaults: &LoadParams,
+        text: &TextDefaults,
+    ) -> Result<EngineSpec> {
         let Self { parts, given } = self;
+        let text = parts.text(text)?;
         let mut params = defaults.clone();
         apply(&LOADING, &given, &mut params);
         // A small context or batch does not have to say so for what it bounds as well.
@@ -134,12 +191,13 @@ impl CreateEngineRequest {
         if !given.has("n_ubatch") {
             params.n_ubatch = params.n_ubatch.min(params.n_batch);
         }
-        EngineSpec {
+        Ok(EngineSpec {
             params,
+            text,
             idle_timeout: parts.idle_timeout_s.map(Duration::from_secs),
             pinned: parts.pinned.unwrap_or(false),
             ..EngineSpec::new(parts.engine_id, parts.model_path)
-        }
+        })
     }
 }
 
@@ -158,7 +216,8 @@ mod tests {
             |json: &str| desk::read::<CreateEngineRequest>(json.as_bytes(), &Ignored::nothing());
         let both = r#"{"engine_id": "e", "model_path": "p", "n_ctx": 100,
             "loading_parameters": {"n_batch": 64, "n_ctx": 100, "quantize": "q4_k"}}"#;
-        let spec = parse(both).expect("valid").into_spec(&defaults);
+        let spec =
+            parse(both).expect("valid").into_spec(&defaults, &TextDefaults::default()).unwrap();
         assert_eq!((spec.params.n_ctx, spec.params.n_batch), (100, 64));
         assert_eq!((spec.params.n_keep, spec.params.n_ubatch), (100, 64));
         assert_eq!((spec.params.n_parallel, spec.params.quantize), (3, Some(Quantize::Q4K)));

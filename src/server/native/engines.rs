@@ -101,7 +101,7 @@ impl EngineApi {
         request: Body<CreateEngineRequest>,
     ) -> Answer<Json<CreatedEngine>, Creates> {
         let loads_now = request.0.loads_now();
-        let spec = request.0.into_spec(&self.0.options.engine);
+        let spec = request.0.into_spec(&self.0.options.engine, &self.0.options.text)?;
         let checked = self.0.check_source(&spec.reference).await;
         checked.map_err(|error| error.with_param("model_path"))?;
         let added = self.0.registry.add(spec.clone(), loads_now).await;

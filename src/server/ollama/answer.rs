@@ -123,6 +123,10 @@ pub(crate) struct OllamaGenerateAnswer {
     pub done: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub done_reason: Option<DoneReason>,
+    /// At the end, unless `raw` or `suffix`: what was said until then, as token ids; the `context` of a
+    /// request that follows on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<Vec<u32>>,
     /// From the request to its end, in nanoseconds, as all durations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_duration: Option<u64>,
@@ -146,6 +150,8 @@ pub(super) struct Piece {
     pub(super) calls: Vec<ToolCall>,
     /// At the end.
     pub(super) end: Option<(DoneReason, Costs)>,
+    /// At the end, what was said until then.
+    pub(super) context: Option<Vec<u32>>,
 }
 
 /// An object made of pieces.
@@ -186,6 +192,7 @@ impl Dress for OllamaGenerateAnswer {
             model: model.to_owned(),
             created_at: time::now(),
             response: piece.text,
+            context: piece.context,
             thinking: given(piece.thinking),
             done: reason.is_some(),
             done_reason: reason,
@@ -211,6 +218,9 @@ pub(super) struct OllamaRender<T> {
     load_duration: u64,
     /// The call that is being written; this dialect knows whole ones only.
     call: Option<ToolCall>,
+    /// What was said so far, if that is wanted, and the token that ends an answer.
+    said: Option<Vec<u32>>,
+    eos: Option<u32>,
     dress: PhantomData<fn() -> T>,
 }
 
@@ -218,7 +228,9 @@ impl<T: Dress> OllamaRender<T> {
     /// `model` as the client calls it.
     pub(super) fn new(model: String, began: Instant, begun: &Begun) -> Self {
         let load_duration = nanos(begun.seated - began);
-        Self { model, began, load_duration, call: None, dress: PhantomData }
+        let said = begun.prompts.first().cloned();
+        let eos = begun.eos;
+        Self { model, began, load_duration, call: None, said, eos, dress: PhantomData }
     }
 
     /// Adds a beat to a piece; the end, if it is that.
@@ -227,17 +239,33 @@ impl<T: Dress> OllamaRender<T> {
             Beat::Open(Block::Call { index, id, name }) => {
                 self.call = Some(ToolCall { index, id, name, arguments: String::new() });
             }
-            Beat::Piece(told) => match (told.kind, &mut self.call) {
-                (BlockKind::Text, _) => piece.text.push_str(&told.text),
-                (BlockKind::Thinking, _) => piece.thinking.push_str(&told.text),
-                (BlockKind::Call { .. }, Some(call)) => call.arguments.push_str(&told.text),
-                (BlockKind::Call { .. }, None) => {}
-            },
+            Beat::Piece(told) => {
+                if let Some(said) = &mut self.said {
+                    said.extend_from_slice(&told.tokens);
+                }
+                match (told.kind, &mut self.call) {
+                    (BlockKind::Text, _) => piece.text.push_str(&told.text),
+                    (BlockKind::Thinking, _) => piece.thinking.push_str(&told.text),
+                    (BlockKind::Call { .. }, Some(call)) => call.arguments.push_str(&told.text),
+                    (BlockKind::Call { .. }, None) => {}
+                }
+            }
             Beat::Close { .. } => piece.calls.extend(self.call.take()),
-            Beat::End(end) => return Some(end.reason),
+            Beat::End(end) => {
+                let is_complete = end.reason == FinishReason::Stop && end.stop_string.is_none();
+                piece.context = self.context(is_complete);
+                return Some(end.reason);
+            }
             Beat::Progress { .. } | Beat::Open(_) | Beat::Failed(_) => {}
         }
         None
+    }
+
+    /// What was said until now; a complete answer ends as the model ends it.
+    fn context(&mut self, is_complete: bool) -> Option<Vec<u32>> {
+        let mut said = self.said.take()?;
+        said.extend(self.eos.filter(|eos| is_complete && said.last() != Some(eos)));
+        Some(said)
     }
 
     fn ended(&self, reason: FinishReason, tally: &Tally) -> (DoneReason, Costs) {
@@ -271,19 +299,26 @@ impl<T: Dress> Render for OllamaRender<T> {
                 piece.end = Some(self.ended(reason, &now()));
             }
         }
-        let Piece { text, thinking, calls, end } = &piece;
+        let Piece { text, thinking, calls, end, .. } = &piece;
         let is_empty = text.is_empty() && thinking.is_empty() && calls.is_empty() && end.is_none();
         if is_empty { Vec::new() } else { vec![T::dress(&self.model, piece)] }
     }
 
-    fn whole(self, Collected { choices, tally }: Collected) -> T {
-        let whole = |choice: CollectedChoice| Piece {
-            text: choice.text(),
-            thinking: choice.thinking(),
-            calls: choice.calls(),
-            end: Some(self.ended(choice.reason, &tally)),
+    fn whole(mut self, Collected { choices, tally }: Collected) -> T {
+        let mut whole = |choice: CollectedChoice| {
+            if let Some(said) = &mut self.said {
+                said.extend_from_slice(&choice.tokens);
+            }
+            let is_complete = choice.reason == FinishReason::Stop && choice.stop_string.is_none();
+            Piece {
+                text: choice.text(),
+                thinking: choice.thinking(),
+                calls: choice.calls(),
+                context: self.context(is_complete),
+                end: Some(self.ended(choice.reason, &tally)),
+            }
         };
-        let piece = choices.into_iter().next().map(whole).unwrap_or_default();
+        let piece = choices.into_iter().next().map(&mut whole).unwrap_or_default();
         T::dress(&self.model, piece)
     }
 }

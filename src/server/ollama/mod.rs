@@ -4,13 +4,16 @@
 //! object a line unless `stream` is false; errors are `{"error": "…"}`.
 
 mod answer;
+mod create;
 mod embed_request;
 mod generate;
+mod modelfile;
 mod models;
 mod request;
 mod store;
 mod time;
 
+pub(crate) use create::{OllamaCreateApi, register_made};
 pub(crate) use embed_request::OllamaEmbedRequest;
 pub(crate) use generate::OllamaApi;
 pub(crate) use models::OllamaModelApi;

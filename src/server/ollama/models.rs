@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use poem_openapi::{Object, OpenApi};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
+use sha2::{Digest, Sha256};
 
 use super::{OllamaTag, store, time};
 use crate::{
+    chat::{SamplingDefaults, TextDefaults},
     model::Purpose,
-    registry::Status,
+    registry::{EngineSpec, Status},
     server::{
         AppState,
         body::Json,
@@ -44,7 +46,7 @@ pub(crate) struct OllamaModel {
     pub modified_at: String,
     /// Bytes of the files; 0 where they are not here.
     pub size: u64,
-    /// Always empty: files are not hashed.
+    /// The checksum of a file that was fetched; else a name that changes when the model does.
     pub digest: String,
     pub details: OllamaDetails,
 }
@@ -62,7 +64,7 @@ pub(crate) struct OllamaRunning {
     pub model: String,
     /// Bytes in memory.
     pub size: u64,
-    /// Always empty: files are not hashed.
+    /// The checksum of a file that was fetched; else a name that changes when the model does.
     pub digest: String,
     pub details: OllamaDetails,
     /// When it is unloaded if nobody uses it; far ahead for one in use or kept for ever.
@@ -99,10 +101,13 @@ pub(crate) struct OllamaShowRequest {
 /// What is known of a model. Looking neither loads nor fetches it.
 #[derive(Clone, Debug, Serialize, Object)]
 pub(crate) struct OllamaShown {
-    /// Always empty: there is no Modelfile.
+    /// What `/api/create` would make this model of.
     pub modelfile: String,
-    /// Always empty: there is no Modelfile.
+    /// Options that hold where a request does not say otherwise, one a line.
     pub parameters: String,
+    /// The system message of conversations that begin without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The chat template, in Jinja's language.
     pub template: String,
     pub details: OllamaDetails,
@@ -140,7 +145,7 @@ impl OllamaModelApi {
                 model: status.spec.id.clone(),
                 modified_at: self.started(),
                 size: status.known.as_ref().map_or(0, |info| info.file_bytes),
-                digest: String::new(),
+                digest: digest(&self.0, &status),
                 details: details(&status),
             });
         }
@@ -158,7 +163,7 @@ impl OllamaModelApi {
             name: status.spec.id.clone(),
             model: status.spec.id.clone(),
             size: status.memory_bytes,
-            digest: String::new(),
+            digest: digest(&self.0, &status),
             details: details(&status),
             expires_at: time::rfc3339(now + status.expires_in.unwrap_or(far)),
             size_vram: if is_on_gpu(&status) { status.memory_bytes } else { 0 },
@@ -211,8 +216,9 @@ impl OllamaModelApi {
             lease.text.template.source().clone_into(&mut template);
         }
         Ok(Reply::new(Json(OllamaShown {
-            modelfile: String::new(),
-            parameters: String::new(),
+            modelfile: modelfile(&status.spec),
+            parameters: parameters(&status.spec.text),
+            system: status.spec.text.system.clone(),
             template,
             details: details(&status),
             model_info: FreeObject(info),
@@ -247,6 +253,50 @@ pub(super) async fn engine_id(state: &AppState, model: &str) -> String {
         return model.to_owned();
     }
     plain.to_owned()
+}
+
+/// Options of Ollama's that an engine has, one a line.
+fn parameters(text: &TextDefaults) -> String {
+    let SamplingDefaults { temperature, top_p, top_k, min_p, repetition_penalty } = text.sampling;
+    let floats = [
+        ("temperature", temperature),
+        ("top_p", top_p),
+        ("min_p", min_p),
+        ("repeat_penalty", repetition_penalty),
+    ];
+    let floats = floats.into_iter().filter_map(|(name, x)| Some(format!("{name} {}", x?)));
+    let top_k = top_k.map(|top_k| format!("top_k {top_k}"));
+    let stops = text.stop.iter().map(|stop| format!("stop {stop:?}"));
+    floats.chain(top_k).chain(stops).collect::<Vec<_>>().join("\n")
+}
+
+/// The text of a Modelfile that makes this engine.
+fn modelfile(spec: &EngineSpec) -> String {
+    let mut lines = vec![format!("FROM {}", spec.reference)];
+    let quoted = |name: &str, text: &Option<String>| {
+        text.as_ref().map(|text| format!("{name} \"\"\"{text}\"\"\""))
+    };
+    lines.extend(quoted("TEMPLATE", &spec.text.template));
+    lines.extend(quoted("SYSTEM", &spec.text.system));
+    let parameters = parameters(&spec.text);
+    lines.extend(parameters.lines().map(|line| format!("PARAMETER {line}")));
+    lines.join("\n") + "\n"
+}
+
+/// A name that changes when the model does: the checksum of a file that was fetched; of others, whose
+/// files are not read for it, one of where they are, how large they are and how texts are treated.
+fn digest(state: &AppState, status: &Status) -> String {
+    let fetched = state.options.hub.as_ref().and_then(|hub| hub.find(&status.spec.reference));
+    let is_plain = status.spec.text == state.options.text;
+    let sum = fetched.and_then(|model| model.files.into_iter().next()).map(|file| file.sha256);
+    if let Some(sum) = sum.filter(|sum| is_plain && !sum.is_empty()) {
+        return sum;
+    }
+    let known = status.known.as_ref();
+    let size = known.map_or(0, |info| info.file_bytes);
+    let text = format!("{} {size} {:?}", status.spec.reference, status.spec.text);
+    let sum = Sha256::digest(text.as_bytes());
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A model is never split between processor and GPU.

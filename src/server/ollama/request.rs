@@ -164,47 +164,42 @@ const fn of_server(name: &'static str) -> Row {
 }
 
 /// How tokens are chosen, by Ollama's names and with its defaults.
+pub(super) const OLLAMA_OPTIONS: &[Row] = &[
+    params::TEMPERATURE.within(0.0, 100.0).defaulting(Scalar::Number(0.8)),
+    params::TOP_K.defaulting(Scalar::Integer(40)),
+    params::TOP_P.defaulting(Scalar::Number(0.9)),
+    params::MIN_P,
+    params::TYPICAL_P,
+    params::MIROSTAT,
+    params::MIROSTAT_TAU,
+    params::MIROSTAT_ETA,
+    params::REPEAT_LAST_N,
+    params::REPEAT_PENALTY,
+    params::PRESENCE_PENALTY,
+    params::FREQUENCY_PENALTY,
+    params::SEED_OR_RANDOM,
+    params::STOP,
+    Row::integer(
+        "num_predict",
+        "Tokens to generate at most; negative or absent: until the context is full.",
+        (i64::MIN, u32::MAX as i64),
+        |draft, x| draft.request.max_tokens = u32::try_from(x).ok(),
+    )
+    .being("max_tokens"),
+    NUM_CTX,
+    params::N_KEEP.named("num_keep"),
+    of_server("num_batch"),
+    of_server("num_gpu"),
+    of_server("main_gpu"),
+    of_server("num_thread"),
+    Row::switch("use_mmap", "No effect: how an engine runs is the server's matter.", |_, _| {})
+        .idle("how an engine runs is the server's matter"),
+];
+
 const OPTIONS: Row = Row::new(
     "options",
     "How tokens are chosen. What is not listed here is named in `x-kolosal-ignored`.",
-    Kind::Table {
-        title: "OllamaOptions",
-        params: &[
-            params::TEMPERATURE.within(0.0, 100.0).defaulting(Scalar::Number(0.8)),
-            params::TOP_K.defaulting(Scalar::Integer(40)),
-            params::TOP_P.defaulting(Scalar::Number(0.9)),
-            params::MIN_P,
-            params::TYPICAL_P,
-            params::MIROSTAT,
-            params::MIROSTAT_TAU,
-            params::MIROSTAT_ETA,
-            params::REPEAT_LAST_N,
-            params::REPEAT_PENALTY,
-            params::PRESENCE_PENALTY,
-            params::FREQUENCY_PENALTY,
-            params::SEED_OR_RANDOM,
-            params::STOP,
-            Row::integer(
-                "num_predict",
-                "Tokens to generate at most; negative or absent: until the context is full.",
-                (i64::MIN, u32::MAX as i64),
-                |draft, x| draft.request.max_tokens = u32::try_from(x).ok(),
-            )
-            .being("max_tokens"),
-            NUM_CTX,
-            params::N_KEEP.named("num_keep"),
-            of_server("num_batch"),
-            of_server("num_gpu"),
-            of_server("main_gpu"),
-            of_server("num_thread"),
-            Row::switch(
-                "use_mmap",
-                "No effect: how an engine runs is the server's matter.",
-                |_, _| {},
-            )
-            .idle("how an engine runs is the server's matter"),
-        ],
-    },
+    Kind::Table { title: "OllamaOptions", params: OLLAMA_OPTIONS },
 );
 
 /// What requests for text share.
@@ -330,6 +325,10 @@ pub(crate) struct GenerateParts {
     images: Option<Vec<String>>,
     #[oai(nullable)]
     format: Option<Format>,
+    /// What an earlier answer has as its `context`: what was said until then. `/api/chat` takes a
+    /// conversation as it is.
+    #[oai(nullable, validator(max_items = 1_048_576))]
+    context: Option<Vec<u32>>,
 }
 
 /// A request to answer or continue a prompt.
@@ -339,16 +338,12 @@ pub(crate) struct OllamaGenerateRequest {
     given: Given,
 }
 
-const REFUSED: [Row; 2] = [
-    Row::text("template", "Not supported: must be absent, null or empty.", 0, |_, _| {})
-        .refused("this parameter is not supported here"),
-    Row::new(
-        "context",
-        "Not supported: must be absent, null or empty. Send the conversation to `/api/chat`.",
-        Kind::Ids { max: 0, set: |_, _| {} },
-    )
-    .refused("this parameter is not supported here"),
-];
+const REFUSED: [Row; 1] =
+    [Row::text("template", "Not supported: must be absent, null or empty.", 0, |_, _| {})
+        .refused("this parameter is not supported here")];
+
+/// Token ids of what was said before.
+const MAX_CONTEXT: usize = 1 << 20;
 
 impl Request for OllamaGenerateRequest {
     type Parts = GenerateParts;
@@ -377,6 +372,15 @@ impl OllamaGenerateRequest {
         let images = parts.images.unwrap_or_default();
         // Only the template has a place for them.
         refuse("images", !images.is_empty() && (raw || suffix.is_some()))?;
+        let context = parts.context.filter(|context| !context.is_empty());
+        if context.as_ref().is_some_and(|context| context.len() > MAX_CONTEXT) {
+            let text = format!("context: more than {MAX_CONTEXT} token ids");
+            return Err(Error::invalid("context", text));
+        }
+        if context.is_some() && (raw || suffix.is_some()) {
+            let text = "context: raw and suffix go on with the prompt alone";
+            return Err(Error::invalid("context", text));
+        }
         let shape = parts.format.map_or(Ok(None), Format::into_shape)?;
         let rules = OutputRules { shape, tools: None };
         let asked = Asked::new(parts.model, &draft, &given);
@@ -393,7 +397,16 @@ impl OllamaGenerateRequest {
             let system = system.map(|system| Message::text(Role::System, system));
             let user = Message::new(Role::User, self::parts(prompt, images, "images"));
             let messages = system.into_iter().chain([user]).collect();
-            PromptInput::Chat(input(messages, parts.think, None))
+            let chat = input(messages, parts.think, None);
+            // The answer tells what was said until then.
+            draft.wanted.tokens = true;
+            match context {
+                Some(before) => {
+                    draft.request.prompt_path = Some("context");
+                    PromptInput::Following { before, chat }
+                }
+                None => PromptInput::Chat(chat),
+            }
         };
         Ok(asked.generating(draft, prompt, rules))
     }

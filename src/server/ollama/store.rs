@@ -175,6 +175,11 @@ impl OllamaStoreApi {
         let is_shared =
             others.iter().any(|other| other.spec.id != id && other.spec.reference == reference);
         self.0.registry.remove(&id).await?;
+        let hub = self.0.options.hub.as_ref();
+        if hub.is_some_and(|hub| hub.forget_made(&id).unwrap_or(false)) {
+            // It never had a file of its own.
+            return Ok(Reply::new(Json(OllamaDone { status: "success".to_owned() })));
+        }
         if let Some(hub) = self.0.options.hub.clone().filter(|_| !is_shared) {
             remove_file(hub, reference).await?;
         }
@@ -234,7 +239,8 @@ pub(super) async fn find(state: &AppState, name: &str) -> Option<String> {
     if !found.unwrap_or(false) {
         return None;
     }
-    let spec = EngineSpec { params: state.options.engine.clone(), ..EngineSpec::new(&id, &id) };
+    let (params, text) = (state.options.engine.clone(), state.options.text.clone());
+    let spec = EngineSpec { params, text, ..EngineSpec::new(&id, &id) };
     // Somebody may have been faster, which is as good.
     let _ = state.registry.add(spec, false).await;
     Some(id)
@@ -261,8 +267,8 @@ impl OllamaStoreApi {
             let fetched = hub.fetch(&reference, &Report(report)).await;
             fetched.map_err(|error| Error::from(error).with_param("model"))?;
             if known.is_none() {
-                let params = state.options.engine.clone();
-                let spec = EngineSpec { params, ..EngineSpec::new(&id, text) };
+                let (params, defaults) = (state.options.engine.clone(), state.options.text.clone());
+                let spec = EngineSpec { params, text: defaults, ..EngineSpec::new(&id, text) };
                 match state.registry.add(spec, false).await {
                     Err(error) if error.kind != Kind::Conflict => return Err(error),
                     _ => {}
@@ -301,7 +307,7 @@ impl Progress for Report {
 }
 
 impl OllamaProgress {
-    fn status(text: &str) -> Self {
+    pub(super) fn status(text: &str) -> Self {
         Self { status: text.to_owned(), ..Self::default() }
     }
 }

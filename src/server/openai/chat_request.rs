@@ -80,6 +80,7 @@ const OWN: &[WireParam<Draft>] = &[
     params::TOP_LOGPROBS,
     params::REASONING_EFFORT,
     params::CHAT_TEMPLATE_KWARGS,
+    params::CHAT_TEMPLATE,
     WireParam::new(
         "store",
         "Answers are not stored: must be absent, null or false.",
@@ -147,6 +148,7 @@ impl ChatCompletionRequest {
         Ok(ChatInput {
             tools: tools.map(|tools| tools.definitions.clone()),
             kwargs: std::mem::take(&mut self.draft.kwargs),
+            template: self.draft.template.take(),
             ..input
         })
     }

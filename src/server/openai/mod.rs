@@ -25,8 +25,26 @@ pub(crate) use embeddings::{EmbeddingApi, EmbeddingRequest};
 pub(crate) use models::ModelApi;
 use poem_openapi::Tags;
 
+use super::{desk::read, ignored::Ignored};
+use crate::{
+    chat::generation::GenerationRequest,
+    error::{Error, Result},
+};
 pub use responses::ResponseLimits;
+
 pub(crate) use responses::{CreateResponse, InputTokens, ResponseApi, ResponseStore};
+
+/// Reads a request as `/v1/chat/completions` does, for whoever generates without a server. Nothing is
+/// left out: what is not known is an error.
+///
+/// # Errors
+/// What is wrong with it, with its path.
+pub fn read_chat(body: &serde_json::Value) -> Result<GenerationRequest> {
+    let text = body.to_string();
+    let request: ChatCompletionRequest = read(text.as_bytes(), &Ignored::nothing())?;
+    let first = request.into_ask()?.prompts.into_iter().next();
+    first.ok_or_else(|| Error::internal("a chat request has no prompt"))
+}
 
 /// Headings of the document.
 #[derive(Tags)]

@@ -212,7 +212,6 @@ async fn chat_parameters_out_of_range_or_unsupported() {
         (json!({"store": true}), "store"),
         (json!({"metadata": {"a": 1}}), "metadata.a"),
         (json!({"chat_template_kwargs": []}), "chat_template_kwargs"),
-        (json!({"chat_template": "x"}), "chat_template"),
         (json!({"continue_final_message": true}), "continue_final_message"),
         (
             json!({"continue_final_message": true, "add_generation_prompt": true}),

@@ -360,6 +360,38 @@ async fn pages_are_not_framed_and_sdks_pass_preflights() {
 }
 
 #[tokio::test]
+async fn the_start_page_has_models_and_snippets_to_copy() {
+    let server = Server::new();
+    server.load("org/a:q4").await;
+    server.register("<b>").await;
+    let headers = [("accept", "text/html"), ("host", "box:9000")];
+    let page = server.request("GET", "/", &headers, "").await.text;
+    for text in [
+        "<code>org/a:q4</code></td><td>loaded",
+        "<option>&lt;b&gt;</option>",
+        "curl http://box:9000/v1/chat/completions",
+        "base_url=&quot;http://box:9000/v1&quot;",
+        "fetch(&quot;http://box:9000/v1",
+        "ANTHROPIC_BASE_URL=http://box:9000 ANTHROPIC_AUTH_TOKEN=none",
+        "OPENAI_API_BASE_URL=http://box:9000/v1",
+    ] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    assert!(
+        !page.contains("<b>") && !page.contains("{model}") && !page.contains("{url}"),
+        "{page}"
+    );
+    let forged = [("accept", "text/html"), ("host", "a\"><script>")];
+    let page = server.request("GET", "/", &forged, "").await.text;
+    assert!(!page.contains("a\">") && !page.contains("&quot;><"), "{page}");
+    let keys = ApiKeys::new(["sesame"]);
+    let closed = Server::with(Options { keys, ..Options::default() }, |app| app);
+    closed.register("secret-engine").await;
+    let page = closed.page("/").await.text;
+    assert!(page.contains("my-model") && page.contains("YOUR_KEY"), "{page}");
+}
+
+#[tokio::test]
 async fn routes_of_others_say_what_to_use_instead() {
     let server = Server::new();
     let cases = [

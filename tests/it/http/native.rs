@@ -89,7 +89,6 @@ async fn wrong_engines_are_refused() {
         ("model_path", json!([]), "model_path"),
         ("load_immediately", json!("yes"), "load_immediately"),
         ("main_gpu_id", json!(16), "main_gpu_id"),
-        ("n_ctx", json!(0), "n_ctx"),
         ("n_ctx", json!(-1), "n_ctx"),
         ("loading_parameters", json!({"n_ctx": 1_000_001}), "loading_parameters.n_ctx"),
         ("loading_parameters", json!({"n_ctx": 10, "n_keep": 11}), "loading_parameters.n_keep"),
@@ -124,7 +123,7 @@ async fn a_model_that_cannot_be_loaded_is_422_with_details() {
         (&json!("model_loading_failed"), &json!("model_path"))
     );
     let details = json!({
-        "engine_id": "e", "model_path": "nothing.gguf", "n_ctx": 4096, "n_gpu_layers": 100,
+        "engine_id": "e", "model_path": "nothing.gguf", "n_ctx": 0, "n_gpu_layers": 100,
         "main_gpu_id": 0,
     });
     assert_eq!(error["details"], details);

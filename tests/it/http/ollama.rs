@@ -273,7 +273,12 @@ async fn failures_are_a_sentence() {
             "messages[0].images",
         ),
         ("/api/generate", json!({"model": "e", "prompt": "a", "suffix": "b"}), 400, "suffix"),
-        ("/api/generate", json!({"model": "e", "prompt": "a", "context": [1]}), 400, "context"),
+        (
+            "/api/generate",
+            json!({"model": "e", "prompt": "a", "raw": true, "context": [1]}),
+            400,
+            "context",
+        ),
         (
             "/api/generate",
             json!({"model": "e", "prompt": "a", "raw": true, "system": "s"}),

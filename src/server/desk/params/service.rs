@@ -20,6 +20,8 @@ use crate::{
 
 /// Characters of a cache salt, and of a request's id.
 const MAX_SALT: usize = 1024;
+/// Characters of a chat template.
+const MAX_TEMPLATE: usize = 128 << 10;
 const MAX_ID: usize = 512;
 /// Labels of a request.
 const MAX_METADATA: usize = 16;
@@ -54,6 +56,14 @@ pub(crate) const CHAT_TEMPLATE_KWARGS: Row = Row::json(
         Ok(())
     },
 );
+
+pub(crate) const CHAT_TEMPLATE: Row = Row::text(
+    "chat_template",
+    "A chat template in place of the engine's, by its text or its name, where the configuration allows it.",
+    MAX_TEMPLATE,
+    |draft, text| draft.template = Some(text).filter(|text| !text.is_empty()),
+)
+.remarking("refused unless `engine.request_templates` is on");
 
 pub(crate) const STREAM: Row =
     Row::switch("stream", "Send the answer in pieces, as server-sent events.", |draft, is_on| {
