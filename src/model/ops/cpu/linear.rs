@@ -118,15 +118,14 @@ impl Products for CpuOps {
         }
         let mut out = self.buffers.tensor(gate.rows, gate.cols)?;
         let gates = gate.data.iter().zip(&*up.data).zip(&mut *out.data);
-        match act {
-            ActSpec::OaiSwiglu => gates.for_each(|((gate, up), out)| *out = oai_swiglu(*gate, *up)),
+        let apply = |gate: f32, up: f32| match act {
+            ActSpec::OaiSwiglu => oai_swiglu(gate, up),
             ActSpec::LimitedSwiglu { limit } | ActSpec::ClampedSwiglu { limit } => {
-                gates.for_each(|((gate, up), out)| {
-                    *out = scalar(act, *gate) * up.clamp(-limit, limit);
-                })
+                scalar(act, gate) * up.clamp(-limit, limit)
             }
-            act => gates.for_each(|((gate, up), out)| *out = scalar(act, *gate) * up),
-        }
+            act => scalar(act, gate) * up,
+        };
+        gates.for_each(|((gate, up), out)| *out = apply(*gate, *up));
         self.act(&out)
     }
 
