@@ -32,6 +32,8 @@ pub(super) struct Both<O: Load> {
 pub(super) enum Input<'a, O: Ops> {
     /// The residual stream (T, hidden) through a norm, where there is one.
     Stream(&'a O::Tensor, Option<&'a Norm<O::Vector>>),
+    /// The residual stream through a norm, and what a router reads in its place.
+    Routed(&'a O::Tensor, Option<&'a Norm<O::Vector>>, &'a O::Act),
     /// As attention reads it, prepared from the residual stream and the norm.
     Shared(&'a O::Act, &'a O::Tensor, Option<&'a Norm<O::Vector>>),
 }
@@ -53,7 +55,7 @@ impl<O: Ops> Ffn<O> {
         let own;
         let input = match *input {
             Input::Shared(act, ..) => act,
-            Input::Stream(x, norm) => {
+            Input::Stream(x, norm) | Input::Routed(x, norm, _) => {
                 own = prepare(ops, x, norm)?;
                 &own
             }
@@ -79,7 +81,8 @@ impl<O: Ops> Both<O> {
         input: &Input<'_, O>,
         spec: &MoeSpec,
     ) -> Result<O::Tensor, ModelError> {
-        let (Input::Stream(x, norm) | Input::Shared(_, x, norm)) = *input;
+        let (Input::Stream(x, norm) | Input::Shared(_, x, norm) | Input::Routed(x, norm, _)) =
+            *input;
         let act = prepare(ops, x, norm)?;
         let dense = self.gated.run(ops, &act, spec.act)?;
         let dense = ops.norm(&dense, &self.gated_post)?;
@@ -98,13 +101,16 @@ fn experts<O: Ops>(
     weights: &Moe<O>,
     spec: &MoeSpec,
 ) -> Result<O::Tensor, ModelError> {
-    let (Input::Stream(x, norm) | Input::Shared(_, x, norm)) = *input;
+    let (x, norm, routed) = match *input {
+        Input::Stream(x, norm) | Input::Shared(_, x, norm) => (x, norm, None),
+        Input::Routed(x, norm, routed) => (x, norm, Some(routed)),
+    };
     match norm {
         Some(norm) => {
             let x = ops.norm(x, norm)?;
-            weights.run(ops, (&x, None), spec)
+            weights.run(ops, (&x, routed), spec)
         }
-        None => weights.run(ops, (x, None), spec),
+        None => weights.run(ops, (x, routed), spec),
     }
 }
 

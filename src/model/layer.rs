@@ -50,9 +50,14 @@ impl<O: Ops> Layer<O> {
         scale: f32,
     ) -> Result<O::Tensor, ModelError> {
         if matches!(self.mixer, Mixer::None) {
+            if matches!(self.ffn, Ffn::None) {
+                return Ok(x);
+            }
             let fed = self.feed(ops, &self.input(&x), spec)?;
             return ops.add(x, &fed, scale);
         }
+        let early = spec.ffn.moe().is_some_and(|moe| moe.early);
+        let early = early.then(|| ops.act(&x)).transpose()?;
         let input = prepare(ops, &x, self.norm.as_ref())?;
         let mixed = self.mix(ops, (place, spec), &input)?;
         if spec.norms.parallel {
@@ -71,7 +76,11 @@ impl<O: Ops> Layer<O> {
         if matches!(self.ffn, Ffn::None) {
             return Ok(x);
         }
-        let fed = self.feed(ops, &self.input(&x), spec)?;
+        let input = match &early {
+            Some(early) => Input::Routed(&x, self.ffn_norm.as_ref(), early),
+            None => self.input(&x),
+        };
+        let fed = self.feed(ops, &input, spec)?;
         let x = ops.add(x, &fed, scale)?;
         let x = match &self.ffn_sum {
             Some(norm) => ops.norm(&x, norm)?,

@@ -290,6 +290,7 @@ mod tests {
             shared_act: None,
             shared_scale: 1.0,
             groups: None,
+            early: false,
             weigh_input: false,
             latent: None,
         }

@@ -138,6 +138,75 @@ class OpenElm(Fused):
                        key("feed_forward_length"): [64, 96, 128]}
 
 
+class Picked(torch.nn.Module):
+    """Two of four gated experts, whose weights sum to one."""
+
+    def __init__(self, activate, score):
+        super().__init__()
+        self.activate, self.score = activate, score
+        self.router = torch.nn.Linear(HIDDEN, 4, bias=False)
+        self.gate, self.up, self.down = (torch.nn.Parameter(torch.ones(4, *shape)) for shape in ((32, HIDDEN), (32, HIDDEN), (HIDDEN, 32)))
+
+    def forward(self, x, routed=None):
+        weights, picked = self.score(self.router(x if routed is None else routed)).topk(2)
+        weights = weights / weights.sum(-1, keepdim=True)
+        each = lambda w: torch.einsum("efh,bth->btef", w, x)
+        every = torch.einsum("ehf,btef->bteh", self.down, self.activate(each(self.gate), each(self.up)))
+        return (every.gather(2, picked[..., None].expand(-1, -1, -1, HIDDEN)) * weights[..., None]).sum(2)
+
+
+def local_and_global(base, is_local, experts, early):
+    """A model of `base` with experts, a window of 24 and positions in some layers and neither in the others."""
+
+    class Mixed(base):
+        def __init__(self, config):
+            super().__init__(config)
+            for index, layer in enumerate(self.model.layers):
+                layer.mlp = experts()
+                layer.forward = lambda x, layer=layer, local=is_local[index], **more: self.layer(layer, local, x, more)
+
+        @staticmethod
+        def layer(layer, local, x, more):
+            at = torch.arange(x.shape[1])
+            back = at[:, None] - at[None, :]
+            hidden = (back < 0) | (back >= (24 if local else x.shape[1]))
+            more["attention_mask"] = torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)[None, None]
+            if not local:
+                cos, sin = more["position_embeddings"]
+                more["position_embeddings"] = (torch.ones_like(cos), torch.zeros_like(sin))
+            y = x + layer.self_attn(hidden_states=layer.input_layernorm(x), **more)[0]
+            return y + layer.mlp(layer.post_attention_layernorm(y), x if early else None)
+
+    return Mixed
+
+
+class Mixture(Fixture):
+    def layer(self, blk, part, suffix, t):
+        name = {"mlp.router": "ffn_gate_inp", **{f"mlp.{p}": f"ffn_{p}_exps" for p in ("gate", "up", "down")}}.get(part)
+        if name:
+            yield f"{blk}.{name}.weight", t
+        else:
+            yield from super().layer(blk, part, suffix, t)
+
+
+class Sparse(tf.LlamaForCausalLM):
+    """The second of four layers has no attention, the third nothing at all."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        second, third = self.model.layers[1:3]
+        del second.self_attn, second.input_layernorm
+        second.forward = lambda x, **_: x + second.mlp(second.post_attention_layernorm(x))
+        del third.self_attn, third.input_layernorm, third.mlp, third.post_attention_layernorm
+        third.forward = lambda x, **_: x
+
+
+class Deci(Fixture):
+    def write_head_counts(self, w, key, kv):
+        self.arrays = {key("attention.head_count"): [4, 0, 0, 4], key("attention.head_count_kv"): [2, 0, 0, 2],
+                       key("feed_forward_length"): [96, 96, 0, 96]}
+
+
 class Plamo3(Fused):
     """Gemma 3 without its factor on embeddings, gates above the up projections."""
 
@@ -265,3 +334,16 @@ def fixtures():
             layer_types=[LOCAL, LOCAL, GLOBAL], rope_parameters={GLOBAL: rope(1e6), LOCAL: rope(1e4)})),
         {**RMS, **HD, "attention.sliding_window": 24, "attention.sliding_window_pattern": 3, "rope.freq_base": 1e6, "rope.freq_base_swa": 1e4},
         parts=PRE_POST, unit_norm=True)
+    yield "deci", lambda: Deci("deci", "deci", Sparse, tf.LlamaConfig(**b(num_hidden_layers=4)),
+        {**RMS, "attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 16}, rope_norm=True)
+    experts = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32, "ff": 32, "attention.sliding_window": 24}
+    thinking = local_and_global(tf.LlamaForCausalLM, [False, True, True, True],
+                                lambda: Picked(lambda g, u: torch.relu(g) * u, torch.sigmoid), early=True)
+    yield "smallthinker", lambda: Mixture("smallthinker", "smallthinker", thinking, tf.LlamaConfig(**b(num_hidden_layers=4)),
+        {**RMS, **experts, "expert_gating_func": 2})
+    clamped = lambda g, u: torch.nn.functional.silu(g.clamp(max=0.5)) * u.clamp(-0.5, 0.5)
+    maple = local_and_global(tf.Qwen3ForCausalLM, [True, True, True, False],
+                             lambda: Picked(clamped, lambda logits: torch.softmax(logits, -1)), early=False)
+    yield "maple", lambda: Mixture("maple", "maple", maple, tf.Qwen3Config(**b(num_hidden_layers=4, head_dim=16)),
+        {**RMS, **experts, "attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window_pattern": 4,
+         "swiglu_clamp_exp": [0.5] * 4})

@@ -18,7 +18,8 @@ pub(super) fn check(spec: &ModelSpec) -> Result<(), ModelError> {
         limit("rank of the way past attention", altup.rank, 1 << 14)?;
     }
     if let HeadSpec::Dense { inner, out } = spec.head {
-        limit("width of a dense layer", inner.max(out), 1 << 18)?;
+        limit("width of a dense layer", inner, 1 << 18)?;
+        limit("width of an embedding", out, 1 << 18)?;
     }
     limit("width of a layer's input", spec.layer_input.unwrap_or(1), 1 << 14)?;
     for layer in &spec.layers {

@@ -353,6 +353,7 @@ impl Keys<'_> {
             shared_act: None,
             shared_scale: 1.0,
             groups: None,
+            early: false,
             weigh_input: false,
             latent: None,
         })
@@ -495,7 +496,7 @@ impl Keys<'_> {
     pub(super) fn flags(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>, ModelError> {
         let whole = self.key(key);
         let flags: Vec<bool> = match self.metadata.get(&whole) {
-            Some(Value::Array(Array::Bool(flags))) => flags.to_vec(),
+            Some(Value::Array(Array::Bool(flags))) => flags.clone(),
             Some(Value::Array(array)) => {
                 array.integers().unwrap_or_default().iter().map(|flag| *flag != 0).collect()
             }

@@ -4,13 +4,21 @@
 use super::family::{Architecture, Proof};
 use super::keys::Keys;
 use crate::model::error::ModelError;
-use crate::model::spec::{FfnSpec, HeadSpec, ModelSpec, RopeStyle};
+use crate::model::spec::{FfnSpec, HeadSpec, MixerSpec, ModelSpec, RopeStyle};
 
 pub(super) const FAMILY: &[Architecture] = &[Architecture {
     name: "llama",
     models: "Llama 1–3, SmolLM, Mistral, Mixtral, TinyLlama, InternLM 3 and relatives",
     proof: Proof::Own,
     describe: llama,
+}];
+
+/// Llama of which a search took parts away.
+pub(super) const DECI: &[Architecture] = &[Architecture {
+    name: "deci",
+    models: "DeciLM 7B, Llama Nemotron Super 49B and Ultra 253B",
+    proof: Proof::Ours,
+    describe: deci,
 }];
 
 /// They make embeddings.
@@ -28,6 +36,29 @@ pub(super) const ENCODERS: &[Architecture] = &[
         describe: eurobert,
     },
 ];
+
+/// Layers may have no attention, no feed-forward part, or neither; no heads and a width of 0 say so.
+fn deci(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = llama(keys)?;
+    for (index, layer) in spec.layers.iter_mut().enumerate() {
+        match (layer.attn_mut().heads, layer.attn_mut().kv_heads) {
+            (0, _) => {
+                layer.mixer = MixerSpec::None;
+                layer.norms.attn = None;
+            }
+            (_, 0) => {
+                let problem = format!("layer {index} has a matrix in place of attention");
+                return Err(ModelError::Limit(format!("{problem}, which is not supported")));
+            }
+            _ => {}
+        }
+        if matches!(layer.ffn, FfnSpec::Gated { width: 0, .. }) {
+            layer.ffn = FfnSpec::None;
+            layer.norms.ffn = None;
+        }
+    }
+    Ok(spec)
+}
 
 /// Llama whose tokens see those after them too.
 fn llama_embed(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {

@@ -35,6 +35,7 @@ mod llama;
 mod llama4;
 mod maincoder;
 mod mamba;
+mod maple;
 mod mellum;
 mod mimo;
 mod minicpm;
@@ -52,6 +53,7 @@ mod plamo;
 mod qwen;
 mod refact;
 mod seed_oss;
+mod smallthinker;
 mod smollm;
 mod stablelm;
 mod starcoder;
@@ -70,9 +72,11 @@ use super::spec::{HeadSpec, ModelSpec, RopeSpec};
 /// Families that write text.
 const DECODERS: &[&[Architecture]] = &[
     llama::FAMILY,
+    llama::DECI,
     llama4::FAMILY,
     muse::FAMILY,
     mistral::FAMILY,
+    smallthinker::FAMILY,
     smollm::FAMILY,
     internlm::FAMILY,
     baichuan::FAMILY,
@@ -100,6 +104,7 @@ const DECODERS: &[&[Architecture]] = &[
     hunyuan::FAMILY,
     laguna::FAMILY,
     maincoder::FAMILY,
+    maple::FAMILY,
     mellum::FAMILY,
     openelm::FAMILY,
     pangu::FAMILY,

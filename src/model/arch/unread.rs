@@ -193,6 +193,9 @@ fn is_called(ffn: &FfnSpec, name: &[u8]) -> bool {
         ActSpec::Tanh => name == b"tanh",
         ActSpec::Sigmoid => name == b"sigmoid",
         ActSpec::Xielu(_) => name == b"xielu",
-        ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. } | ActSpec::Softplus => false,
+        ActSpec::OaiSwiglu
+        | ActSpec::LimitedSwiglu { .. }
+        | ActSpec::ClampedSwiglu { .. }
+        | ActSpec::Softplus => false,
     }
 }

@@ -203,6 +203,7 @@ fn activate(x: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
     Ok(match act {
         ActSpec::Silu => x.silu()?,
         ActSpec::LimitedSwiglu { limit } => x.silu()?.minimum(limit)?,
+        ActSpec::ClampedSwiglu { limit } => x.minimum(limit)?.silu()?,
         ActSpec::Gelu => x.gelu()?,
         ActSpec::GeluErf => x.gelu_erf()?,
         ActSpec::Relu => x.relu()?,
@@ -417,7 +418,7 @@ impl Products for CandleOps {
     }
 
     fn glu_act(&mut self, gate: &Tensor, up: &Tensor, act: ActSpec) -> Result<Tensor, ModelError> {
-        if let ActSpec::LimitedSwiglu { limit } = act {
+        if let ActSpec::LimitedSwiglu { limit } | ActSpec::ClampedSwiglu { limit } = act {
             return Ok((activate(gate, act)? * up.clamp(-limit, limit)?)?);
         }
         if act == ActSpec::OaiSwiglu {

@@ -17,6 +17,10 @@ pub enum ActSpec {
     Softplus,
     /// gpt-oss: `min(g, 7) · σ(1.702 · min(g, 7)) · (clamp(u, -7, 7) + 1)`.
     OaiSwiglu,
+    /// `silu(min(g, limit)) · clamp(u, -limit, limit)` (Maple).
+    ClampedSwiglu {
+        limit: f32,
+    },
     /// `min(silu(g), limit) · clamp(u, -limit, limit)` (Step 3.5).
     LimitedSwiglu {
         limit: f32,
@@ -118,6 +122,8 @@ pub struct MoeSpec {
     pub shared_scale: f32,
     /// Experts lie in groups, of which a token takes some.
     pub groups: Option<Groups>,
+    /// The router reads the layer's input, as it comes before the mixer and any norm (SmallThinker).
+    pub early: bool,
     /// A taken expert's weight multiplies its input, not its output (llama4).
     pub weigh_input: bool,
     /// Width of what the experts that a token chooses read and make, between two more matrices (Nemotron 3).

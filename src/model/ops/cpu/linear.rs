@@ -118,13 +118,14 @@ impl Products for CpuOps {
         }
         let mut out = self.buffers.tensor(gate.rows, gate.cols)?;
         let gates = gate.data.iter().zip(&*up.data).zip(&mut *out.data);
-        match act {
-            ActSpec::OaiSwiglu => gates.for_each(|((gate, up), out)| *out = oai_swiglu(*gate, *up)),
-            ActSpec::LimitedSwiglu { limit } => gates.for_each(|((gate, up), out)| {
-                *out = scalar(act, *gate) * up.clamp(-limit, limit);
-            }),
-            act => gates.for_each(|((gate, up), out)| *out = scalar(act, *gate) * up),
-        }
+        let apply = |gate: f32, up: f32| match act {
+            ActSpec::OaiSwiglu => oai_swiglu(gate, up),
+            ActSpec::LimitedSwiglu { limit } | ActSpec::ClampedSwiglu { limit } => {
+                scalar(act, gate) * up.clamp(-limit, limit)
+            }
+            act => scalar(act, gate) * up,
+        };
+        gates.for_each(|((gate, up), out)| *out = apply(*gate, *up));
         self.act(&out)
     }
 
@@ -150,7 +151,11 @@ impl Products for CpuOps {
     }
 
     fn unary_act(&mut self, x: &CpuTensor, act: ActSpec) -> Result<CpuAct, ModelError> {
-        if matches!(act, ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. }) {
+        let needs_two = matches!(
+            act,
+            ActSpec::OaiSwiglu | ActSpec::LimitedSwiglu { .. } | ActSpec::ClampedSwiglu { .. }
+        );
+        if needs_two {
             return Err(ModelError::Limit("a clamped gate needs two inputs".to_owned()));
         }
         if let Some(act) = activation(act) {
@@ -202,6 +207,7 @@ pub(super) fn activation(act: ActSpec) -> Option<Activation> {
         | ActSpec::Softplus
         | ActSpec::OaiSwiglu
         | ActSpec::LimitedSwiglu { .. }
+        | ActSpec::ClampedSwiglu { .. }
         | ActSpec::Xielu(_) => None,
     }
 }
@@ -212,6 +218,7 @@ fn scalar(act: ActSpec, x: f32) -> f32 {
         ActSpec::Xielu(xielu) => xielu.apply(x),
         ActSpec::Softplus => GateAct::Softplus.apply(x),
         ActSpec::LimitedSwiglu { limit } => (x / (1.0 + (-x).exp())).min(limit),
+        ActSpec::ClampedSwiglu { limit } => x.min(limit) / (1.0 + (-x.min(limit)).exp()),
         _ => x.tanh(),
     }
 }
