@@ -26,7 +26,7 @@ pub(super) fn fitting(
     // As few as do: the number is sought by halves, as each try reads the whole conversation.
     let (mut low, mut high, mut found) = (0, turns.len(), None);
     while low < high {
-        let middle = (low + high) / 2;
+        let middle = usize::midpoint(low, high);
         let from = if middle == 0 { begin } else { turns[middle] };
         match text.prompt(&without(input, begin, from), &until) {
             Ok(mut prompt) => {
