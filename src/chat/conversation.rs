@@ -21,6 +21,8 @@ pub struct ChatInput {
     pub kwargs: Map<String, Value>,
     /// A chat template of the request's own, by its text or its name.
     pub template: Option<String>,
+    /// Where it does not fit the context, the oldest turns may be left out.
+    pub may_cut: bool,
 }
 
 /// Who speaks.

@@ -29,6 +29,17 @@ fn openai() -> Vec<(&'static str, &'static str, Value)> {
                 "max_output_tokens": 32,
             }),
         ),
+        (
+            "post",
+            "/conversations",
+            json!({ "items": [{ "role": "user", "content": "Say hello." }] }),
+        ),
+        ("post", "/conversations/{conversation_id}", json!({ "metadata": { "topic": "cats" } })),
+        (
+            "post",
+            "/conversations/{conversation_id}/items",
+            json!({ "items": [{ "role": "user", "content": "Say hello." }] }),
+        ),
         ("post", "/responses/input_tokens", json!({ "model": "my-model", "input": "Say hello." })),
         (
             "post",

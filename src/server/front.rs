@@ -22,7 +22,7 @@ use super::{
 use crate::error::{Error, Kind};
 
 /// First segments below `/v1`; every one of these paths works without the prefix as well.
-const V1_SEGMENTS: [&str; 15] = [
+const V1_SEGMENTS: [&str; 16] = [
     "chat",
     "completions",
     "embeddings",
@@ -30,6 +30,7 @@ const V1_SEGMENTS: [&str; 15] = [
     "messages",
     "models",
     "responses",
+    "conversations",
     "engines",
     "health",
     "rerank",

@@ -25,7 +25,7 @@ use super::{
         ProbeApi, PropsApi, TokenApi,
     },
     ollama::{OllamaApi, OllamaCreateApi, OllamaModelApi, OllamaStoreApi},
-    openai::{ChatApi, CompletionApi, EmbeddingApi, ModelApi, ResponseApi},
+    openai::{ChatApi, CompletionApi, ConversationApi, EmbeddingApi, ModelApi, ResponseApi},
     rerank::RerankApi,
     score::ScoreApi,
 };
@@ -66,7 +66,8 @@ type Apis =
     (OpenAiApis, AnthropicApi, InferenceApi, TextApis, EngineApi, HealthApi, ProbeApi, OllamaApis);
 
 /// Routes of the OpenAI dialect, and ranking beside its embeddings.
-type OpenAiApis = (ChatApi, ResponseApi, CompletionApi, EmbeddingApi, ModelApi, RankApis);
+type OpenAiApis =
+    (ChatApi, (ResponseApi, ConversationApi), CompletionApi, EmbeddingApi, ModelApi, RankApis);
 /// Routes that rank.
 type RankApis = (RerankApi, ScoreApi);
 /// Routes of llama-server's form.
@@ -79,7 +80,7 @@ pub(crate) fn service(state: &Arc<AppState>) -> OpenApiService<Apis, ()> {
     let apis = (
         (
             ChatApi(Arc::clone(state)),
-            ResponseApi(Arc::clone(state)),
+            (ResponseApi(Arc::clone(state)), ConversationApi(Arc::clone(state))),
             CompletionApi(Arc::clone(state)),
             EmbeddingApi(Arc::clone(state)),
             ModelApi(Arc::clone(state)),

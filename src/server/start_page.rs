@@ -1,6 +1,9 @@
 //! The start page: what is served, and how a client is pointed at it.
 
-use poem::{Request, http::header};
+use poem::{
+    Request,
+    http::{header, uri::Authority},
+};
 
 use super::{AppState, auth::Access, desk::status_word};
 use crate::registry::Status;
@@ -121,7 +124,7 @@ pub(super) fn start_page(state: &AppState, request: &Request) -> String {
 
 /// The server as the browser calls it.
 fn address(request: &Request) -> String {
-    let host = request.header(header::HOST).or(request.uri().authority().map(|host| host.as_str()));
+    let host = request.header(header::HOST).or(request.uri().authority().map(Authority::as_str));
     let is_host = |host: &&str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || ".:-[]_".contains(c);
         !host.is_empty() && host.chars().all(plain)

@@ -6,6 +6,7 @@ mod bounds;
 mod codings;
 mod compatibility;
 mod connections;
+mod conversations;
 mod cut;
 mod document;
 mod doors;

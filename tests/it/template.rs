@@ -65,6 +65,7 @@ fn input(case: &Value) -> ChatInput {
         continue_final_message: case["continued"] == true,
         kwargs: case.get("kwargs").and_then(Value::as_object).cloned().unwrap_or_default(),
         template: None,
+        may_cut: false,
     }
 }
 

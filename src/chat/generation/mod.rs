@@ -12,6 +12,7 @@
 mod beat;
 mod choice;
 mod collect;
+mod cutting;
 mod logprobs;
 mod reader;
 mod request;

@@ -18,6 +18,7 @@ use crate::engine::{Constraint, LogprobsOf, Request, Sampling};
 use crate::error::{Error, Result};
 use crate::model::RunnerSpec;
 
+use super::cutting::fitting;
 use super::rules::{Compiled, OutputRules, ToolUse};
 
 /// Most choices of one request, `best_of` included.
@@ -430,7 +431,13 @@ pub(super) fn prepare(
     let field = request.prompt_field();
     let context = runner.context_len;
     let until = Until { max_tokens: COUNTED_CONTEXTS * context, patience: patience.clone() };
-    let read = request.prompt.read(text, &until).map_err(|unread| match unread {
+    let cut = match &request.prompt {
+        PromptInput::Chat(input) if input.may_cut => {
+            fitting(input, text, (context, request.max_tokens), patience).transpose()
+        }
+        _ => None,
+    };
+    let read = cut.unwrap_or_else(|| request.prompt.read(text, &until)).map_err(|unread| match unread {
         Unread::Refused(error) => error,
         Unread::Stopped(reason) => stopped(reason, field, |at_least| {
             format!(

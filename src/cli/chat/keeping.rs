@@ -83,8 +83,10 @@ pub(super) fn load(name: &str, settings: &mut Settings) -> Outcome<Vec<Value>> {
 
 /// A path as it is, a name in the folder of dialogues.
 fn saved(name: &str) -> Outcome<PathBuf> {
-    if name.contains(std::path::is_separator) || name.ends_with(".json") {
-        return Ok(PathBuf::from(name));
+    let path = PathBuf::from(name);
+    let is_file = path.extension().is_some_and(|extension| extension == "json");
+    if is_file || name.contains(std::path::is_separator) {
+        return Ok(path);
     }
     let folder =
         folder().ok_or_else(|| Failure::failed("there is no folder for data; name a file"))?;

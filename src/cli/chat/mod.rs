@@ -67,7 +67,7 @@ fn files(args: &RunArgs) -> Outcome<String> {
             let limit = format!("{}: more than {MAX_FILE_BYTES} bytes", path.display());
             return Err(Failure::failed(limit));
         }
-        all.push_str(&format!("{}:\n\n{}\n\n", path.display(), text.trim_end()));
+        all.extend([&*path.display().to_string(), ":\n\n", text.trim_end(), "\n\n"]);
     }
     Ok(all)
 }

@@ -68,7 +68,9 @@ impl MessageRender {
         let content_block = match block {
             Block::Thinking => AnswerBlock::thinking(String::new()),
             Block::Text => AnswerBlock::text(String::new()),
-            Block::Call { id, name, .. } => AnswerBlock::tool_use(id, name, FreeObject::default()),
+            Block::Call { id, name, .. } => {
+                AnswerBlock::tool_use(own_id(&id), name, FreeObject::default())
+            }
         };
         let (kind, index) = (BlockStartKind::Only, self.index);
         MessageEvent::BlockStart(BlockStart { r#type: kind, index, content_block })
@@ -148,10 +150,15 @@ impl From<CollectedBlock> for AnswerBlock {
         // An input is an object in any case: of a call that was cut, as much as came.
         match told.call() {
             Some(call) => {
-                Self::tool_use(call.id.clone(), call.name.clone(), FreeObject(call.object()))
+                Self::tool_use(own_id(&call.id), call.name.clone(), FreeObject(call.object()))
             }
             None if told.block == Block::Thinking => Self::thinking(told.text),
             None => Self::text(told.text),
         }
     }
+}
+
+/// The id of a call as this dialect begins it. Ids that a model's template needs in its own form stay.
+fn own_id(id: &str) -> String {
+    id.strip_prefix("call_").map_or_else(|| id.to_owned(), |rest| format!("toolu_{rest}"))
 }

@@ -35,6 +35,10 @@ pub(crate) struct Draft {
     /// A chat template of the request's own.
     pub(crate) template: Option<String>,
     pub(crate) wanted: Wanted,
+    /// Of a conversation that does not fit, the oldest turns may be left out.
+    pub(crate) may_cut: bool,
+    /// Nobody waits for the answer.
+    pub(crate) is_background: bool,
     /// How long its engine stays loaded afterwards.
     pub(crate) stay: Option<KeepAlive>,
     pub(super) logprobs: Logprobs,
@@ -93,6 +97,8 @@ impl Default for Draft {
             kwargs: Map::new(),
             template: None,
             wanted: Wanted::default(),
+            may_cut: false,
+            is_background: false,
             stay: None,
             logprobs: Logprobs::default(),
             mirostat: MirostatDraft { version: 0, tau: 5.0, eta: 0.1 },

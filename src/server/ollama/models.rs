@@ -295,8 +295,11 @@ fn digest(state: &AppState, status: &Status) -> String {
     let known = status.known.as_ref();
     let size = known.map_or(0, |info| info.file_bytes);
     let text = format!("{} {size} {:?}", status.spec.reference, status.spec.text);
-    let sum = Sha256::digest(text.as_bytes());
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    let sum: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    sum.chunks_exact(16).fold(String::new(), |text, half| {
+        let half = half.try_into().map(u128::from_be_bytes).unwrap_or_default();
+        text + &format!("{half:032x}")
+    })
 }
 
 /// A model is never split between processor and GPU.

@@ -32,7 +32,9 @@ use crate::{
 };
 pub use responses::ResponseLimits;
 
-pub(crate) use responses::{CreateResponse, InputTokens, ResponseApi, ResponseStore};
+pub(crate) use responses::{
+    ConversationApi, CreateResponse, InputTokens, ResponseApi, ResponseStore,
+};
 
 /// Reads a request as `/v1/chat/completions` does, for whoever generates without a server. Nothing is
 /// left out: what is not known is an error.

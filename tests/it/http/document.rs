@@ -66,6 +66,8 @@ async fn examples_are_taken() {
     let document: Value = serde_json::from_str(openapi_json()).expect("JSON");
     let server = Server::scripted();
     server.load_from("my-model", "tiny").await;
+    let conversation = server.post("/v1/conversations", "{}").await.json();
+    let conversation = conversation["id"].as_str().expect("an id");
     let mut taken = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
         for (method, operation) in operations.as_object().expect("operations") {
@@ -76,7 +78,13 @@ async fn examples_are_taken() {
                 let copy = json!({"source": "my-model", "destination": "my-copy"});
                 server.post("/api/copy", copy.to_string()).await;
             }
-            let reply = server.send(&method.to_uppercase(), path, example.to_string()).await;
+            let reply = server
+                .send(
+                    &method.to_uppercase(),
+                    &path.replace("{conversation_id}", conversation),
+                    example.to_string(),
+                )
+                .await;
             // Without a store, nothing can be pulled; aliases register the same engine again.
             let fits = match path.as_str() {
                 "/api/pull" => reply.status == 503,

@@ -1,10 +1,14 @@
 //! OpenAI's Responses: conversations of items, which the server keeps if it may.
 
 mod conversation;
+mod conversation_routes;
+mod conversations;
 mod events;
 mod input;
 mod items;
+mod limits;
 mod object;
+mod paging;
 mod render;
 mod request;
 mod routes;
@@ -12,10 +16,11 @@ mod settings;
 mod store;
 mod tools;
 
+pub(crate) use conversation_routes::ConversationApi;
+pub use limits::ResponseLimits;
 pub(crate) use object::InputTokens;
 pub(crate) use request::CreateResponse;
 pub(crate) use routes::ResponseApi;
-pub use store::ResponseLimits;
 pub(crate) use store::ResponseStore;
 
 use crate::server::reply::Outcomes;

@@ -145,11 +145,11 @@ pub(crate) struct ResponseObject {
     pub previous_response_id: Option<String>,
     /// Whether it can be retrieved and continued when it is complete.
     pub store: bool,
-    /// Always false: whoever asks waits.
+    /// Nobody waits for it: it is looked up.
     pub background: bool,
-    /// Always null: continue a response by `previous_response_id`.
+    /// What it continues and adds to.
     #[oai(nullable)]
-    pub conversation: Option<FreeObject>,
+    pub conversation: Option<ConversationName>,
     /// Always null: there are no stored prompts.
     #[oai(nullable)]
     pub prompt: Option<FreeObject>,
@@ -179,6 +179,12 @@ pub(crate) struct ResponseObject {
     /// Null until the response has ended.
     #[oai(nullable)]
     pub usage: Option<ResponseUsage>,
+}
+
+/// The conversation to which a response adds.
+#[derive(Clone, Debug, Serialize, Object)]
+pub(crate) struct ConversationName {
+    pub id: String,
 }
 
 /// A response that is gone.

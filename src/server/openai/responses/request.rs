@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use poem_openapi::Object;
-use serde::Deserialize;
+use poem_openapi::{Object, registry::MetaSchema};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     conversation::messages,
     input::{self, ResponsesInputItem, missing},
     items::{ResponsesItem, ResponsesMessage},
-    object::{ResponseKind, ResponseObject, ResponseStatus},
+    object::{ConversationName, ResponseKind, ResponseObject, ResponseStatus},
     settings::{
         Include, ReasoningEffort, ResponsesReasoningOptions, ResponsesText, Truncation, Verbosity,
     },
@@ -28,7 +28,7 @@ use crate::{
         common::{MAX_MESSAGES, ToolMode},
         desk::{Ask, Draft, Request, WireParam, params, random_id, unix_time_s},
         openai::options::{ServiceTier, check_metadata},
-        schema::{TextOr, optional_object, optional_objects, text_or_objects},
+        schema::{TextOr, optional_object, optional_objects, text_or_objects, wire_type},
     },
 };
 
@@ -50,6 +50,9 @@ pub(crate) struct ResponseParts {
     /// Continue this stored response: its input and output precede `input`.
     #[oai(nullable)]
     previous_response_id: Option<String>,
+    /// Continue this conversation, and add to it; in place of `previous_response_id`.
+    #[oai(nullable)]
+    conversation: Option<ConversationRef>,
     /// Keep the response, so that it can be retrieved and continued; true if absent, as far as the
     /// server keeps any.
     #[oai(nullable)]
@@ -132,18 +135,23 @@ impl Request for CreateResponse {
         .idle("the server runs no tools"),
         WireParam::new(
             "truncation",
-            "A conversation is never cut: `disabled`, also if absent.",
-            Kind::Choice { words: &["disabled"], open: true, set: |_, _| {} },
+            "`auto`: of a conversation that does not fit, the oldest turns are left out; `disabled`, also if \
+             absent: it is refused.",
+            Kind::Choice {
+                words: &["disabled", "auto"],
+                open: true,
+                set: |draft: &mut Draft, word| draft.may_cut = word == "auto",
+            },
         )
-        .remarking(
-            "`disabled`: a conversation is never cut; `auto` is ignored, and one that does not fit is refused",
-        ),
+        .remarking("`auto`: the oldest turns are left out, and told; else nothing is cut"),
         WireParam::switch(
             "background",
-            "Clients wait for the answer: must be absent, null or false.",
-            |_, _| {},
+            "Answer at once, and go on without the client, which looks the response up; only if it is kept, \
+             and not with `stream`.",
+            |draft: &mut Draft, is_on| draft.is_background = is_on,
         )
-        .refused("clients wait for the answer; send stream true to see it grow"),
+        .serves()
+        .remarking("only if the response is kept; not with `stream`"),
         params::SERVICE_TIER,
         params::PROMPT_CACHE_RETENTION,
     ];
@@ -195,6 +203,7 @@ struct Prompting<'a> {
     input: Option<TextOr<ResponsesInputItem>>,
     instructions: Option<&'a str>,
     previous: Option<&'a str>,
+    conversation: Option<&'a str>,
     tools: &'a [ResponsesTool],
     tool_choice: Option<&'a ResponsesToolChoice>,
     parallel: bool,
@@ -211,9 +220,15 @@ struct Prompted {
 
 impl Prompting<'_> {
     fn read(self, store: &ResponseStore, owner: &Owner) -> Result<Prompted> {
-        let before = match self.previous {
-            Some(id) => store.conversation(owner, id)?,
-            None => Vec::new(),
+        let before = match (self.previous, self.conversation) {
+            (Some(_), Some(_)) => {
+                let text =
+                    "conversation: it stands in place of previous_response_id, not beside it";
+                return Err(Error::invalid("conversation", text));
+            }
+            (Some(id), None) => store.conversation(owner, id)?,
+            (None, Some(id)) => store.conversations.items(owner, id)?,
+            (None, None) => Vec::new(),
         };
         let items = items(self.input, store, owner)?;
         let count = before.len() + items.len();
@@ -261,20 +276,70 @@ fn items(
         Some(TextOr::Items(items)) if items.is_empty() => {
             Err(Error::invalid("input", "input: at least one item is required"))
         }
-        Some(TextOr::Items(items)) => {
-            let read = |(i, item): (usize, ResponsesInputItem)| {
-                let path = format!("input[{i}]");
-                match item.read(&path)? {
-                    input::Given::Item(item) => Ok(item),
-                    input::Given::Reference(id) => store.item(owner, &id).ok_or_else(|| {
-                        let field = format!("{path}.id");
-                        let shown: String = id.chars().take(64).collect();
-                        let text = format!("{field}: no stored response has an item {shown}");
-                        Error::invalid(field, text)
-                    }),
-                }
-            };
-            items.into_iter().enumerate().map(read).collect()
+        Some(TextOr::Items(items)) => read_items(items, "input", (store, owner)),
+    }
+}
+
+/// Items as they are kept; `field` is how the client calls them.
+///
+/// # Errors
+/// What is wrong with one, with its path; one that refers to an item that is not stored.
+pub(super) fn read_items(
+    items: Vec<ResponsesInputItem>,
+    field: &str,
+    (store, owner): (&ResponseStore, &Owner),
+) -> Result<Vec<ResponsesItem>> {
+    let read = |(i, item): (usize, ResponsesInputItem)| {
+        let path = format!("{field}[{i}]");
+        match item.read(&path)? {
+            input::Given::Item(item) => Ok(item),
+            input::Given::Reference(id) => store.item(owner, &id).ok_or_else(|| {
+                let field = format!("{path}.id");
+                let shown: String = id.chars().take(64).collect();
+                let text = format!("{field}: no stored response has an item {shown}");
+                Error::invalid(field, text)
+            }),
+        }
+    };
+    items.into_iter().enumerate().map(read).collect()
+}
+
+/// A conversation by its id, or as an object with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected the id of a conversation, or an object with it")]
+pub(crate) enum ConversationRef {
+    Id(String),
+    Object(ConversationId),
+}
+
+/// A conversation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub(crate) struct ConversationId {
+    pub id: String,
+}
+
+wire_type!(
+    ConversationRef,
+    "conversation",
+    {
+        let one_of = vec![String::schema_ref(), ConversationId::schema_ref()];
+        MetaSchema { one_of, ..MetaSchema::ANY }
+    },
+    ConversationId
+);
+
+impl ConversationRef {
+    fn id(&self) -> &str {
+        match self {
+            Self::Id(id) | Self::Object(ConversationId { id }) => id,
+        }
+    }
+
+    fn into_name(self) -> ConversationName {
+        match self {
+            Self::Id(id) | Self::Object(ConversationId { id }) => ConversationName { id },
         }
     }
 }
@@ -302,6 +367,7 @@ impl CreateResponse {
             input: parts.input.take(),
             instructions: parts.instructions.as_deref(),
             previous: parts.previous_response_id.as_deref(),
+            conversation: parts.conversation.as_ref().map(ConversationRef::id),
             tools: &tools,
             tool_choice: parts.tool_choice.as_ref(),
             parallel: parts.parallel_tool_calls.unwrap_or(true),
@@ -310,8 +376,16 @@ impl CreateResponse {
         }
         .read(store, owner)?;
         let keeps = parts.store.unwrap_or(true) && store.is_on();
-        let response = response(self.parts, tools, (&self.given, keeps));
         let mut draft = self.draft;
+        if draft.is_background && (!keeps || draft.is_stream()) {
+            let text = "background: only for a response that is kept (store), and not with stream";
+            return Err(Error::invalid("background", text));
+        }
+        let mut prompted = prompted;
+        prompted.chat.may_cut = draft.may_cut;
+        let mut response = response(self.parts, tools, (&self.given, keeps));
+        response.background = draft.is_background;
+        response.truncation = if draft.may_cut { Truncation::Auto } else { Truncation::Disabled };
         draft.request.prompt_path = Some("input");
         let request = draft.request(PromptInput::Chat(prompted.chat), prompted.rules);
         let ask = draft
@@ -347,7 +421,7 @@ fn response(
         previous_response_id: parts.previous_response_id,
         store,
         background: false,
-        conversation: None,
+        conversation: parts.conversation.map(ConversationRef::into_name),
         prompt: None,
         max_output_tokens: count("max_tokens"),
         max_tool_calls: count(MAX_TOOL_CALLS),
@@ -379,6 +453,7 @@ impl CountResponseTokens {
             input: self.input,
             instructions: self.instructions.as_deref(),
             previous: self.previous_response_id.as_deref(),
+            conversation: None,
             tools: &tools,
             tool_choice: self.tool_choice.as_ref(),
             parallel: self.parallel_tool_calls.unwrap_or(true),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use poem::web::Data;
 use poem_openapi::{
     OpenApi,
@@ -11,54 +12,32 @@ use poem_openapi::{
 use super::{
     Cancels,
     events::ResponsesEvent,
-    items::ResponsesItem,
     object::{
-        DeletedResponse, InputTokens, ItemListKind, ResponseKind, ResponseObject, ResponsesItemList,
+        DeletedResponse, InputTokens, ResponseError, ResponseKind, ResponseObject, ResponseStatus,
+        ResponsesItemList,
     },
+    paging::{ItemOrder, LISTED, MAX_LISTED, page},
     render::ResponseRender,
     request::{Asked, CountResponseTokens, CreateResponse},
     tools::unenforced,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     server::{
         AppState,
         auth::Caller,
         body::Json,
-        desk::{Begun, Body, Counts, Desk, Generates, Looks, Served, count_tokens},
+        desk::{
+            Ask, Begun, Body, Counts, Desk, Generates, Looks, Served, count_tokens, named_or_only,
+        },
         openai::OpenAiTag,
         reply::{Answer, Content, Reply},
-        schema::wire_enum,
         sse::Events,
     },
 };
 
-/// Items of one list at most, and if nothing is said.
-const MAX_LISTED: usize = 100;
-const LISTED: usize = 20;
-
 /// One object, or a stream of events.
 type ResponseBody = Served<Json<ResponseObject>, Events<ResponsesEvent>>;
-
-wire_enum! {
-    /// Which items come first.
-    pub(crate) enum ItemOrder {
-        /// The oldest.
-        Ascending = "asc",
-        /// The newest.
-        Descending = "desc",
-    }
-}
-
-impl poem_openapi::types::ParseFromParameter for ItemOrder {
-    fn parse_from_parameter(value: &str) -> poem_openapi::types::ParseResult<Self> {
-        match value {
-            "asc" => Ok(Self::Ascending),
-            "desc" => Ok(Self::Descending),
-            _ => Err(poem_openapi::types::ParseError::custom("asc or desc is expected")),
-        }
-    }
-}
 
 /// The routes of responses.
 pub(crate) struct ResponseApi(pub Arc<AppState>);
@@ -85,11 +64,14 @@ impl ResponseApi {
         let asked = request.0.into_asked(&state.responses, &caller.owner())?;
         let Asked { ask, mut response, items } = asked;
         let desk = Desk::new(state, &caller);
+        desk.tell(&unenforced(&response.tools));
+        if response.background {
+            let begun = in_background(state, &caller, Asked { ask, response, items })?;
+            return Ok(Reply::new(Content(Served::Whole(Json(begun)))));
+        }
         let render = |begun: &Begun| {
             response.ran_with(begun);
-            desk.tell(&unenforced(&response.tools));
-            let store = &state.responses;
-            let keeping = response.store.then(|| store.begin(caller.owner(), &response, items));
+            let keeping = state.responses.begin(caller.owner(), &response, items);
             ResponseRender::new(response, keeping)
         };
         let served = desk.serve(ask, render).await?;
@@ -213,25 +195,40 @@ impl ResponseApi {
     }
 }
 
-fn page(
-    mut items: Vec<ResponsesItem>,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<ResponsesItemList> {
-    if let Some(after) = after {
-        let at = items.iter().position(|item| item.id() == after).ok_or_else(|| {
-            let text = "after: the response has no such item";
-            Error::new(Kind::NotFound, text).with_param("after")
-        })?;
-        items.drain(..=at);
-    }
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    Ok(ResponsesItemList {
-        object: ItemListKind::Only,
-        first_id: items.first().map(|item| item.id().to_owned()),
-        last_id: items.last().map(|item| item.id().to_owned()),
-        data: items,
-        has_more,
-    })
+/// Lets a response go on without anybody waiting for it; what it is when it begins.
+///
+/// # Errors
+/// There is no such engine.
+fn in_background(state: &Arc<AppState>, caller: &Caller, asked: Asked) -> Result<ResponseObject> {
+    let Asked { ask, mut response, items } = asked;
+    let model = named_or_only(state, ask.model.as_deref())?;
+    state.registry.status(&model).map_err(|error| error.with_param("model"))?;
+    response.model.clone_from(&model);
+    let begun = response.clone();
+    let keeping = state.responses.begin(caller.owner(), &response, items);
+    let (state, caller) = (Arc::clone(state), caller.clone());
+    tokio::spawn(async move {
+        let desk = Desk::new(&state, &caller);
+        let mut waiting = Some((response, keeping));
+        let render = |begun: &Begun| {
+            // Nobody has taken it yet: it is called once.
+            let (mut response, keeping) = waiting.take().expect("a renderer is made once");
+            response.ran_with(begun);
+            ResponseRender::new(response, keeping)
+        };
+        // As a stream, a failure midway is an event, which the response keeps.
+        let ask = Ask { is_stream: true, model: Some(model), ..ask };
+        match desk.serve(ask, render).await {
+            Ok(Served::Stream(mut events)) => while events.next().await.is_some() {},
+            Ok(Served::Whole(_)) => {}
+            Err(error) => {
+                if let Some((mut response, Some(keeping))) = waiting {
+                    response.error = Some(ResponseError::from(&error));
+                    response.status = ResponseStatus::Failed;
+                    keeping.keep(&response);
+                }
+            }
+        }
+    });
+    Ok(begun)
 }

@@ -15,9 +15,12 @@ use crate::{
 };
 
 wire_enum! {
-    /// What is done with a conversation that is too long: it is refused.
+    /// What is done with a conversation that is too long.
     pub(crate) enum Truncation {
+        /// It is refused.
         Disabled = "disabled",
+        /// Its oldest turns are left out.
+        Auto = "auto",
     }
 }
 

@@ -7,41 +7,27 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    conversations::Conversations,
     items::ResponsesItem,
+    limits::ResponseLimits,
     object::{ResponseObject, ResponseStatus},
 };
 pub(super) use crate::server::auth::Owner;
 
 use crate::error::{Error, Kind, Result};
 
-/// Limits on stored responses.
-#[derive(Clone, Copy, Debug)]
-pub struct ResponseLimits {
-    /// 0: none is stored.
-    pub max_count: usize,
-    /// Of all stored responses together, as JSON.
-    pub max_bytes: usize,
-    /// Since a response was last used.
-    pub max_age: Duration,
-}
-
-impl Default for ResponseLimits {
-    fn default() -> Self {
-        Self { max_count: 1000, max_bytes: 64 << 20, max_age: Duration::from_hours(24) }
-    }
-}
-
 /// All stored responses, and those that run and will be stored.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseStore {
     limits: ResponseLimits,
     inner: Mutex<Inner>,
+    pub(super) conversations: Conversations,
 }
 
 #[derive(Debug, Default)]
@@ -83,10 +69,20 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    /// Stores the response as it ended.
+    /// Stores the response as it ended, and adds what it read and wrote to its conversation.
     pub(super) fn keep(mut self, response: &ResponseObject) {
         let input = std::mem::take(&mut self.input);
-        self.store.insert(self.owner, response.clone(), input);
+        let is_worth = !matches!(response.status, ResponseStatus::Failed);
+        if let Some(conversation) = response.conversation.as_ref().filter(|_| is_worth) {
+            let items: Vec<_> = input.iter().chain(&response.output).cloned().collect();
+            let added = self.store.conversations.add(&self.owner, &conversation.id, &items);
+            if let Err(error) = added {
+                tracing::warn!("a conversation was not gone on with: {error}");
+            }
+        }
+        if response.store {
+            self.store.insert(self.owner, response.clone(), input);
+        }
     }
 }
 
@@ -98,7 +94,7 @@ impl Drop for Keeping {
 
 impl ResponseStore {
     pub(crate) fn new(limits: ResponseLimits) -> Self {
-        Self { limits, inner: Mutex::default() }
+        Self { limits, inner: Mutex::default(), conversations: Conversations::new(limits) }
     }
 
     /// Whether anything is stored.
@@ -106,17 +102,20 @@ impl ResponseStore {
         self.limits.max_count > 0
     }
 
-    /// Notes a response that begins.
+    /// Notes a response that begins, if anything of it is to be kept.
     pub(super) fn begin(
         self: &Arc<Self>,
         owner: Owner,
         response: &ResponseObject,
         input: Vec<ResponsesItem>,
-    ) -> Keeping {
+    ) -> Option<Keeping> {
+        if !response.store && response.conversation.is_none() {
+            return None;
+        }
         let (id, cancel) = (response.id.clone(), CancellationToken::new());
         let running = Running { owner, response: response.clone(), cancel: cancel.clone() };
         self.lock().running.insert(id.clone(), running);
-        Keeping { store: Arc::clone(self), id, owner, input, cancel }
+        Some(Keeping { store: Arc::clone(self), id, owner, input, cancel })
     }
 
     fn insert(&self, owner: Owner, response: ResponseObject, input: Vec<ResponsesItem>) {
