@@ -14,6 +14,7 @@ mod embeddings;
 mod front;
 mod harness;
 mod hostile;
+mod hybrids;
 mod inference;
 mod llama;
 mod local;

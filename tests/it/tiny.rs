@@ -6,7 +6,9 @@ use kolosal_kernels::quant::{self, GgmlType};
 use kolosal_server::chat::TextModel;
 use kolosal_server::model::arch;
 use kolosal_server::model::gguf::{Array, Gguf, Metadata, Value, Writer};
-use kolosal_server::model::spec::{AttnSpec, FfnSpec, ModelSpec, NormKind, QkNorm};
+use kolosal_server::model::spec::{
+    AttnSpec, FfnSpec, GateWidth, MixerSpec, ModelSpec, NormKind, QkNorm,
+};
 
 /// What a tiny model is made of.
 #[derive(Clone)]
@@ -87,6 +89,26 @@ pub(crate) fn byte_text_model(controls: &[&str], end: u32, template: &str) -> Ar
 }
 
 impl Tiny {
+    /// A model most of whose layers carry a state: `qwen35` or `lfm2`.
+    pub fn hybrid(arch: &'static str) -> Self {
+        let extra = match arch {
+            "lfm2" => vec![
+                ("shortconv.l_cache", Value::U32(3)),
+                ("attention.head_count_kv", Value::Array(Array::I32(vec![0, 2, 0, 0]))),
+            ],
+            _ => vec![
+                ("ssm.conv_kernel", Value::U32(4)),
+                ("ssm.state_size", Value::U32(16)),
+                ("ssm.group_count", Value::U32(2)),
+                ("ssm.time_step_rank", Value::U32(4)),
+                ("ssm.inner_size", Value::U32(64)),
+                ("attention.key_length", Value::U32(16)),
+                ("attention.value_length", Value::U32(16)),
+            ],
+        };
+        Self { arch, layers: 4, tied: true, extra, ..Self::default() }
+    }
+
     /// The file in memory.
     pub fn gguf(&self) -> Gguf {
         Gguf::from_bytes(self.bytes()).unwrap()
@@ -159,7 +181,7 @@ impl Maker {
             self.matrix("output", &[spec.vocab_size, hidden]);
         }
         let with_bias = spec.norm.kind == NormKind::Layer;
-        self.norm("output_norm", hidden, with_bias);
+        self.norm(spec.last_norm, hidden, with_bias);
         for (index, layer) in spec.layers.iter().enumerate() {
             let name = |part: &str| format!("blk.{index}.{part}");
             for part in [layer.norms.attn, layer.norms.ffn].into_iter().flatten() {
@@ -171,15 +193,41 @@ impl Maker {
             if layer.norms.ffn_post {
                 self.norm(&name("post_ffw_norm"), hidden, with_bias);
             }
-            self.attention(index, hidden, layer.attn().unwrap());
+            self.mixer(index, hidden, &layer.mixer);
             self.ffn(index, hidden, &layer.ffn);
+        }
+    }
+
+    fn mixer(&mut self, index: usize, hidden: usize, mixer: &MixerSpec) {
+        let name = |part: &str| format!("blk.{index}.{part}");
+        match mixer {
+            MixerSpec::Attention(attn) => self.attention(index, hidden, attn),
+            MixerSpec::ShortConv(conv) => {
+                self.matrix(&name("shortconv.in_proj"), &[3 * conv.width, hidden]);
+                self.matrix(&name("shortconv.out_proj"), &[hidden, conv.width]);
+                self.floats(&name("shortconv.conv.weight"), conv.width * conv.taps, 0.0);
+            }
+            MixerSpec::Delta(delta) => {
+                let heads = delta.shape.heads;
+                self.matrix(&name("attn_qkv"), &[delta.channels(), hidden]);
+                self.matrix(&name("attn_gate"), &[delta.values(), hidden]);
+                self.matrix(&name("ssm_beta"), &[heads, hidden]);
+                self.matrix(&name("ssm_alpha"), &[heads, hidden]);
+                self.floats(&name("ssm_conv1d.weight"), delta.channels() * delta.taps, 0.0);
+                self.floats(&name("ssm_dt.bias"), heads, 0.0);
+                self.floats(&name("ssm_a"), heads, -1.0);
+                self.norm(&name("ssm_norm"), delta.shape.value_dim, false);
+                self.matrix(&name("ssm_out"), &[hidden, delta.values()]);
+            }
+            other => panic!("{other:?} has no tiny tensors"),
         }
     }
 
     fn attention(&mut self, index: usize, hidden: usize, attn: &AttnSpec) {
         let name = |part: &str| format!("blk.{index}.attn_{part}");
         let (q, k) = (attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim);
-        self.linear(&name("q"), q, hidden);
+        let is_beside = attn.gate.is_some_and(|gate| gate.width == GateWidth::BesideQueries);
+        self.linear(&name("q"), if is_beside { 2 * q } else { q }, hidden);
         self.linear(&name("k"), k, hidden);
         self.linear(&name("v"), attn.kv_heads * attn.value_dim, hidden);
         self.linear(&name("output"), hidden, attn.heads * attn.value_dim);

@@ -81,7 +81,8 @@ impl Runner for Recital {
     }
 }
 
-/// Loads `TEMPLATE => ANSWER`, where the template writes the same whatever it is given, or `tiny`.
+/// Loads `TEMPLATE => ANSWER`, where the template writes the same whatever it is given, or `tiny`, also
+/// as a hybrid: `tiny qwen35`, `tiny lfm2`.
 /// Calls of a template with `FREE` in it are not constrained unless their tools are strict.
 pub(super) struct ScriptLoader;
 
@@ -94,9 +95,15 @@ impl Loader for ScriptLoader {
         let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
         let info = ModelInfo { context_len: CONTEXT, chat_template: true, ..ModelInfo::default() };
         let Some((template, answer)) = spec.reference.split_once(" => ") else {
-            let tiny = Tiny { context: 1024, ..Tiny::default() };
+            let tiny = match spec.reference.strip_prefix("tiny ") {
+                Some("lfm2") => Tiny::hybrid("lfm2"),
+                Some(_) => Tiny::hybrid("qwen35"),
+                None => Tiny::default(),
+            };
+            let tiny = Tiny { context: 1024, ..tiny };
             let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
-            let extra = vec![("tokenizer.chat_template", Value::from(template))];
+            let mut extra = tiny.extra.clone();
+            extra.push(("tokenizer.chat_template", Value::from(template)));
             let gguf = Tiny { extra, ..tiny }.gguf();
             let text = Arc::new(TextModel::from_gguf(gguf.metadata())?);
             let options = RunnerOptions { n_ctx: 1024, ..RunnerOptions::default() };
