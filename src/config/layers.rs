@@ -167,6 +167,8 @@ pub(super) fn specimen() -> Value {
     config.registry.memory_budget_bytes = Some(0);
     config.engine.cpu_affinity = Some(String::new());
     config.engine.quantize = Some(String::new());
+    config.engine.chat_template = Some(String::new());
+    config.engine.chat_template_kwargs = Some(String::new());
     config.hub.models_dir = Some(PathBuf::new());
     config.hub.token = Some(Secret::new(""));
     config.hub.endpoint = Some(String::new());
