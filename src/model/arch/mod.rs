@@ -72,8 +72,8 @@ use super::spec::{HeadSpec, ModelSpec, RopeSpec};
 /// Families that write text.
 const DECODERS: &[&[Architecture]] = &[
     llama::FAMILY,
-    llama::DECI,
     llama4::FAMILY,
+    llama::DECI,
     muse::FAMILY,
     mistral::FAMILY,
     smallthinker::FAMILY,
