@@ -38,6 +38,7 @@ fn scheduler(max_running: usize) -> Scheduler {
     Scheduler::new(SchedulerConfig {
         num_blocks: 300 * PROMPT / 32,
         first_blocks: 300 * PROMPT / 32,
+        num_states: 0,
         max_running,
         prefix_cache: true,
         whole_sequences: false,
@@ -49,6 +50,7 @@ fn new(id: u64, prompt: Vec<u32>) -> NewSequence {
         id,
         owner: Owner::default(),
         prompt,
+        marks: Vec::new(),
         max_tokens: 4096,
         salt: 0,
         prompt_logits: false,

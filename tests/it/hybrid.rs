@@ -74,25 +74,25 @@ fn agents(engine: &Engine, turns: u32) -> Trace {
     let system = message(1500, 1);
     let mut chats: Vec<Vec<u32>> = (0..4).map(|_| system.clone()).collect();
     for turn in 0..turns {
-        for chat in 0..4_usize {
-            let seed = turn * 4 + chat as u32;
+        for (index, chat) in (0..).zip(&mut chats) {
+            let seed = turn * 4 + index;
             let question = message(40 + (seed as usize * 37) % 200, 100 + seed);
             let open = [2, 3, 4];
-            let asked = [&chats[chat][..], &question, &open].concat();
+            let asked = [&chat[..], &question, &open].concat();
             let answer = trace.ask(engine, &asked, 30 + seed % 50);
             if seed % 5 == 1 {
                 // The question is put in other words.
                 let question = message(60, 500 + seed);
-                let asked = [&chats[chat][..], &question, &open].concat();
+                let asked = [&chat[..], &question, &open].concat();
                 trace.ask(engine, &asked, 20);
             }
             if seed % 7 == 2 {
                 let title = message(50, 900);
-                trace.ask(engine, &[&chats[chat][..], &question, &title, &open].concat(), 10);
+                trace.ask(engine, &[&chat[..], &question, &title, &open].concat(), 10);
             }
             // Some templates leave out how an answer was opened.
-            let opened: &[u32] = if chat % 2 == 0 { &open } else { &open[..1] };
-            chats[chat] = [&asked[..asked.len() - 3], opened, &answer, &[END]].concat();
+            let opened: &[u32] = if index % 2 == 0 { &open } else { &open[..1] };
+            *chat = [&asked[..asked.len() - 3], opened, &answer, &[END]].concat();
         }
     }
     trace

@@ -22,10 +22,10 @@ impl Sequence {
     }
 
     /// The page that has the number of the first block, which no other sequence has.
-    fn state(&self, rows: usize) -> Option<SpanState> {
+    fn state(&self, rows: usize) -> SpanState {
         let page = self.blocks[0];
         let from = (self.done > rows).then_some(page);
-        Some(SpanState { from, to: page, saves: Vec::new() })
+        SpanState { from, to: page, saves: Vec::new() }
     }
 }
 
@@ -45,7 +45,7 @@ fn step(runner: &mut dyn Runner, sequences: &mut [(&mut Sequence, usize)]) -> Ve
             rows: start..batch.len() as u32,
             kv_len: sequence.done as u32,
             blocks: sequence.blocks[..sequence.done.div_ceil(BLOCK)].to_vec(),
-            state: sequence.state(*rows),
+            state: Some(sequence.state(*rows)),
         });
     }
     batch.logit_rows = (0..batch.len() as u32).collect();

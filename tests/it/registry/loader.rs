@@ -31,6 +31,7 @@ async fn a_file_becomes_an_engine() {
             warmup: true,
             n_parallel: 40,
             n_ubatch: 8,
+            n_ctx: 4096,
             ..LoadParams::default()
         };
         let spec = EngineSpec { params, ..EngineSpec::new("tiny", "tiny.gguf") };

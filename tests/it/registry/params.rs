@@ -8,11 +8,11 @@ fn parameters_have_ranges() {
     assert!(good.validate().is_ok());
     type Edit = fn(&mut LoadParams);
     let cases: &[(&str, Edit, Option<&str>)] = &[
-        ("n_ctx", |p| (p.n_ctx, p.n_keep) = (0, 0), Some("from 1 to 1000000, is 0")),
+        ("n_ctx", |p| (p.n_ctx, p.n_keep) = (0, 1_000_000), None),
         ("n_ctx", |p| p.n_ctx = 1_000_001, Some("is 1000001")),
         ("n_ctx", |p| p.n_ctx = 1_000_000, None),
-        ("n_keep", |p| p.n_keep = 4097, Some("from 0 to 4096, is 4097")),
-        ("n_keep", |p| p.n_keep = 4096, None),
+        ("n_keep", |p| (p.n_ctx, p.n_keep) = (4096, 4097), Some("from 0 to 4096, is 4097")),
+        ("n_keep", |p| (p.n_ctx, p.n_keep) = (4096, 4096), None),
         ("n_parallel", |p| p.n_parallel = 0, Some("from 1 to 256, is 0")),
         ("n_parallel", |p| p.n_parallel = 257, Some("is 257")),
         ("n_batch", |p| p.n_batch = 8193, Some("from 1 to 8192")),
