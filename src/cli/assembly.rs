@@ -132,20 +132,16 @@ pub(super) fn registry_config(config: &Config) -> RegistryConfig {
 /// # Errors
 /// A type to quantize to that is none.
 pub(super) fn load_params(defaults: &EngineDefaults) -> Result<LoadParams> {
-    Ok(LoadParams {
+    let mut params = LoadParams {
         n_ctx: defaults.n_ctx,
-        n_keep: kept(LoadParams::default().n_keep, defaults.n_ctx),
         n_parallel: defaults.n_parallel,
         n_batch: defaults.n_batch,
         n_ubatch: defaults.n_ubatch.min(defaults.n_batch),
         quantize: quantize(defaults.quantize.as_deref())?,
         ..LoadParams::default()
-    })
-}
-
-/// `n_keep`, which lies within a context that is given.
-fn kept(n_keep: u32, n_ctx: u32) -> u32 {
-    if n_ctx == 0 { n_keep } else { n_keep.min(n_ctx) }
+    };
+    params.bound_n_keep();
+    Ok(params)
 }
 
 /// How engines treat texts unless somebody says otherwise.
@@ -201,11 +197,10 @@ fn quantize(name: Option<&str>) -> Result<Option<Quantize>> {
 pub(super) fn engine_spec(model: &ModelConfig, defaults: &EngineDefaults) -> Result<EngineSpec> {
     let reference = Reference::parse(&model.reference)?;
     let base = load_params(defaults)?;
-    let n_ctx = model.n_ctx.unwrap_or(base.n_ctx);
     let n_batch = model.n_batch.unwrap_or(base.n_batch);
-    let params = LoadParams {
-        n_ctx,
-        n_keep: model.n_keep.unwrap_or(kept(base.n_keep, n_ctx)),
+    let mut params = LoadParams {
+        n_ctx: model.n_ctx.unwrap_or(base.n_ctx),
+        n_keep: base.n_keep,
         n_parallel: model.n_parallel.unwrap_or(base.n_parallel),
         n_batch,
         n_ubatch: model.n_ubatch.unwrap_or(base.n_ubatch.min(n_batch)),
@@ -217,6 +212,9 @@ pub(super) fn engine_spec(model: &ModelConfig, defaults: &EngineDefaults) -> Res
         warmup: model.warmup.unwrap_or(base.warmup),
         quantize: quantize(model.quantize.as_deref())?.or(base.quantize),
     };
+    params.bound_n_keep();
+    // What an entry says itself is checked, not changed.
+    params.n_keep = model.n_keep.unwrap_or(params.n_keep);
     let own = (model.chat_template.as_deref(), model.chat_template_kwargs.as_deref());
     let reasoning = model.reasoning.as_deref().unwrap_or_default();
     let mut text = text_over(text_defaults(defaults)?, own, reasoning)?;

@@ -119,6 +119,13 @@ impl LoadParams {
         within("main_gpu_id", self.main_gpu_id, MAIN_GPU_ID)
     }
 
+    /// Brings `n_keep` within a context that is given; where the model's own is taken, it is not known yet.
+    pub fn bound_n_keep(&mut self) {
+        if self.n_ctx > 0 {
+            self.n_keep = self.n_keep.min(self.n_ctx);
+        }
+    }
+
     /// Rows of one step at most.
     #[must_use]
     pub fn max_rows(&self) -> usize {

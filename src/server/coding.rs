@@ -9,6 +9,8 @@ use ruzstd::decoding::{FrameDecoder, errors::FrameDecoderError, errors::ReadFram
 use super::connection::Held;
 use crate::error::{Error, Kind};
 
+/// Frames of zstd in one body: each has tables of its own, however little is in it.
+const MAX_FRAMES: usize = 1024;
 /// Codings of one body, one within the other.
 const MAX_CODINGS: usize = 2;
 /// Bytes that are decoded at a time.
@@ -130,7 +132,7 @@ fn is_zlib(body: &[u8]) -> bool {
 /// All frames of a body, of which some may be for others to read.
 fn zstd(body: &[u8], sink: &mut Sink<'_>) -> Result<(), Undecoded> {
     let mut rest = body;
-    loop {
+    for _ in 0..MAX_FRAMES {
         let mut frame = FrameDecoder::new();
         // A frame in one segment looks back to its beginning, however long it is.
         frame.set_max_window_size(MAX_WINDOW.max(sink.max as u64));
@@ -151,6 +153,7 @@ fn zstd(body: &[u8], sink: &mut Sink<'_>) -> Result<(), Undecoded> {
             return Ok(());
         }
     }
+    Err(Undecoded::Broken(format!("it has more than {MAX_FRAMES} frames")))
 }
 
 /// One frame, block by block.

@@ -186,7 +186,7 @@ impl CreateEngineRequest {
         apply(&LOADING, &given, &mut params);
         // A small context or batch does not have to say so for what it bounds as well.
         if !given.has("n_keep") {
-            params.n_keep = params.n_keep.min(params.n_ctx);
+            params.bound_n_keep();
         }
         if !given.has("n_ubatch") {
             params.n_ubatch = params.n_ubatch.min(params.n_batch);

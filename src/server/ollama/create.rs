@@ -156,7 +156,7 @@ impl OllamaCreateApi {
         let n_ctx = parameters(making.parameters, &mut text, caller)?;
         let mut params = base.params;
         params.n_ctx = n_ctx.unwrap_or(params.n_ctx);
-        params.n_keep = params.n_keep.min(params.n_ctx);
+        params.bound_n_keep();
         let spec = EngineSpec { params, text, ..EngineSpec::new(model, base.reference) };
         spec.validate()?;
         Ok(spec)
@@ -213,7 +213,7 @@ pub(crate) async fn register_made(state: &AppState) {
         };
         let mut params = state.options.engine.clone();
         params.n_ctx = made.n_ctx;
-        params.n_keep = params.n_keep.min(params.n_ctx);
+        params.bound_n_keep();
         let spec = EngineSpec { params, text: made.text, ..EngineSpec::new(name, made.reference) };
         match state.registry.add(spec, false).await {
             Err(error) if error.kind != Kind::Conflict => {

@@ -96,6 +96,7 @@ async fn a_bomb_is_413_and_a_broken_body_400() {
         ("gzip", cut(gzip(BODY)), "400", "Content-Encoding"),
         ("zstd", cut(zstd(BODY)), "400", "Content-Encoding"),
         ("zstd", Vec::new(), "400", "Content-Encoding"),
+        ("zstd", zstd(b"").repeat(2000), "400", "1024 frames"),
         ("br", BODY.to_vec(), "415", "gzip, deflate and zstd"),
         ("gzip, gzip, gzip", gzip(&gzip(&gzip(BODY))), "415", "limit 2"),
     ];

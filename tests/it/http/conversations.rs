@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kolosal_server::server::{ApiKeys, Options};
+use kolosal_server::server::{ApiKeys, Options, ResponseLimits};
 use serde_json::{Value, json};
 
 use super::harness::{Reply, Server};
@@ -80,6 +80,21 @@ async fn responses_go_on_with_conversations() {
     assert_eq!(code(&gone), (404, json!("conversation_not_found")));
     let ask = json!({"model": "m", "input": "a", "conversation": id});
     assert_eq!(server.post(RESPONSES, ask.to_string()).await.status, 404);
+}
+
+#[tokio::test]
+async fn what_is_taken_out_makes_room() {
+    let responses = ResponseLimits { max_bytes: 20_000, ..ResponseLimits::default() };
+    let server = Server::with(Options { responses, ..Options::default() }, |app| app);
+    let created = post(&server, "/v1/conversations", json!({})).await;
+    let path = format!("/v1/conversations/{}/items", created["id"].as_str().expect("an id"));
+    let long = json!({"items": [{"role": "user", "content": "x".repeat(10_000)}]});
+    for _ in 0..10 {
+        let added = post(&server, &path, long.clone()).await;
+        assert_eq!(server.post(&path, long.to_string()).await.status, 400);
+        let item = added["data"][0]["id"].as_str().expect("an id");
+        assert_eq!(server.send("DELETE", &format!("{path}/{item}"), "").await.status, 200);
+    }
 }
 
 #[tokio::test]

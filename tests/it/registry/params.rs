@@ -34,6 +34,11 @@ fn parameters_have_ranges() {
             (got, _) => panic!("{name}: {got:?}"),
         }
     }
+    for (n_ctx, n_keep, bounded) in [(0, 100, 100), (64, 100, 64), (4096, 100, 100)] {
+        let mut params = LoadParams { n_ctx, n_keep, ..good.clone() };
+        params.bound_n_keep();
+        assert_eq!((params.n_ctx, params.n_keep), (n_ctx, bounded));
+    }
     for (id, reference) in [("", "x"), (" a", "x"), ("a\n", "x"), ("a", " ")] {
         assert_eq!(EngineSpec::new(id, reference).validate().unwrap_err().kind, Kind::Invalid);
     }

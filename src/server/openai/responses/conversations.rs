@@ -65,8 +65,8 @@ struct Kept {
 impl Kept {
     /// Adds items, unless there would be too many.
     fn add(&mut self, items: &[ResponsesItem], max_bytes: usize) -> Result<()> {
-        let bytes = serde_json::to_vec(items).map_or(usize::MAX, |text| text.len());
-        let (count, bytes) = (self.items.len() + items.len(), self.bytes.saturating_add(bytes));
+        let bytes = items.iter().map(size).fold(self.bytes, usize::saturating_add);
+        let count = self.items.len() + items.len();
         if count > MAX_MESSAGES || bytes > max_bytes {
             let text = format!(
                 "a conversation of {count} items and {bytes} bytes, limits {MAX_MESSAGES} and {max_bytes}"
@@ -171,9 +171,10 @@ impl Conversations {
         item: &str,
     ) -> Result<ConversationObject> {
         self.with(owner, id, |kept| {
-            let before = kept.items.len();
-            kept.items.retain(|kept| kept.id() != item);
-            if kept.items.len() == before { Err(no_item(item)) } else { Ok(kept.object.clone()) }
+            let at = kept.items.iter().position(|kept| kept.id() == item);
+            let gone = kept.items.remove(at.ok_or_else(|| no_item(item))?);
+            kept.bytes -= size(&gone).min(kept.bytes);
+            Ok(kept.object.clone())
         })?
     }
 
@@ -181,6 +182,11 @@ impl Conversations {
         // The map is whole after every statement, so a panic elsewhere does not spoil it.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Bytes of an item as text, which is about what it takes up here.
+fn size(item: &ResponsesItem) -> usize {
+    serde_json::to_vec(item).map_or(usize::MAX, |text| text.len())
 }
 
 /// Brings conversations within their limits.
