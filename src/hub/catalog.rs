@@ -88,6 +88,31 @@ const ROWS: &[Row] = &[
         sources: &[at("hf:unsloth/Qwen3-0.6B-GGUF:Q4_K_M"), at("hf:Qwen/Qwen3-0.6B-GGUF")],
     },
     Row {
+        name: "qwen3:4b",
+        about: "Qwen3 4B Instruct 2507, Q4_K_M, 2.5 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/Qwen3-4B-Instruct-2507-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "qwen3.5:0.8b",
+        about: "Qwen3.5 0.8B, Q4_K_M, 0.5 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/Qwen3.5-0.8B-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "qwen3.5:4b",
+        about: "Qwen3.5 4B, Q4_K_M, 2.7 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/Qwen3.5-4B-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "qwen3.5:9b",
+        about: "Qwen3.5 9B, Q4_K_M, 5.5 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/Qwen3.5-9B-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "qwen3.5:35b",
+        about: "Qwen3.5 35B-A3B, Q4_K_M, 22 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/Qwen3.5-35B-A3B-GGUF:Q4_K_M")],
+    },
+    Row {
         name: "qwen2.5:0.5b",
         about: "Qwen2.5 0.5B Instruct, Q4_K_M, 0.5 GB, Apache-2.0",
         sources: &[at("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M")],
@@ -111,6 +136,31 @@ const ROWS: &[Row] = &[
             at("hf:ggml-org/gemma-3-1b-it-GGUF:Q4_K_M"),
             at("hf:unsloth/gemma-3-1b-it-GGUF:Q4_K_M"),
         ],
+    },
+    Row {
+        name: "gemma4:e2b",
+        about: "Gemma 4 E2B Instruct, Q4_K_M, 3.2 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/gemma-4-E2B-it-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "gemma4:e4b",
+        about: "Gemma 4 E4B Instruct, Q4_K_M, 5.0 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/gemma-4-E4B-it-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "lfm2.5:350m",
+        about: "LFM2.5 350M, Q4_K_M, 0.2 GB, LFM Open License",
+        sources: &[at("hf:LiquidAI/LFM2.5-350M-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "lfm2.5:1.2b",
+        about: "LFM2.5 1.2B Instruct, Q4_K_M, 0.7 GB, LFM Open License",
+        sources: &[at("hf:LiquidAI/LFM2.5-1.2B-Instruct-GGUF:Q4_K_M")],
+    },
+    Row {
+        name: "gpt-oss:20b",
+        about: "gpt-oss 20B, Q4_K_M, 12 GB, Apache-2.0",
+        sources: &[at("hf:unsloth/gpt-oss-20b-GGUF:Q4_K_M")],
     },
     Row {
         name: "llama3.2:1b",

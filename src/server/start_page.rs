@@ -67,8 +67,10 @@ const SOME_MODEL: &str = "my-model";
 const SNIPPETS: [(&str, &str); 5] = [
     (
         "curl",
-        "curl {url}/v1/chat/completions -H 'Content-Type: application/json' -H 'Authorization: Bearer {key}' \\
-  -d '{\"model\": \"{model}\", \"messages\": [{\"role\": \"user\", \"content\": \"Say hello.\"}]}'",
+        "curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+  -H 'Authorization: Bearer {key}' \\
+  -d '{\"model\": \"{model}\",
+    \"messages\": [{\"role\": \"user\", \"content\": \"Say hello.\"}]}'",
     ),
     (
         "Python",
@@ -95,12 +97,13 @@ console.log((await response.json()).choices[0].message.content);",
     ),
     (
         "Claude Code",
-        "ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_MODEL={model} \\
-  ANTHROPIC_DEFAULT_HAIKU_MODEL={model} claude",
+        "ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={key} \\
+  ANTHROPIC_MODEL={model} ANTHROPIC_DEFAULT_HAIKU_MODEL={model} claude",
     ),
     (
         "Open WebUI",
-        "docker run --network=host -e PORT=3000 -e OPENAI_API_BASE_URL={url}/v1 -e OPENAI_API_KEY={key} \\
+        "docker run --network=host -e PORT=3000 \\
+  -e OPENAI_API_BASE_URL={url}/v1 -e OPENAI_API_KEY={key} \\
   -v open-webui:/app/backend/data ghcr.io/open-webui/open-webui:main",
     ),
 ];

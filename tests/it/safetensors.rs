@@ -31,12 +31,12 @@ fn open(name: &str) -> Gguf {
     model::open(&folder(name), Access::OnDemand).unwrap()
 }
 
-fn expected(name: &str) -> Value {
+pub(crate) fn expected(name: &str) -> Value {
     let text = std::fs::read_to_string(folder(name).join("expected.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-fn floats(value: &Value) -> Vec<f32> {
+pub(crate) fn floats(value: &Value) -> Vec<f32> {
     let bytes = STANDARD.decode(value.as_str().unwrap()).unwrap();
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
@@ -314,7 +314,7 @@ fn start(name: &str) -> (Arc<TextModel>, Engine) {
     (text, Engine::start(runner, config).unwrap())
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
     };

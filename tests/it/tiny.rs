@@ -88,6 +88,36 @@ pub(crate) fn byte_text_model(controls: &[&str], end: u32, template: &str) -> Ar
     Arc::new(TextModel::from_gguf(&metadata).expect("a text model"))
 }
 
+/// A file of weights in `tests/data` with a context of 1024 positions and a tokenizer: a token for each of
+/// the first bytes, as many as its embedding has rows for beside three controls.
+pub(crate) fn with_text(path: &str, template: &str) -> Gguf {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path);
+    let file = Gguf::open(&path).expect("a fixture");
+    let mut metadata = file.metadata().clone();
+    let context = format!("{}.context_length", metadata.architecture().expect("a name"));
+    metadata.set(context, 1024u32);
+    let rows = file.tensor("token_embd.weight").expect("an embedding").shape[0];
+    let bytes = byte_alphabet().into_iter().map(|c| c.to_string()).take(rows - 3);
+    let controls = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"].map(str::to_owned);
+    let tokens = bytes.chain(controls).map(|text| text.into_bytes().into_boxed_slice());
+    let mut kinds = vec![1; rows - 3];
+    kinds.resize(rows, 3);
+    metadata.set("tokenizer.ggml.model", "gpt2");
+    metadata.set("tokenizer.ggml.pre", "gpt-2");
+    metadata.set("tokenizer.ggml.tokens", Array::String(tokens.collect()));
+    metadata.set("tokenizer.ggml.token_type", Array::I32(kinds));
+    metadata.set("tokenizer.ggml.merges", Array::String(Vec::new()));
+    metadata.set("tokenizer.ggml.eos_token_id", rows as u32 - 2);
+    metadata.set("tokenizer.ggml.add_bos_token", false);
+    metadata.set("tokenizer.chat_template", template);
+    let mut writer = Writer::with_metadata(metadata);
+    for tensor in file.tensors() {
+        let data = file.data(tensor).expect("its data");
+        writer.tensor(&tensor.name, &tensor.shape, tensor.ty, data).expect("a tensor");
+    }
+    Gguf::from_bytes(writer.to_bytes()).expect("a file")
+}
+
 impl Tiny {
     /// A model most of whose layers carry a state: `qwen35` or `lfm2`.
     pub fn hybrid(arch: &'static str) -> Self {

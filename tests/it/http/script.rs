@@ -11,7 +11,8 @@ use kolosal_server::{
     engine::{Engine, EngineConfig},
     error::Result,
     model::{
-        Batch, Logits, Pooling, Runner, RunnerError, RunnerOptions, RunnerSpec, gguf::Value,
+        Batch, Logits, Pooling, Runner, RunnerError, RunnerOptions, RunnerSpec,
+        gguf::{Gguf, Value},
         load_runner,
     },
     registry::{EngineSpec, Loaded, Loader, ModelInfo},
@@ -19,7 +20,7 @@ use kolosal_server::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::tiny::{Tiny, byte_text_model};
+use crate::tiny::{Tiny, byte_text_model, with_text};
 
 /// Tokens beside the bytes, all of them control tokens.
 const CONTROLS: &[&str] = &[
@@ -81,8 +82,23 @@ impl Runner for Recital {
     }
 }
 
-/// Loads `TEMPLATE => ANSWER`, where the template writes the same whatever it is given, or `tiny`, also
-/// as a hybrid: `tiny qwen35`, `tiny lfm2`.
+/// The file that a reference names: `tiny`, `tiny qwen35`, `tiny lfm2`, or `fixture` and a path.
+fn tiny(reference: &str) -> Gguf {
+    let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+    if let Some(path) = reference.strip_prefix("fixture ") {
+        return with_text(path, template);
+    }
+    let tiny = match reference.strip_prefix("tiny ") {
+        Some("lfm2") => Tiny::hybrid("lfm2"),
+        Some(_) => Tiny::hybrid("qwen35"),
+        None => Tiny::default(),
+    };
+    let mut extra = tiny.extra.clone();
+    extra.push(("tokenizer.chat_template", Value::from(template)));
+    Tiny { context: 1024, extra, ..tiny }.gguf()
+}
+
+/// Loads `TEMPLATE => ANSWER`, where the template writes the same whatever it is given, or a file of [`tiny`].
 /// Calls of a template with `FREE` in it are not constrained unless their tools are strict.
 pub(super) struct ScriptLoader;
 
@@ -95,16 +111,7 @@ impl Loader for ScriptLoader {
         let config = EngineConfig { name: spec.id.clone(), ..EngineConfig::default() };
         let info = ModelInfo { context_len: CONTEXT, chat_template: true, ..ModelInfo::default() };
         let Some((template, answer)) = spec.reference.split_once(" => ") else {
-            let tiny = match spec.reference.strip_prefix("tiny ") {
-                Some("lfm2") => Tiny::hybrid("lfm2"),
-                Some(_) => Tiny::hybrid("qwen35"),
-                None => Tiny::default(),
-            };
-            let tiny = Tiny { context: 1024, ..tiny };
-            let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
-            let mut extra = tiny.extra.clone();
-            extra.push(("tokenizer.chat_template", Value::from(template)));
-            let gguf = Tiny { extra, ..tiny }.gguf();
+            let gguf = tiny(&spec.reference);
             let text = Arc::new(TextModel::from_gguf(gguf.metadata())?);
             let options = RunnerOptions { n_ctx: 1024, ..RunnerOptions::default() };
             let engine = Engine::start(load_runner(&gguf, &options)?, config)?;
