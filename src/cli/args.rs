@@ -54,7 +54,7 @@ pub(super) enum Command {
     Pull(PullArgs),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
-    List,
+    List(ListArgs),
     /// Describe a model on this machine
     Show(ModelArg),
     /// Delete a model from this machine
@@ -294,6 +294,13 @@ pub(super) struct PullArgs {
 pub(super) struct ModelArg {
     /// Model, as serve and pull name it
     pub(super) model: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// List the names of the built-in catalogue instead, which can be fetched
+    #[arg(long)]
+    pub(super) available: bool,
 }
 
 #[derive(Debug, Args)]

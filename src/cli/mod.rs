@@ -120,7 +120,7 @@ impl App {
             Command::Run(args) => chat::run(self, &args),
             Command::Launch(args) => launch::run(self, &args),
             Command::Pull(args) => models::pull(self, &args),
-            Command::List => models::list(self),
+            Command::List(args) => models::list(self, &args),
             Command::Show(args) => models::show(self, &args),
             Command::Rm(args) => models::remove(self, &args),
             Command::Ps(args) => client::ps(self, &args),

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::args::{ModelArg, PullArgs, RmArgs};
+use super::args::{ListArgs, ModelArg, PullArgs, RmArgs};
 use super::assembly::{self, Caller};
 use super::compute::locate_here;
 use super::failure::{Context, Failure, Outcome};
 use super::output::human_bytes;
 use super::{App, wait_for};
 use crate::error::Error;
-use crate::hub::{Hub, LocalModel, Reference};
+use crate::hub::{CatalogEntry, Hub, LocalModel, Reference};
 use crate::model::gguf::{Access, Gguf};
 use crate::model::{self, arch};
 
@@ -32,8 +32,12 @@ pub(super) fn pull(app: &App, args: &PullArgs) -> Outcome {
     })
 }
 
-pub(super) fn list(app: &App) -> Outcome {
-    let models = hub(app)?.list();
+pub(super) fn list(app: &App, args: &ListArgs) -> Outcome {
+    let hub = hub(app)?;
+    if args.available {
+        return available(app, &hub);
+    }
+    let models = hub.list();
     if app.out.json {
         return app.out.json_pretty(&models.iter().map(to_json).collect::<Value>());
     }
@@ -41,6 +45,18 @@ pub(super) fn list(app: &App) -> Outcome {
     let rows = models.iter().map(|model| {
         vec![model.name.clone(), human_bytes(model.bytes), model.path.display().to_string()]
     });
+    app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
+}
+
+/// The catalogue.
+fn available(app: &App, hub: &Hub) -> Outcome {
+    let catalog = hub.catalog();
+    if app.out.json {
+        let entry = |entry: &CatalogEntry| json!({"name": entry.name, "about": entry.about});
+        return app.out.json_pretty(&catalog.iter().map(entry).collect::<Value>());
+    }
+    let heading = ["NAME", "ABOUT"].map(str::to_owned).to_vec();
+    let rows = catalog.iter().map(|entry| vec![entry.name.clone(), entry.about.clone()]);
     app.out.table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }
 

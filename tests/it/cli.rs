@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use kolosal_server::model::gguf::Writer;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::program::{Serving, finish, kolosal, request, run};
@@ -42,6 +42,21 @@ fn tiny() -> (TempDir, PathBuf) {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+#[test]
+fn the_catalogue_is_listed() {
+    let table = run(&["list", "--available"]);
+    assert_eq!(table.code, 0, "{table:?}");
+    let default = table.out.lines().find(|line| line.starts_with("smollm2:135m ")).unwrap();
+    assert!(default.contains("98 MB, Apache-2.0"), "{default}");
+    let listed: Value = serde_json::from_str(&run(&["list", "--available", "--json"]).out).unwrap();
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len() + 1, table.out.lines().count());
+    assert!(
+        listed.iter().all(|entry| entry["about"].as_str().unwrap().contains("GB")
+            || entry["name"] == "smollm2:135m")
+    );
 }
 
 #[test]
