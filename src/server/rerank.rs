@@ -13,7 +13,11 @@ use super::{
     AppState,
     auth::Caller,
     body::Json,
-    desk::{Body, Desk, Request, WireParam, random_id},
+    desk::{
+        Body, Desk, Request, WireParam,
+        params::{asker, tokens, truncating},
+        random_id,
+    },
     reply::{Answer, Outcomes, Reply},
     schema::{wire_enum, wire_type},
 };
@@ -144,16 +148,10 @@ impl Request for RerankRequest {
             COUNT,
             |options, x| options.max_tokens_per_doc = Some(x as u32),
         ),
-        Row::integer(
-            "truncate_prompt_tokens",
+        truncating(
             "Cut query and document together to so many tokens, from the document's end; -1: to the context.",
-            COUNT,
-            |options, x| {
-                options.max_prompt_tokens = Some(usize::try_from(x).unwrap_or(usize::MAX));
-            },
-        )
-        .unbounded()
-        .remarking("vLLM's; -1: the context"),
+            |options: &mut RankOptions, x| options.max_prompt_tokens = Some(tokens(x)),
+        ),
         Row::switch("truncate", "Cut documents to what the context holds.", |options, is_on| {
             options.truncate = is_on;
         }),
@@ -167,8 +165,7 @@ impl Request for RerankRequest {
             "Scores as the classifier gives them, not brought to 0 to 1.",
             |options, is_on| options.raw_scores = is_on,
         ),
-        Row::text("user", "Who asks; opaque to this server.", usize::MAX, |_, _| {})
-            .idle("who asks is opaque to this server"),
+        asker(),
     ];
 
     fn new(parts: RerankParts, options: RankOptions, _: Given) -> Result<Self> {

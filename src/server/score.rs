@@ -10,7 +10,11 @@ use super::{
     AppState,
     auth::Caller,
     body::Json,
-    desk::{Body, Desk, Request, Seat, WireParam, random_id, unix_time_s},
+    desk::{
+        Body, Desk, Request, Seat, WireParam,
+        params::{asker, tokens, truncating},
+        random_id, unix_time_s,
+    },
     reply::{Answer, Reply},
     rerank::{Ranks, RerankTag, RerankUsage},
     schema::{TextOr, wire_enum},
@@ -70,19 +74,12 @@ impl Request for ScoreRequest {
     type Parts = ScoreParts;
     type Target = ScoreOptions;
     const PARAMS: &'static [WireParam<ScoreOptions>] = &[
-        WireParam::integer(
-            "truncate_prompt_tokens",
+        truncating(
             "Cut pairs to so many tokens, from the end of the second text; -1: to what the model takes. \
              Absent: one that is too long is an error.",
-            (1, u32::MAX as i64),
-            |options: &mut ScoreOptions, x| {
-                options.max_prompt_tokens = Some(usize::try_from(x).unwrap_or(usize::MAX));
-            },
-        )
-        .unbounded()
-        .remarking("-1: the context"),
-        WireParam::text("user", "Who asks; opaque to this server.", usize::MAX, |_, _| {})
-            .idle("who asks is opaque to this server"),
+            |options: &mut ScoreOptions, x| options.max_prompt_tokens = Some(tokens(x)),
+        ),
+        asker(),
     ];
 
     fn new(parts: ScoreParts, options: ScoreOptions, _: Given) -> Result<Self> {

@@ -124,16 +124,7 @@ class Fixture:
                 tensor = tensor.astype(np.float16)
             w.add_tensor(name, np.ascontiguousarray(tensor))
         finish(w, OUT / f"{self.name}.gguf")
-        tokens = torch.randint(3, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(11))
-        with torch.no_grad():
-            logits = self.model(tokens).logits[0]
-        spread = logits.std().item()
-        assert 0.1 < spread < 100, spread
-        r = gguf.GGUFWriter(None, "reference")
-        r.add_tensor("tokens", tokens[0].numpy().astype(np.int32))
-        r.add_tensor("logits", logits.numpy().astype(np.float32))
-        finish(r, OUT / f"{self.name}.ref.gguf")
-        print(f"{self.name}: logits spread {spread:.2f}")
+        write_reference(self.name, self.model)
 
     def write_head_counts(self, w, key, kv):
         w.add_uint32(key("attention.head_count_kv"), kv)
@@ -184,6 +175,20 @@ class GptOss(Fixture):
             yield f"{blk}.ffn_down_exps.{kind}", t.transpose(0, 2, 1) if kind == "weight" else t
         else:
             yield from super().layer(blk, part, suffix, t)
+
+
+def write_reference(name, model):
+    """What transformers computes for random tokens, at every position."""
+    tokens = torch.randint(3, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(11))
+    with torch.no_grad():
+        logits = model(tokens).logits[0]
+    spread = logits.std().item()
+    assert 0.1 < spread < 100, spread
+    r = gguf.GGUFWriter(None, "reference")
+    r.add_tensor("tokens", tokens[0].numpy().astype(np.int32))
+    r.add_tensor("logits", logits.numpy().astype(np.float32))
+    finish(r, OUT / f"{name}.ref.gguf")
+    print(f"{name}: logits spread {spread:.2f}")
 
 
 def finish(writer, path):

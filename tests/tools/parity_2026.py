@@ -11,10 +11,10 @@ import torch
 import transformers as tf
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP
 
-from make_parity_fixtures import HD, OUT, PRE_POST, RMS, Fixture, finish, permute
+from make_parity_fixtures import (CONTEXT, FF, HD, HEADS, HIDDEN, KV, OUT, PRE_POST, RMS, VOCAB, Fixture, permute,
+                                  write_reference)
 from parity_families import Fused
 
-VOCAB, HIDDEN, HEADS, KV, FF, CONTEXT, LENGTH = 160, 64, 4, 2, 96, 256, 112
 BASE = dict(vocab_size=VOCAB, hidden_size=HIDDEN, num_attention_heads=HEADS, num_key_value_heads=KV, intermediate_size=FF,
             max_position_embeddings=CONTEXT, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
             rms_norm_eps=1e-5, attn_implementation="eager")
@@ -86,16 +86,7 @@ class Converted:
             Plain(Path(folder), gguf.LlamaFileType.MOSTLY_F16, OUT / f"{self.name}.gguf", eager=True, model_name=self.name,
                   fuse_gate_up_exps=self.fused,
                   hparams=self.published()).write()
-        tokens = torch.randint(3, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(11))
-        with torch.no_grad():
-            logits = self.model(tokens).logits[0]
-        spread = logits.std().item()
-        assert 0.1 < spread < 100, spread
-        r = gguf.GGUFWriter(None, "reference")
-        r.add_tensor("tokens", tokens[0].numpy().astype(np.int32))
-        r.add_tensor("logits", logits.numpy().astype(np.float32))
-        finish(r, OUT / f"{self.name}.ref.gguf")
-        print(f"{self.name}: logits spread {spread:.2f}")
+        write_reference(self.name, self.model)
 
 
 def small_scores(key, p):

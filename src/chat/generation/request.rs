@@ -357,7 +357,8 @@ impl GenerationRequest {
         in_reasoning: Option<bool>,
     ) -> Option<Box<dyn Constraint>> {
         let rules = prompt.compiled.as_ref().map(|rules| rules.constraint(text, in_reasoning));
-        let Some(((bound, tags), within)) = self.thinking.zip(text.reasoning()).zip(in_reasoning)
+        let Some(((bound, tags), within)) =
+            self.thinking.as_ref().zip(text.reasoning()).zip(in_reasoning)
         else {
             return rules;
         };
@@ -367,23 +368,23 @@ impl GenerationRequest {
 
     /// A bound on the reasoning of a model that has none is an error, or holds anyway and is told.
     fn unthinking(&self, text: &TextModel) -> Result<Option<String>> {
-        let Some(bound) = self.thinking.filter(|_| text.reasoning().is_none()) else {
+        let Some(bound) = self.thinking.as_ref().filter(|_| text.reasoning().is_none()) else {
             return Ok(None);
         };
         if bound.is_hint {
             return Ok(Some(format!("{} (the model does not reason)", bound.path)));
         }
         let problem = format!("{}: this model writes no reasoning that it could bound", bound.path);
-        Err(Error::invalid(bound.path, problem))
+        Err(Error::invalid(&bound.path, problem))
     }
 }
 
 /// Tokens of reasoning, after which the model is made to answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThinkingBound {
     pub tokens: u32,
     /// How whoever asks calls it.
-    pub path: &'static str,
+    pub path: String,
     /// Clients send it to every model: it is no error where there is no reasoning.
     pub is_hint: bool,
 }

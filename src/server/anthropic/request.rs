@@ -291,8 +291,11 @@ impl MessagesRequest {
         .read()?;
         let mut request = draft.request(PromptInput::Chat(input), rules);
         // Agents send it to every model.
-        let path = "thinking.budget_tokens";
-        request.thinking = budget.map(|tokens| ThinkingBound { tokens, path, is_hint: true });
+        request.thinking = budget.map(|tokens| ThinkingBound {
+            tokens,
+            path: "thinking.budget_tokens".to_owned(),
+            is_hint: true,
+        });
         Ok(draft.into_ask(Some(parts.model), vec![request]))
     }
 }

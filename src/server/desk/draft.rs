@@ -8,7 +8,7 @@ use super::{Ask, Wanted};
 use crate::{
     chat::{
         DEFAULT_BREAKERS, SamplingDefaults,
-        generation::{GenerationRequest, OutputRules, PromptInput, Shape},
+        generation::{GenerationRequest, OutputRules, PromptInput, Shape, ThinkingBound},
     },
     engine::{
         LogprobsOf, Sampling,
@@ -46,6 +46,8 @@ pub(crate) struct Draft {
     pub(super) adaptive: AdaptiveDraft,
     pub(super) keep_alive: Option<Span>,
     pub(super) ttl_s: Option<u64>,
+    /// Tokens of reasoning at most.
+    pub(super) thinking: Option<u32>,
     pub(super) effort: Option<&'static str>,
     pub(super) verbosity: Option<&'static str>,
     pub(super) labels: Labels,
@@ -105,6 +107,7 @@ impl Default for Draft {
             adaptive: AdaptiveDraft { target: -1.0, decay: 0.9, is_on: true },
             keep_alive: None,
             ttl_s: None,
+            thinking: None,
             effort: None,
             verbosity: None,
             labels: Labels::default(),
@@ -122,6 +125,11 @@ impl Draft {
         self.settle_logprobs(given)?;
         self.settle_sampling(given)?;
         self.settle_keep_alive(given)?;
+        self.request.thinking = self.thinking.map(|tokens| ThinkingBound {
+            tokens,
+            path: given.path("reasoning_budget").unwrap_or("reasoning_budget").to_owned(),
+            is_hint: false,
+        });
         if let [first, second, ..] = self.shapes.as_slice() {
             let text = format!("{} and {} exclude each other", first.field, second.field);
             return Err(Error::invalid(&second.field, text));
@@ -147,6 +155,18 @@ impl Draft {
             keep_alive: self.stay,
             wanted: Wanted { logprobs, ..self.wanted },
         }
+    }
+
+    /// The same of an engine for prompts that are texts.
+    pub(crate) fn into_ask_of(mut self, model: Option<String>, inputs: Vec<PromptInput>) -> Ask {
+        let rules = Arc::new(OutputRules { shape: self.shapes.pop(), tools: None });
+        let prompt = |prompt| GenerationRequest {
+            prompt,
+            rules: Some(Arc::clone(&rules)),
+            ..self.request.clone()
+        };
+        let prompts = inputs.into_iter().map(prompt).collect();
+        self.into_ask(model, prompts)
     }
 
     /// The one prompt that has these rules.

@@ -8,13 +8,13 @@ use poem_openapi::OpenApi;
 use super::{
     LlamaGenerates, NativeTag,
     infill_request::InfillRequest,
-    llama_answer::{LlamaBody, LlamaRender},
+    llama_answer::{LlamaBody, answer},
 };
 use crate::server::{
     AppState,
     auth::Caller,
-    desk::{Ask, Body, Desk, unless_only},
-    reply::{Answer, Content, Reply},
+    desk::Body,
+    reply::{Answer, Content},
 };
 
 /// The route for gaps.
@@ -32,11 +32,6 @@ impl InfillApi {
         caller: Data<&Caller>,
         request: Body<InfillRequest>,
     ) -> Answer<Content<LlamaBody>, LlamaGenerates> {
-        let ask = request.0.into_ask()?;
-        let ask = Ask { model: unless_only(&self.0, &caller, ask.model), ..ask };
-        let probabilities = LlamaRender::probabilities(&ask);
-        let desk = Desk::new(&self.0, &caller);
-        let served = desk.serve(ask, |begun| LlamaRender::new(begun, probabilities)).await?;
-        Ok(Reply::new(Content(served.events(&self.0.drain))))
+        answer(&self.0, &caller, request.0.into_ask()?).await
     }
 }

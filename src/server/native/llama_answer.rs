@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Instant};
 use poem_openapi::{Object, registry::MetaSchema};
 use serde::Serialize;
 
+use super::LlamaGenerates;
 use crate::{
     chat::{
         SamplingDefaults,
@@ -15,11 +16,14 @@ use crate::{
     },
     engine::{LogprobsOf, Usage},
     server::{
+        AppState,
+        auth::Caller,
         body::Json,
         desk::{
-            Ask, Begun, Now, PromptLogprobs, PromptProgress, Render, Served, Timings, Wanted,
-            finite, progress, prompt_logprobs,
+            Ask, Begun, Desk, Now, PromptLogprobs, PromptProgress, Render, Served, Timings, Wanted,
+            finite, progress, prompt_logprobs, unless_only,
         },
+        reply::{Answer, Content, Reply},
         schema::{wire_enum, wire_schema},
         sse::{Event, Events},
     },
@@ -190,6 +194,19 @@ wire_schema!(
 
 /// Texts at once, or a stream of pieces.
 pub(crate) type LlamaBody = Served<Json<LlamaTexts>, Events<LlamaText>>;
+
+/// Answers in this form, by the only engine whatever the request calls it.
+pub(super) async fn answer(
+    state: &AppState,
+    caller: &Caller,
+    ask: Ask,
+) -> Answer<Content<LlamaBody>, LlamaGenerates> {
+    let ask = Ask { model: unless_only(state, caller, ask.model), ..ask };
+    let probabilities = LlamaRender::probabilities(&ask);
+    let desk = Desk::new(state, caller);
+    let served = desk.serve(ask, |begun| LlamaRender::new(begun, probabilities)).await?;
+    Ok(Reply::new(Content(served.events(&state.drain))))
+}
 
 /// How llama-server's clients are answered.
 pub(crate) struct LlamaRender {

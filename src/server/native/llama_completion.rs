@@ -8,10 +8,10 @@ use serde::Deserialize;
 
 use super::{
     LlamaGenerates, NativeTag,
-    llama_answer::{LlamaBody, LlamaRender},
+    llama_answer::{LlamaBody, answer},
 };
 use crate::{
-    chat::generation::{GenerationRequest, MAX_CHOICES, OutputRules},
+    chat::generation::MAX_CHOICES,
     error::{Error, Result},
     param::Given,
     server::{
@@ -19,11 +19,10 @@ use crate::{
         auth::Caller,
         common::Prompt,
         desk::{
-            Ask, Body, Desk, Draft, Request, WireParam,
+            Ask, Body, Draft, Request, WireParam,
             params::{self, FORMS, LLAMA, LOCAL, LOCAL_SERVICE, join},
-            unless_only,
         },
-        reply::{Answer, Content, Reply},
+        reply::{Answer, Content},
     },
 };
 
@@ -72,7 +71,7 @@ impl Request for LlamaCompletionRequest {
 impl LlamaCompletionRequest {
     /// Checks everything that can be checked without the model; one request for each prompt.
     fn into_ask(self) -> Result<Ask> {
-        let Self { parts, mut draft } = self;
+        let Self { parts, draft } = self;
         let inputs = parts.prompt.into_inputs("prompt")?;
         if inputs.is_empty() {
             return Err(Error::invalid("prompt", "prompt: at least one prompt is required"));
@@ -82,15 +81,7 @@ impl LlamaCompletionRequest {
             let text = format!("{total} texts in one request, limit {MAX_CHOICES}");
             return Err(Error::invalid("prompt", text));
         }
-        let shape = draft.shapes.pop();
-        let rules = Arc::new(OutputRules { shape, tools: None });
-        let prompts = inputs.into_iter().map(|prompt| GenerationRequest {
-            prompt,
-            rules: Some(Arc::clone(&rules)),
-            ..draft.request.clone()
-        });
-        let prompts = prompts.collect();
-        Ok(draft.into_ask(parts.model, prompts))
+        Ok(draft.into_ask_of(parts.model, inputs))
     }
 }
 
@@ -114,11 +105,6 @@ impl LlamaCompletionApi {
         caller: Data<&Caller>,
         request: Body<LlamaCompletionRequest>,
     ) -> Answer<Content<LlamaBody>, LlamaGenerates> {
-        let ask = request.0.into_ask()?;
-        let ask = Ask { model: unless_only(&self.0, &caller, ask.model), ..ask };
-        let probabilities = LlamaRender::probabilities(&ask);
-        let desk = Desk::new(&self.0, &caller);
-        let served = desk.serve(ask, |begun| LlamaRender::new(begun, probabilities)).await?;
-        Ok(Reply::new(Content(served.events(&self.0.drain))))
+        answer(&self.0, &caller, request.0.into_ask()?).await
     }
 }

@@ -1,14 +1,12 @@
 //! The wire request of `POST /v1/completions` and its translation: one generation for each prompt.
 
-use std::sync::Arc;
-
 use poem_openapi::Object;
 use serde::Deserialize;
 
 use crate::{
     chat::{
         Infill,
-        generation::{GenerationRequest, MAX_CHOICES, OutputRules, PromptInput},
+        generation::{MAX_CHOICES, PromptInput},
     },
     error::{Error, Result},
     param::{Given, Scalar},
@@ -91,7 +89,7 @@ impl Request for CompletionRequest {
 impl CompletionRequest {
     /// Checks everything that can be checked without the model; one request for each prompt.
     pub(super) fn into_ask(self) -> Result<Ask> {
-        let Self { parts, mut draft, given } = self;
+        let Self { parts, draft, given } = self;
         let suffix = parts.suffix.filter(|suffix| !suffix.is_empty());
         let inputs = match suffix {
             None => parts.prompt.into_inputs("prompt")?,
@@ -117,15 +115,7 @@ impl CompletionRequest {
             let text = format!("{total} completions in one request, limit {MAX_TOTAL}");
             return Err(Error::invalid("n", text));
         }
-        let shape = draft.shapes.pop();
-        let rules = Arc::new(OutputRules { shape, tools: None });
-        let prompts = inputs.into_iter().map(|prompt| GenerationRequest {
-            prompt,
-            rules: Some(Arc::clone(&rules)),
-            ..draft.request.clone()
-        });
-        let prompts = prompts.collect();
-        Ok(draft.into_ask(parts.model, prompts))
+        Ok(draft.into_ask_of(parts.model, inputs))
     }
 }
 

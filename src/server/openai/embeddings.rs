@@ -17,7 +17,10 @@ use crate::{
         auth::Caller,
         body::Json,
         common::Prompt,
-        desk::{Body, Desk, Embeds, Request, WireParam},
+        desk::{
+            Body, Desk, Embeds, Request, WireParam,
+            params::{asker, tokens, truncating},
+        },
         reply::{Answer, Reply},
         schema::{wire_enum, wire_type},
     },
@@ -79,19 +82,12 @@ impl Request for EmbeddingRequest {
             (1, u32::MAX as i64),
             |form: &mut VectorForm, x| form.dimensions = Some(x as u32),
         ),
-        WireParam::integer(
-            "truncate_prompt_tokens",
+        truncating(
             "Cut inputs to so many tokens, from their end; -1: to what the model takes. Absent: one that is \
              too long is an error.",
-            (1, u32::MAX as i64),
-            |form: &mut VectorForm, x| {
-                form.max_tokens = Some(usize::try_from(x).unwrap_or(usize::MAX));
-            },
-        )
-        .unbounded()
-        .remarking("vLLM's form; -1: the context"),
-        WireParam::text("user", "Who asks; opaque to this server.", usize::MAX, |_, _| {})
-            .idle("who asks is opaque to this server"),
+            |form: &mut VectorForm, x| form.max_tokens = Some(tokens(x)),
+        ),
+        asker(),
     ];
 
     fn new(parts: EmbeddingParts, form: VectorForm, _: Given) -> Result<Self> {

@@ -5,10 +5,12 @@
 mod output;
 mod sampling;
 mod service;
+mod shared;
 
 pub(crate) use output::*;
 pub(crate) use sampling::*;
 pub(crate) use service::*;
+pub(crate) use shared::*;
 
 use super::{Draft, WireParam};
 

@@ -6,9 +6,8 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{I64, Row, U32};
+use super::{I64, Row, U32, count};
 use crate::{
-    chat::generation::ThinkingBound,
     error::Result,
     param::{Kind, Place},
     server::{
@@ -42,33 +41,15 @@ pub(crate) const REASONING_BUDGET: Row = Row::integer(
     "reasoning_budget",
     "Tokens of reasoning at most, after which the model is made to answer; -1: no bound.",
     (-1, u32::MAX as i64),
-    |draft, x| draft.request.thinking = thinking(x, "reasoning_budget"),
+    |draft, x| draft.thinking = count(x),
 )
 .remarking("0 ends it at once; refused where the model writes no reasoning");
-pub(crate) const THINKING_TOKEN_BUDGET: Row = Row::integer(
-    "thinking_token_budget",
-    "Another name of `reasoning_budget`.",
-    (-1, u32::MAX as i64),
-    |draft, x| draft.request.thinking = thinking(x, "thinking_token_budget"),
-)
-.remarking("vLLM's name")
-.being("reasoning_budget");
-pub(crate) const THINKING_BUDGET_TOKENS: Row = Row::integer(
-    "thinking_budget_tokens",
-    "Another name of `reasoning_budget`.",
-    (-1, u32::MAX as i64),
-    |draft, x| draft.request.thinking = thinking(x, "thinking_budget_tokens"),
-)
-.remarking("llama-server's other name")
-.being("reasoning_budget");
-pub(crate) const THINKING_BUDGET: Row = Row::integer(
-    "thinking_budget",
-    "Another name of `reasoning_budget`.",
-    (-1, u32::MAX as i64),
-    |draft, x| draft.request.thinking = thinking(x, "thinking_budget"),
-)
-.remarking("the name of Qwen's API")
-.being("reasoning_budget");
+pub(crate) const THINKING_TOKEN_BUDGET: Row =
+    also_budget("thinking_token_budget").remarking("vLLM's name");
+pub(crate) const THINKING_BUDGET_TOKENS: Row =
+    also_budget("thinking_budget_tokens").remarking("llama-server's other name");
+pub(crate) const THINKING_BUDGET: Row =
+    also_budget("thinking_budget").remarking("the name of Qwen's API");
 pub(crate) const VERBOSITY: Row = Row::new(
     "verbosity",
     "How many words the answer has. Handed to the chat template, which may know it.",
@@ -250,8 +231,11 @@ pub(crate) const N_KEEP: Row =
         .idle("a context is never cut");
 pub(crate) const N_DISCARD: Row = N_KEEP.named("n_discard").being("n_discard");
 
-fn thinking(tokens: i64, path: &'static str) -> Option<ThinkingBound> {
-    Some(ThinkingBound { tokens: u32::try_from(tokens).ok()?, path, is_hint: false })
+const fn also_budget(name: &'static str) -> Row {
+    REASONING_BUDGET
+        .named(name)
+        .being("reasoning_budget")
+        .saying("Another name of `reasoning_budget`.")
 }
 
 /// Labels of a request: texts by name.
